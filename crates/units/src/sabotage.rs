@@ -1,0 +1,77 @@
+//! Planted bugs: each checker and each demo goal must be seen to fail. The bugs exist only with the cargo feature
+//! `sabotage`; without it [`planted`] is a constant `false` and the compiler removes the branch.
+
+/// A bug somebody once had, planted where it would be made again (docs/rfd/0005-planted-bugs.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bug {
+    /// The gate admits every write, whatever its epoch (I1).
+    NoGate,
+    /// A raise is acknowledged while admitted writes are still below the gate (I1).
+    AckBeforeDrain,
+    /// A write refused for its old epoch is queued again under the new one (I1).
+    RequeueNewEpoch,
+    /// A grant is kept in memory only and is lost by a restart (I1, I12).
+    GrantNotDurable,
+    /// A restarted target with a member missing and no floor serves by the members it has (I12).
+    DegradedServes,
+    /// A newer incarnation is admitted while operations of the older one are still in flight (B-11).
+    IncarnationOvertakes,
+    /// A flush is answered without being passed to every member (I3).
+    FlushNotPassedOn,
+    /// FUA is treated as an ordinary write (I3).
+    FuaIgnored,
+    /// Resync copies a block without keeping application writes away from it (I6, B-04).
+    ResyncOverwritesNewer,
+    /// A failed write is tried again and reported as a success (I11).
+    EioRetried,
+    /// A degraded write is answered before the failed member is recorded in the superblocks (I6).
+    DegradedAckFirst,
+    /// The write-intent bit is written after the data instead of before (I6, B-01).
+    BitmapAfterData,
+    /// A partially recovered member is taken as in sync at assembly (I6, B-03).
+    PartialRecoveryTrusted,
+}
+
+/// Whether `bug` is planted in this thread.
+#[cfg(not(feature = "sabotage"))]
+#[must_use]
+pub const fn planted(_bug: Bug) -> bool {
+    false
+}
+
+#[cfg(feature = "sabotage")]
+pub use planting::{plant, plant_in_process, planted};
+
+#[cfg(feature = "sabotage")]
+mod planting {
+    use super::Bug;
+    use std::cell::Cell;
+    use std::sync::OnceLock;
+
+    thread_local! {
+        static HERE: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+    static EVERYWHERE: OnceLock<Bug> = OnceLock::new();
+
+    /// Whether `bug` is planted in this thread or in the whole process.
+    #[must_use]
+    pub fn planted(bug: Bug) -> bool {
+        HERE.get() == Some(bug) || EVERYWHERE.get() == Some(&bug)
+    }
+
+    /// Plants `bug` in this thread until the guard is dropped: the simulator's way.
+    pub fn plant(bug: Bug) -> impl Drop {
+        struct Uproot(Option<Bug>);
+        impl Drop for Uproot {
+            fn drop(&mut self) {
+                HERE.set(self.0);
+            }
+        }
+        Uproot(HERE.replace(Some(bug)))
+    }
+
+    /// Plants `bug` for the life of the process: the lab's way. The first bug stays.
+    pub fn plant_in_process(bug: Bug) {
+        let _ = EVERYWHERE.set(bug);
+    }
+}
