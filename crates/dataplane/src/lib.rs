@@ -1,1 +1,1 @@
-//! placeholder
+//! Not yet filled.

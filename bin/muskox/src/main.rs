@@ -1,0 +1,2 @@
+//! The program: picks the role.
+fn main() {}
