@@ -32,7 +32,12 @@ pub enum Thing {
         /// Where.
         at: PathBuf,
     },
-    /// A file or an empty directory.
+    /// A directory of ours with all that is in it.
+    Folder {
+        /// Where.
+        path: PathBuf,
+    },
+    /// A file.
     File {
         /// Where.
         path: PathBuf,
@@ -97,14 +102,20 @@ impl Ledger {
         self.record(Thing::Process { pid, start: start_of(pid).context("the child is gone already")? })
     }
 
-    /// Takes everything away, the last thing first, and the file with it.
+    /// Takes everything away, the last thing first, and the file with it. Whoever calls second waits for the first.
     ///
     /// # Errors
     /// What could not be taken away; the file stays then.
     pub fn settle(&self) -> anyhow::Result<()> {
-        let things = std::mem::take(&mut *self.things.lock().expect("no panic under this lock"));
+        let mut things = self.things.lock().expect("no panic under this lock");
         take_away(&things)?;
-        std::fs::remove_file(&self.path).with_context(|| format!("removing {}", self.path.display()))
+        things.clear();
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {}", self.path.display()))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -145,8 +156,8 @@ fn take_away(things: &[Thing]) -> anyhow::Result<()> {
             Thing::Mount { at } if is_mounted(at) => {
                 unmount(at.as_path(), UnmountFlags::DETACH).with_context(|| format!("unmounting {}", at.display()))?;
             }
-            Thing::File { path } if path.is_dir() => {
-                let _ = std::fs::remove_dir(path);
+            Thing::Folder { path } => {
+                let _ = std::fs::remove_dir_all(path);
             }
             Thing::File { path } => {
                 let _ = std::fs::remove_file(path);

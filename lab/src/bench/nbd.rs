@@ -83,23 +83,30 @@ pub fn run(options: &Options) -> anyhow::Result<i32> {
     let at_end = Arc::clone(&ledger);
     std::thread::spawn(move || {
         let code = requests.wait().unwrap_or(1);
-        let _ = at_end.settle();
+        if let Err(error) = at_end.settle() {
+            eprintln!("muskox-lab: {error:#}");
+        }
         std::process::exit(code);
     });
-    let cpus = two_cpus()?;
+    let kept = measure_all(options, &ledger);
+    // Also when the measuring failed, and when it failed because a signal has just ended the servers.
+    ledger.settle()?;
+    Ok(i32::from(!kept? && options.check))
+}
 
+/// Measures, prints, writes; whether every goal was kept.
+fn measure_all(options: &Options, ledger: &Ledger) -> anyhow::Result<bool> {
+    let cpus = two_cpus()?;
     let mut memory = Report::default();
-    measure(options, &ledger, Medium::Tmpfs, &cpus, &mut memory)?;
+    measure(options, ledger, Medium::Tmpfs, &cpus, &mut memory)?;
     let mut disk = Report::default();
     if !options.no_disk {
-        measure(options, &ledger, Medium::Disk, &cpus, &mut disk)?;
+        measure(options, ledger, Medium::Disk, &cpus, &mut disk)?;
     }
     set_goals(&mut memory);
     print(options, &memory, &disk);
     write(options, &memory)?;
-    ledger.settle()?;
-    let kept = memory.goals().iter().all(|goal| goal.ok);
-    Ok(i32::from(options.check && !kept))
+    Ok(memory.goals().iter().all(|goal| goal.ok))
 }
 
 fn measure(
@@ -112,20 +119,15 @@ fn measure(
     let under = if medium == Medium::Tmpfs { &options.tmpfs } else { &options.disk };
     std::fs::create_dir_all(under).with_context(|| format!("making {}", under.display()))?;
     let folder = under.canonicalize()?.join(format!("muskox-bench-{}", std::process::id()));
-    ledger.record(Thing::File { path: folder.clone() })?;
+    ledger.record(Thing::Folder { path: folder.clone() })?;
     std::fs::create_dir_all(&folder)?;
     let image = folder.join("peer.img");
-    ledger.record(Thing::File { path: image.clone() })?;
     fill(&image, options.image_mib)?;
-    let place = Place {
-        medium,
-        folder: &folder,
-        image: &image,
-        image_bytes: options.image_mib << 20,
-        program: &options.program,
-        ledger,
-    };
-    let servers = Server::all(&place)?;
+    let logs = options.out.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(logs).with_context(|| format!("making {}", logs.display()))?;
+    let image_bytes = options.image_mib << 20;
+    let place = Place { medium, folder: &folder, image: &image, image_bytes, logs, program: &options.program, ledger };
+    let servers = Server::all(&place).with_context(|| format!("what the servers said is in {}", logs.display()))?;
     servers.iter().try_for_each(|server| wait_for(server).and_then(|()| overwrite(server)))?;
 
     // On a disk, CPU time per request says little: one table, on two CPUs.
@@ -146,10 +148,7 @@ fn measure(
         }
     }
     drop(servers);
-    for entry in std::fs::read_dir(&folder)?.flatten() {
-        std::fs::remove_file(entry.path())?;
-    }
-    std::fs::remove_dir(&folder).with_context(|| format!("removing {}", folder.display()))
+    std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))
 }
 
 fn sample(measured: &Measured) -> Sample {
@@ -235,9 +234,6 @@ fn print(options: &Options, memory: &Report, disk: &Report) {
 
 fn write(options: &Options, memory: &Report) -> anyhow::Result<()> {
     let figures = serde_json::json!({ "rows": memory.rows(), "goals": memory.goals() });
-    if let Some(folder) = options.out.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
     std::fs::write(&options.out, serde_json::to_vec_pretty(&figures)?)
         .with_context(|| format!("writing {}", options.out.display()))?;
     println!("\nfigures: {}", options.out.display());

@@ -5,7 +5,7 @@ use crate::ledger::Ledger;
 use anyhow::Context;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// How a server is asked to reach its image.
@@ -27,6 +27,8 @@ pub struct Place<'a> {
     pub image: &'a Path,
     /// Its size.
     pub image_bytes: u64,
+    /// The directory for what servers say.
+    pub logs: &'a Path,
     /// The muskox binary.
     pub program: &'a Path,
     /// Where leftovers are written down.
@@ -67,7 +69,7 @@ impl Server {
         }
         servers.push(qemu_storage_daemon(place)?);
         for (name, members, port) in [(VOLUME, 1, 10812), (RAID1, 2, 10813)] {
-            servers.extend(muskox(place, name, members, port)?);
+            servers.extend(super::muskox::start(place, name, members, port)?);
         }
         Ok(servers)
     }
@@ -94,7 +96,11 @@ impl Server {
         Ok(())
     }
 
-    fn spawn(
+    /// Starts a program that will listen on `port`.
+    ///
+    /// # Errors
+    /// When it cannot be started or written down.
+    pub fn spawn(
         place: &Place<'_>,
         name: &'static str,
         port: u16,
@@ -103,12 +109,10 @@ impl Server {
         arguments: &[String],
     ) -> anyhow::Result<Self> {
         let mut command = Command::new("setpriv");
-        command
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(arguments).stdin(Stdio::null());
+        let log = place.logs.join(format!("{}.log", name.replace(' ', "-")));
+        let log = std::fs::File::create(&log).with_context(|| format!("making {}", log.display()))?;
+        command.stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("starting {name}"))?;
         let server = Self { name, address: format!("127.0.0.1:{port}"), export, child };
         place.ledger.record_child(server.child.id())?;
@@ -155,40 +159,4 @@ fn qemu_storage_daemon(place: &Place<'_>) -> anyhow::Result<Server> {
         "type=nbd,id=e,node-name=f,name=d,writable=on".to_owned(),
     ];
     Server::spawn(place, QEMU, 10811, "d", Path::new("qemu-storage-daemon"), &arguments)
-}
-
-/// Our target with one volume on a pool of `members` fresh images, served in plaintext on loopback to one client.
-/// `None`, with a printed line, while the program has no target.
-fn muskox(place: &Place<'_>, name: &'static str, members: usize, port: u16) -> anyhow::Result<Option<Server>> {
-    let mut help = Command::new(place.program);
-    let has_target = help
-        .args(["target", "--help"])
-        .stdin(Stdio::null())
-        .output()
-        .is_ok_and(|done| done.status.success() && !done.stdout.is_empty());
-    if !has_target {
-        println!("{name}: skipped, {} has no target", place.program.display());
-        return Ok(None);
-    }
-    let images =
-        (0..members).map(|member| member_image(place, name, member)).collect::<anyhow::Result<Vec<PathBuf>>>()?;
-    let config = place.folder.join(format!("{}.toml", name.replace(' ', "-")));
-    place.ledger.record(crate::ledger::Thing::File { path: config.clone() })?;
-    std::fs::write(&config, muskox_config(place, &images, port))
-        .with_context(|| format!("writing {}", config.display()))?;
-    let arguments = ["target".to_owned(), "--config".to_owned(), config.display().to_string()];
-    Server::spawn(place, name, port, "bench", place.program, &arguments).map(Some)
-}
-
-fn member_image(place: &Place<'_>, name: &str, member: usize) -> anyhow::Result<PathBuf> {
-    let path = place.folder.join(format!("{}-{member}.img", name.replace(' ', "-")));
-    place.ledger.record(crate::ledger::Thing::File { path: path.clone() })?;
-    // Room for superblock, bitmap, grants and LVM metadata in front of the volume.
-    std::fs::File::create(&path)?.set_len(place.image_bytes + (64 << 20))?;
-    Ok(path)
-}
-
-fn muskox_config(place: &Place<'_>, images: &[PathBuf], port: u16) -> String {
-    let members: Vec<String> = images.iter().map(|image| format!("{:?}", image.display().to_string())).collect();
-    format!("members = [{}]\nlisten = \"127.0.0.1:{port}\"\nvolume_bytes = {}\n", members.join(", "), place.image_bytes)
 }

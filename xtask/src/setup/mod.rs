@@ -20,7 +20,7 @@ const PACKAGES: [(&str, &str); 9] = [
     ("qemu-utils", "oracle: qemu-img, qemu-io and qemu-nbd"),
     ("iproute2", "private network namespaces"),
     ("util-linux", "losetup, taskset, setpriv"),
-    ("gnutls-bin", "oracle: a TLS client and certificates that are not ours"),
+    ("openssl", "oracle: certificates and a TLS client that are not ours"),
 ];
 
 /// A guest's QEMU; its packages come from where `qemu-utils` came from, or apt refuses the mixture.

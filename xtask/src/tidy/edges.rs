@@ -17,11 +17,12 @@ pub struct Room {
 }
 
 /// The table. A room that does not exist yet has no row, a new one brings its own.
-pub const ROOMS: [Room; 9] = [
+pub const ROOMS: [Room; 10] = [
     room("crates/units", &[], &[]),
     room("crates/wire", &["units"], &[]),
     room("crates/block", &["units", "wire"], &[]),
-    room("crates/host", &["units", "wire", "block"], &[]),
+    room("crates/cluster", &["units"], &[]),
+    room("crates/host", &["units", "wire", "block", "cluster"], &[]),
     room("crates/dataplane", &["units", "wire", "block", "host"], &[]),
     room("bin/muskox", &["dataplane"], &["units", "wire", "host"]),
     room("sim", &["units", "wire", "block"], &[]),
@@ -30,7 +31,7 @@ pub const ROOMS: [Room; 9] = [
 ];
 
 /// Rooms that are handed time, bytes and randomness: the crates that would bring their own are kept out.
-const THINKING: [&str; 4] = ["crates/units", "crates/wire", "crates/block", "sim"];
+const THINKING: [&str; 5] = ["crates/units", "crates/wire", "crates/block", "crates/cluster", "sim"];
 const TOUCHING_GUESTS: [&str; 9] =
     ["tokio", "io-uring", "rustix", "libc", "nix", "socket2", "getrandom", "rustls", "tracing-subscriber"];
 

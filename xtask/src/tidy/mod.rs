@@ -107,7 +107,7 @@ mod test {
     /// Goal: the rules hold in this tree. Method: run them all.
     #[test]
     fn the_tree_is_tidy() {
-        let findings = run(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))).unwrap();
+        let findings = run(&crate::root()).unwrap();
         assert!(findings.is_empty(), "\n{}", findings.join("\n"));
     }
 }
