@@ -156,6 +156,7 @@ impl Engine {
         let oldest = self.flights.iter().flatten().min_by_key(|flight| flight.since);
         let too_old = oldest.filter(|flight| flight.since.elapsed() > bound).map(|flight| describe(&flight.job));
         let gone = self.client.is_none() && self.lost_at.elapsed() > bound;
+        let since = oldest.map_or(self.lost_at, |flight| flight.since);
         let Some(what) = too_old.or_else(|| gone.then(|| "a connection".to_owned())) else { return false };
         let violation = Violation {
             wrong: Wrong::Silence,
@@ -164,8 +165,8 @@ impl Engine {
             got: format!("nothing for {what}"),
             at_ms: 0,
         };
+        self.shared.stalled(since);
         self.report(violation);
-        self.shared.gave_up();
         true
     }
 
@@ -182,6 +183,8 @@ impl Engine {
             let (expected, got) = (format!("{} blocks", self.model.blocks()), format!("{} bytes", client.size()));
             self.report(Violation { wrong: Wrong::Foreign, block: None, expected, got, at_ms: 0 });
         }
+        // A request that came meanwhile would have waited so long; ours wait for the connection before they are asked.
+        self.shared.stalled(self.lost_at);
         self.shared.with(|stats| stats.reconnects += 1);
         let mut again: Vec<(u64, usize)> = self
             .flights
@@ -299,7 +302,7 @@ impl Engine {
 
     fn land(&mut self, slot: usize, error: u32, data: &[u8]) {
         let flight = self.flights[slot].take().expect("it was looked up before");
-        let waited_ms = u64::try_from(flight.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.shared.stalled(flight.since);
         self.shared.with(|stats| {
             stats.operations += 1;
             match &flight.job {
@@ -308,8 +311,6 @@ impl Engine {
                 Job::Flush => stats.flushes += 1,
             }
             stats.errors += u64::from(error != 0);
-            stats.longest_stall_ms = stats.longest_stall_ms.max(waited_ms);
-            stats.window_stall_ms = stats.window_stall_ms.max(waited_ms);
         });
         if error != 0 {
             let (expected, got) = (format!("{} done", describe(&flight.job)), format!("error {error}"));

@@ -120,7 +120,6 @@ struct Inside {
     order: Order,
     storm: Option<bool>,
     oldest: Option<Instant>,
-    gave_up: bool,
 }
 
 impl Shared {
@@ -150,8 +149,13 @@ impl Shared {
         });
     }
 
-    fn gave_up(&self) {
-        self.inside(|inside| inside.gave_up = true);
+    /// Something waited since then.
+    fn stalled(&self, since: Instant) {
+        let waited_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.with(|stats| {
+            stats.longest_stall_ms = stats.longest_stall_ms.max(waited_ms);
+            stats.window_stall_ms = stats.window_stall_ms.max(waited_ms);
+        });
     }
 
     fn set_oldest(&self, oldest: Option<Instant>) {
@@ -181,7 +185,7 @@ impl Load {
     /// When nobody is there within the bound, or the settings make no sense.
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
         anyhow::ensure!((1..=DEPTH_MAX).contains(&settings.depth), "--depth is 1 to {DEPTH_MAX}");
-        let inside = Inside { stats: Stats::default(), order: Order::Run, storm: None, oldest: None, gave_up: false };
+        let inside = Inside { stats: Stats::default(), order: Order::Run, storm: None, oldest: None };
         let shared = Arc::new(Shared(Mutex::new(inside)));
         let engine = Engine::start(settings, Arc::clone(&shared))?;
         let thread = std::thread::Builder::new().name("load".into()).spawn(move || engine.run())?;
