@@ -10,6 +10,8 @@
 
 pub mod buffer;
 pub mod device;
+pub mod health;
+pub mod hold;
 pub mod runtime;
 #[cfg(test)]
 mod testing;
