@@ -173,6 +173,10 @@ impl UnflushedLog {
 
 #[cfg(test)]
 mod test {
+    #![expect(
+        clippy::cast_possible_truncation,
+        reason = "places of a 32-block picture"
+    )]
     use super::*;
 
     /// The log as a picture: one letter a block of 512 bytes, `0` zeroes, `.` nothing.
