@@ -18,10 +18,7 @@ pub struct HealthTiming {
 impl Default for HealthTiming {
     /// 250 ms and 750 ms: three probes unanswered. The hold's bound and the gate's drain are far above.
     fn default() -> Self {
-        Self {
-            period: Millis(250),
-            dead_after: Millis(750),
-        }
+        Self { period: Millis(250), dead_after: Millis(750) }
     }
 }
 
@@ -49,12 +46,7 @@ impl Health {
     /// A session that was just opened: opening it was an answer.
     #[must_use]
     pub fn new(timing: HealthTiming, now: Moment) -> Self {
-        Self {
-            timing,
-            heard_at: now,
-            probe_at: now + timing.period,
-            expected: now + timing.period,
-        }
+        Self { timing, heard_at: now, probe_at: now + timing.period, expected: now + timing.period }
     }
 
     /// Bytes came in.
@@ -78,11 +70,7 @@ impl Health {
             self.probe_at = now + self.timing.period;
         }
         self.expected = self.probe_at.min(self.heard_at + self.timing.dead_after);
-        if probe {
-            Verdict::Probe(self.expected)
-        } else {
-            Verdict::Wait(self.expected)
-        }
+        if probe { Verdict::Probe(self.expected) } else { Verdict::Wait(self.expected) }
     }
 }
 

@@ -97,9 +97,7 @@ mod test {
     use super::*;
 
     fn poll_once(wait: &mut Wait) -> bool {
-        Pin::new(wait)
-            .poll(&mut Context::from_waker(Waker::noop()))
-            .is_ready()
+        Pin::new(wait).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[test]

@@ -64,11 +64,7 @@ impl Content {
                 let in_memory = |n: u64| usize::try_from(n).expect("a part of a buffer in memory");
                 let part = data.slice(in_memory(start), in_memory(len));
                 let wasteful = len * 2 < data.len() as u64;
-                Self::Data(if wasteful {
-                    IoBuf::copy_of(&part).freeze()
-                } else {
-                    part
-                })
+                Self::Data(if wasteful { IoBuf::copy_of(&part).freeze() } else { part })
             }
         }
     }
@@ -83,13 +79,7 @@ impl UnflushedLog {
         }
         self.clock += 1;
         self.data_bytes += content.memory();
-        self.entries.insert(
-            at.0,
-            Entry {
-                content,
-                answered: Mark(self.clock),
-            },
-        );
+        self.entries.insert(at.0, Entry { content, answered: Mark(self.clock) });
     }
 
     /// The range is durable in a newer form, or its content is not needed any more.
@@ -118,13 +108,7 @@ impl UnflushedLog {
     fn keep_part(&mut self, entry: &Entry, at: u64, start: u64, len: u64) {
         let content = entry.content.cut(start, len);
         self.data_bytes += content.memory();
-        self.entries.insert(
-            at,
-            Entry {
-                content,
-                answered: entry.answered,
-            },
-        );
+        self.entries.insert(at, Entry { content, answered: entry.answered });
     }
 
     /// Everything answered so far is at or before this mark: taken when a flush starts.
@@ -136,11 +120,7 @@ impl UnflushedLog {
     /// A flush that started at `mark` was answered: what was answered before it is durable.
     pub fn flushed(&mut self, mark: Mark) {
         self.entries.retain(|_, entry| entry.answered > mark);
-        self.data_bytes = self
-            .entries
-            .values()
-            .map(|entry| entry.content.memory())
-            .sum();
+        self.data_bytes = self.entries.values().map(|entry| entry.content.memory()).sum();
     }
 
     /// Bytes of memory it asks to keep.
@@ -164,19 +144,13 @@ impl UnflushedLog {
     /// What has to be written again, in order of place.
     #[must_use]
     pub fn contents(&self) -> Vec<(ByteOffset, Content)> {
-        self.entries
-            .iter()
-            .map(|(at, entry)| (ByteOffset(*at), entry.content.clone()))
-            .collect()
+        self.entries.iter().map(|(at, entry)| (ByteOffset(*at), entry.content.clone())).collect()
     }
 }
 
 #[cfg(test)]
 mod test {
-    #![expect(
-        clippy::cast_possible_truncation,
-        reason = "places of a 32-block picture"
-    )]
+    #![expect(clippy::cast_possible_truncation, reason = "places of a 32-block picture")]
     use super::*;
 
     /// The log as a picture: one letter a block of 512 bytes, `0` zeroes, `.` nothing.
@@ -196,10 +170,7 @@ mod test {
     }
 
     fn write(log: &mut UnflushedLog, block: u64, blocks: usize, letter: u8) {
-        log.answered(
-            ByteOffset(block * 512),
-            Content::Data(IoBuf::copy_of(&vec![letter; blocks * 512]).freeze()),
-        );
+        log.answered(ByteOffset(block * 512), Content::Data(IoBuf::copy_of(&vec![letter; blocks * 512]).freeze()));
     }
 
     #[test]
@@ -235,9 +206,7 @@ mod test {
         let data = IoBuf::copy_of(&[7; 8192]).freeze();
         log.answered(ByteOffset(0), Content::Data(data.clone()));
         log.forget(ByteOffset(512), ByteLen(7680));
-        let Content::Data(kept) = &log.contents()[0].1 else {
-            panic!("data was written")
-        };
+        let Content::Data(kept) = &log.contents()[0].1 else { panic!("data was written") };
         assert_eq!(kept.len(), 512);
         assert_ne!(kept.as_ptr(), data.as_ptr());
     }
@@ -279,10 +248,7 @@ mod test {
                         None => flushing = Some((log.mark(), step)),
                         Some((mark, before)) => {
                             log.flushed(mark);
-                            model
-                                .iter_mut()
-                                .filter(|block| block.1 < before)
-                                .for_each(|block| *block = ('.', 0));
+                            model.iter_mut().filter(|block| block.1 < before).for_each(|block| *block = ('.', 0));
                         }
                     },
                 }

@@ -81,12 +81,7 @@ impl Default for HoldOptions {
     /// 600 s: longer than a switch reboot and than a storage box's. 100 ms to 2 s between attempts: a target is
     /// found within 2 s of its return. 64 MiB: a second of Gigabit Ethernet, flushed every half.
     fn default() -> Self {
-        Self {
-            bound: Millis(600_000),
-            retry_first: Millis(100),
-            retry_most: Millis(2_000),
-            log_bytes: 64 << 20,
-        }
+        Self { bound: Millis(600_000), retry_first: Millis(100), retry_most: Millis(2_000), log_bytes: 64 << 20 }
     }
 }
 
@@ -150,11 +145,7 @@ impl Hold {
     ///
     /// # Errors
     /// [`ConnectError::Fenced`], or the last [`ConnectError::Later`] when the bound has passed.
-    pub async fn open(
-        rt: &Rt,
-        options: HoldOptions,
-        connector: Box<dyn Connector>,
-    ) -> Result<Self, ConnectError> {
+    pub async fn open(rt: &Rt, options: HoldOptions, connector: Box<dyn Connector>) -> Result<Self, ConnectError> {
         let since = rt.now();
         let mut pause = options.retry_first;
         let first = loop {
@@ -281,13 +272,10 @@ impl Held {
         for window in contents.chunks(REWRITE_WINDOW) {
             let writes = window.iter().map(|(at, content)| match content {
                 Content::Data(data) => session.write(*at, data.clone(), Durability::Cached),
-                Content::Zeroes(len) => {
-                    session.write_zeroes(*at, ByteLen(*len), Durability::Cached, true)
-                }
+                Content::Zeroes(len) => session.write_zeroes(*at, ByteLen(*len), Durability::Cached, true),
             });
             try_join_all(writes).await?;
-            self.rewritten
-                .set(self.rewritten.get() + window.len() as u64);
+            self.rewritten.set(self.rewritten.get() + window.len() as u64);
         }
         Ok(())
     }
@@ -301,18 +289,13 @@ impl Held {
             let changed = self.changed.wait();
             let since = match &*self.state.borrow() {
                 HoldState::Fenced { held, current } => {
-                    return Err(DeviceError::Fenced {
-                        held: *held,
-                        current: *current,
-                    });
+                    return Err(DeviceError::Fenced { held: *held, current: *current });
                 }
                 HoldState::Waiting(since) => *since,
                 HoldState::Up => unreachable!("up means that there is a session"),
             };
             if self.rt.now().since(since) >= self.options.bound {
-                return Err(DeviceError::HoldExpired {
-                    held: self.options.bound,
-                });
+                return Err(DeviceError::HoldExpired { held: self.options.bound });
             }
             select(changed, self.rt.sleep_until(since + self.options.bound)).await;
         }
@@ -341,10 +324,7 @@ impl Held {
     /// An operation heard of the loss before the task that waits for it did.
     fn left(&self, session: &Rc<dyn Session>) {
         let mut current = self.session.borrow_mut();
-        if current
-            .as_ref()
-            .is_some_and(|current| Rc::ptr_eq(current, session))
-        {
+        if current.as_ref().is_some_and(|current| Rc::ptr_eq(current, session)) {
             *current = None;
             drop(current);
             self.set_state(HoldState::Waiting(self.rt.now()));
@@ -361,10 +341,7 @@ impl Held {
                 self.ranges.settled(at, ByteLen(len as u64)).await;
                 continue;
             }
-            match session
-                .read(at, buffer.take().unwrap_or_else(|| IoBuf::new(len)))
-                .await
-            {
+            match session.read(at, buffer.take().unwrap_or_else(|| IoBuf::new(len))).await {
                 Err(DeviceError::Disconnected) => self.left(&session),
                 answer => return answer,
             }
@@ -402,8 +379,7 @@ impl Held {
 
     async fn discard(self: Rc<Self>, at: ByteOffset, len: ByteLen) -> Result<(), DeviceError> {
         let turn = Rc::clone(&self.ranges).turn(at, len).await;
-        self.until_answered(Some(&turn), |session| session.discard(at, len))
-            .await?;
+        self.until_answered(Some(&turn), |session| session.discard(at, len)).await?;
         self.log.borrow_mut().forget(at, len);
         Ok(())
     }
@@ -484,13 +460,7 @@ impl BlockDevice for Hold {
         self.work(|held| held.discard(at, len))
     }
 
-    fn write_zeroes(
-        &self,
-        at: ByteOffset,
-        len: ByteLen,
-        how: Durability,
-        may_unmap: bool,
-    ) -> IoFuture<()> {
+    fn write_zeroes(&self, at: ByteOffset, len: ByteLen, how: Durability, may_unmap: bool) -> IoFuture<()> {
         self.work(|held| held.write(at, Content::Zeroes(len.0), how, may_unmap))
     }
 }

@@ -33,23 +33,14 @@ impl Ranges {
         while self.any(start, end, |_| true) {
             self.ended.wait().await;
         }
-        let writing = Rc::new(Writing {
-            start,
-            end,
-            in_doubt: Cell::new(false),
-        });
+        let writing = Rc::new(Writing { start, end, in_doubt: Cell::new(false) });
         self.writing.borrow_mut().push(Rc::clone(&writing));
-        WriteTurn {
-            ranges: self,
-            writing,
-        }
+        WriteTurn { ranges: self, writing }
     }
 
     /// Whether a write in doubt touches the range.
     pub fn in_doubt(&self, at: ByteOffset, len: ByteLen) -> bool {
-        self.any(at.0, at.0.saturating_add(len.0), |writing| {
-            writing.in_doubt.get()
-        })
+        self.any(at.0, at.0.saturating_add(len.0), |writing| writing.in_doubt.get())
     }
 
     /// Waits until no write in doubt touches the range.
@@ -60,10 +51,7 @@ impl Ranges {
     }
 
     fn any(&self, start: u64, end: u64, which: impl Fn(&Writing) -> bool) -> bool {
-        self.writing
-            .borrow()
-            .iter()
-            .any(|other| other.start < end && start < other.end && which(other))
+        self.writing.borrow().iter().any(|other| other.start < end && start < other.end && which(other))
     }
 }
 
@@ -76,10 +64,7 @@ impl WriteTurn {
 
 impl Drop for WriteTurn {
     fn drop(&mut self) {
-        self.ranges
-            .writing
-            .borrow_mut()
-            .retain(|other| !Rc::ptr_eq(other, &self.writing));
+        self.ranges.writing.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.writing));
         self.ranges.ended.wake_all();
     }
 }
@@ -89,11 +74,7 @@ mod test {
     use super::*;
     use crate::testing::poll;
 
-    fn turn(
-        ranges: &Rc<Ranges>,
-        at: u64,
-        len: u64,
-    ) -> std::pin::Pin<Box<dyn Future<Output = WriteTurn>>> {
+    fn turn(ranges: &Rc<Ranges>, at: u64, len: u64) -> std::pin::Pin<Box<dyn Future<Output = WriteTurn>>> {
         Box::pin(Rc::clone(ranges).turn(ByteOffset(at), ByteLen(len)))
     }
 
@@ -101,9 +82,8 @@ mod test {
     fn overlapping_writes_take_turns_and_others_do_not_wait() {
         let ranges = Rc::new(Ranges::default());
         let mut first = turn(&ranges, 0, 1024);
-        let std::task::Poll::Ready(held) = first
-            .as_mut()
-            .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+        let std::task::Poll::Ready(held) =
+            first.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
         else {
             panic!("nobody is in the way");
         };
@@ -119,17 +99,12 @@ mod test {
         let ranges = Rc::new(Ranges::default());
         let held = {
             let mut first = turn(&ranges, 0, 1024);
-            match first
-                .as_mut()
-                .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
-            {
+            match first.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
                 std::task::Poll::Ready(held) => held,
                 std::task::Poll::Pending => panic!("nobody is in the way"),
             }
         };
-        assert!(poll(&mut Box::pin(
-            ranges.settled(ByteOffset(0), ByteLen(512))
-        )));
+        assert!(poll(&mut Box::pin(ranges.settled(ByteOffset(0), ByteLen(512)))));
         held.doubt();
         let mut read = Box::pin(ranges.settled(ByteOffset(512), ByteLen(4096)));
         assert!(!poll(&mut read));

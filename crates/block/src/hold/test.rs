@@ -40,10 +40,7 @@ impl Target {
             session.close();
         }
         if power_too {
-            self.disk
-                .live
-                .borrow_mut()
-                .clone_from(&self.disk.durable.borrow());
+            self.disk.live.borrow_mut().clone_from(&self.disk.durable.borrow());
         }
     }
 
@@ -57,10 +54,7 @@ impl Connector for Way {
         let target = Rc::clone(&self.0);
         Box::pin(async move {
             if target.fenced.get() {
-                return Err(ConnectError::Fenced {
-                    held: Epoch(1),
-                    current: Epoch(2),
-                });
+                return Err(ConnectError::Fenced { held: Epoch(1), current: Epoch(2) });
             }
             if !target.reachable.get() {
                 return Err(ConnectError::Later("connection refused".into()));
@@ -96,11 +90,7 @@ impl FakeSession {
 
 impl Session for FakeSession {
     fn lost(&self) -> Pin<Box<dyn Future<Output = ()>>> {
-        if self.alive.get() {
-            Box::pin(self.died.wait())
-        } else {
-            Box::pin(std::future::ready(()))
-        }
+        if self.alive.get() { Box::pin(self.died.wait()) } else { Box::pin(std::future::ready(())) }
     }
 
     fn close(&self) {
@@ -125,13 +115,7 @@ impl BlockDevice for FakeSession {
     fn discard(&self, at: ByteOffset, len: ByteLen) -> IoFuture<()> {
         self.unless_it_dies(self.disk.discard(at, len))
     }
-    fn write_zeroes(
-        &self,
-        at: ByteOffset,
-        len: ByteLen,
-        how: Durability,
-        may_unmap: bool,
-    ) -> IoFuture<()> {
+    fn write_zeroes(&self, at: ByteOffset, len: ByteLen, how: Durability, may_unmap: bool) -> IoFuture<()> {
         self.unless_it_dies(self.disk.write_zeroes(at, len, how, may_unmap))
     }
 }
@@ -145,23 +129,13 @@ struct Stage {
 fn stage(options: HoldOptions) -> Stage {
     let hand = Hand::new();
     let target = Target::new(&hand, 16 * 512);
-    let hold = hand
-        .run(Hold::open(
-            &hand.rt(),
-            options,
-            Box::new(Way(Rc::clone(&target))),
-        ))
-        .expect("reachable");
+    let hold = hand.run(Hold::open(&hand.rt(), options, Box::new(Way(Rc::clone(&target))))).expect("reachable");
     Stage { hand, target, hold }
 }
 
 impl Stage {
     fn write(&self, block: u64, letter: u8, how: Durability) -> IoFuture<()> {
-        self.hold.write(
-            ByteOffset(block * 512),
-            IoBuf::copy_of(&[letter; 512]).freeze(),
-            how,
-        )
+        self.hold.write(ByteOffset(block * 512), IoBuf::copy_of(&[letter; 512]).freeze(), how)
     }
 
     fn read(&self, block: u64) -> IoFuture<IoBuf> {
@@ -191,10 +165,7 @@ fn operations_wait_for_the_target_and_then_succeed() {
     let (mut write, mut flush) = (stage.write(1, b'a', CACHED), stage.hold.flush());
     assert!(!poll(&mut write) && !poll(&mut flush));
     stage.pass(500_000);
-    assert!(
-        !poll(&mut write) && !poll(&mut flush),
-        "within the bound nothing is answered"
-    );
+    assert!(!poll(&mut write) && !poll(&mut flush), "within the bound nothing is answered");
     stage.returns();
     assert_eq!(stage.hand.run(write), Ok(()));
     assert_eq!(stage.hand.run(flush), Ok(()));
@@ -207,51 +178,29 @@ fn operations_wait_for_the_target_and_then_succeed() {
 fn what_the_target_answered_is_passed_on() {
     let stage = stage(HoldOptions::default());
     stage.target.disk.broken.set(true);
-    assert_eq!(
-        stage.hand.run(stage.write(1, b'a', CACHED)),
-        Err(DeviceError::Failed { errno: EIO })
-    );
+    assert_eq!(stage.hand.run(stage.write(1, b'a', CACHED)), Err(DeviceError::Failed { errno: EIO }));
 }
 
 /// Goal: the target's power cut loses nothing that was answered. Method: cut it between answer and flush.
 #[test]
 fn answered_writes_outlive_the_targets_power() {
     let stage = stage(HoldOptions::default());
-    stage
-        .hand
-        .run(stage.write(1, b'a', CACHED))
-        .expect("reachable");
-    stage
-        .hand
-        .run(stage.write(2, b'b', CACHED))
-        .expect("reachable");
+    stage.hand.run(stage.write(1, b'a', CACHED)).expect("reachable");
+    stage.hand.run(stage.write(2, b'b', CACHED)).expect("reachable");
     stage.hand.run(stage.hold.flush()).expect("reachable");
-    stage
-        .hand
-        .run(stage.write(2, b'c', CACHED))
-        .expect("reachable");
+    stage.hand.run(stage.write(2, b'c', CACHED)).expect("reachable");
     stage.target.dies(true);
     assert_eq!((stage.target.block(1), stage.target.block(2)), (b'a', b'b'));
     stage.returns();
     assert_eq!((stage.target.block(1), stage.target.block(2)), (b'a', b'c'));
-    assert_eq!(
-        stage.hold.status().rewritten,
-        1,
-        "what was flushed is not written again"
-    );
+    assert_eq!(stage.hold.status().rewritten, 1, "what was flushed is not written again");
 }
 
 #[test]
 fn a_newer_durable_write_is_not_undone() {
     let stage = stage(HoldOptions::default());
-    stage
-        .hand
-        .run(stage.write(1, b'a', CACHED))
-        .expect("reachable");
-    stage
-        .hand
-        .run(stage.write(1, b'b', Durability::Fua))
-        .expect("reachable");
+    stage.hand.run(stage.write(1, b'a', CACHED)).expect("reachable");
+    stage.hand.run(stage.write(1, b'b', Durability::Fua)).expect("reachable");
     stage.target.dies(true);
     stage.returns();
     assert_eq!(stage.target.block(1), b'b');
@@ -261,10 +210,7 @@ fn a_newer_durable_write_is_not_undone() {
 #[test]
 fn a_flush_that_is_repeated_covers_what_was_written_again() {
     let stage = stage(HoldOptions::default());
-    stage
-        .hand
-        .run(stage.write(1, b'a', CACHED))
-        .expect("reachable");
+    stage.hand.run(stage.write(1, b'a', CACHED)).expect("reachable");
     stage.target.dies(true);
     let flush = stage.hold.flush();
     stage.returns();
@@ -275,28 +221,15 @@ fn a_flush_that_is_repeated_covers_what_was_written_again() {
 
 #[test]
 fn the_bound_ends_the_wait_and_a_return_ends_the_errors() {
-    let stage = stage(HoldOptions {
-        bound: Millis(10_000),
-        ..HoldOptions::default()
-    });
+    let stage = stage(HoldOptions { bound: Millis(10_000), ..HoldOptions::default() });
     stage.target.dies(false);
     let mut waiting = stage.write(1, b'a', CACHED);
     assert!(!poll(&mut waiting));
     stage.pass(9_000);
     assert!(!poll(&mut waiting));
     stage.pass(2_000);
-    assert_eq!(
-        stage.hand.run(waiting),
-        Err(DeviceError::HoldExpired {
-            held: Millis(10_000)
-        })
-    );
-    assert_eq!(
-        stage.hand.run(stage.hold.flush()),
-        Err(DeviceError::HoldExpired {
-            held: Millis(10_000)
-        })
-    );
+    assert_eq!(stage.hand.run(waiting), Err(DeviceError::HoldExpired { held: Millis(10_000) }));
+    assert_eq!(stage.hand.run(stage.hold.flush()), Err(DeviceError::HoldExpired { held: Millis(10_000) }));
     stage.returns();
     assert_eq!(stage.hand.run(stage.write(1, b'b', CACHED)), Ok(()));
 }
@@ -309,10 +242,7 @@ fn a_stale_epoch_is_final() {
     let mut waiting = stage.write(1, b'a', CACHED);
     assert!(!poll(&mut waiting));
     stage.pass(3_000);
-    let fenced = DeviceError::Fenced {
-        held: Epoch(1),
-        current: Epoch(2),
-    };
+    let fenced = DeviceError::Fenced { held: Epoch(1), current: Epoch(2) };
     assert_eq!(stage.hand.run(waiting), Err(fenced));
     stage.target.fenced.set(false);
     stage.returns();
@@ -340,26 +270,13 @@ fn a_read_does_not_see_the_past_of_a_write_in_doubt() {
 
 #[test]
 fn the_log_has_a_bound_and_flushes_by_itself() {
-    let stage = stage(HoldOptions {
-        log_bytes: 2048,
-        ..HoldOptions::default()
-    });
+    let stage = stage(HoldOptions { log_bytes: 2048, ..HoldOptions::default() });
     for block in 0..16 {
-        stage
-            .hand
-            .run(stage.write(block, b'x', CACHED))
-            .expect("reachable");
+        stage.hand.run(stage.write(block, b'x', CACHED)).expect("reachable");
         assert!(stage.hold.status().unflushed_bytes <= 2048);
         stage.hand.turn();
     }
-    assert!(
-        stage
-            .target
-            .disk
-            .log
-            .borrow()
-            .contains(&crate::testing::Seen::Flush)
-    );
+    assert!(stage.target.disk.log.borrow().contains(&crate::testing::Seen::Flush));
 }
 
 #[test]
@@ -369,11 +286,7 @@ fn a_volume_that_came_back_smaller_is_not_served() {
     stage.target.disk.live.borrow_mut().truncate(512);
     stage.returns();
     assert!(matches!(stage.hold.status().state, HoldState::Waiting(_)));
-    assert!(
-        stage.hold.status().reason.contains("came back as 512 B"),
-        "{}",
-        stage.hold.status().reason
-    );
+    assert!(stage.hold.status().reason.contains("came back as 512 B"), "{}", stage.hold.status().reason);
 }
 
 /// Goal: over any mix of losses, what was answered last is what is read. Method: seeded random writes, flushes,
@@ -388,24 +301,14 @@ fn random_losses_lose_nothing() {
             random ^= random << 17;
             random % below
         };
-        let stage = stage(HoldOptions {
-            log_bytes: 4096,
-            ..HoldOptions::default()
-        });
+        let stage = stage(HoldOptions { log_bytes: 4096, ..HoldOptions::default() });
         let mut model = [0_u8; 16];
         for step in 0..60 {
             let (block, letter) = (next(16), 1 + u8::try_from(next(250)).expect("below 251"));
             match next(8) {
                 0..=3 => {
-                    let how = if next(4) == 0 {
-                        Durability::Fua
-                    } else {
-                        CACHED
-                    };
-                    stage
-                        .hand
-                        .run(stage.write(block, letter, how))
-                        .expect("reachable");
+                    let how = if next(4) == 0 { Durability::Fua } else { CACHED };
+                    stage.hand.run(stage.write(block, letter, how)).expect("reachable");
                     model[usize::try_from(block).expect("small")] = letter;
                 }
                 4 => stage.hand.run(stage.hold.flush()).expect("reachable"),
@@ -425,20 +328,12 @@ fn random_losses_lose_nothing() {
                 }
                 _ => {
                     let got = stage.hand.run(stage.read(block)).expect("reachable")[0];
-                    assert_eq!(
-                        got,
-                        model[usize::try_from(block).expect("small")],
-                        "seed {seed} step {step}"
-                    );
+                    assert_eq!(got, model[usize::try_from(block).expect("small")], "seed {seed} step {step}");
                 }
             }
         }
         for (block, letter) in (0..).zip(model) {
-            assert_eq!(
-                stage.target.block(block),
-                letter,
-                "seed {seed} block {block}"
-            );
+            assert_eq!(stage.target.block(block), letter, "seed {seed} block {block}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The store in memory: for the simulator, and the model the other engines are compared with.
 
 use super::{
-    Backup, Change, Compare, Engine, Entry, HISTORY_MAX, Key, LeaseId, Listing, Op, Outcome,
-    Revision, StoreError, Txn, merge_epochs,
+    Backup, Change, Compare, Engine, Entry, HISTORY_MAX, Key, LeaseId, Listing, Op, Outcome, Revision, StoreError, Txn,
+    merge_epochs,
 };
 use std::collections::{BTreeMap, VecDeque};
 use units::{Millis, Moment};
@@ -34,16 +34,8 @@ impl Memory {
 
     fn holds(&self, compare: &Compare) -> bool {
         match compare {
-            Compare::Changed(key, at) => {
-                self.objects
-                    .get(key)
-                    .map_or(Revision(0), |entry| entry.changed)
-                    == *at
-            }
-            Compare::Value(key, value) => self
-                .objects
-                .get(key)
-                .is_some_and(|entry| entry.value == *value),
+            Compare::Changed(key, at) => self.objects.get(key).map_or(Revision(0), |entry| entry.changed) == *at,
+            Compare::Value(key, value) => self.objects.get(key).is_some_and(|entry| entry.value == *value),
         }
     }
 
@@ -63,34 +55,17 @@ impl Memory {
         match op {
             Op::Put { key, value, lease } => {
                 let created = self.objects.get(key).map_or(at, |entry| entry.created);
-                let entry = Entry {
-                    key: key.clone(),
-                    value: value.clone(),
-                    created,
-                    changed: at,
-                    lease: *lease,
-                };
+                let entry = Entry { key: key.clone(), value: value.clone(), created, changed: at, lease: *lease };
                 self.objects.insert(key.clone(), entry);
-                Some(Change {
-                    at,
-                    key: key.clone(),
-                    value: Some(value.clone()),
-                })
+                Some(Change { at, key: key.clone(), value: Some(value.clone()) })
             }
-            Op::Delete(key) => self.objects.remove(key).map(|_| Change {
-                at,
-                key: key.clone(),
-                value: None,
-            }),
+            Op::Delete(key) => self.objects.remove(key).map(|_| Change { at, key: key.clone(), value: None }),
         }
     }
 
     fn end(&mut self, lease: LeaseId) {
         self.leases.remove(&lease);
-        let gone = self
-            .objects
-            .values()
-            .filter(|entry| entry.lease == Some(lease));
+        let gone = self.objects.values().filter(|entry| entry.lease == Some(lease));
         let ops: Vec<Op> = gone.map(|entry| Op::Delete(entry.key.clone())).collect();
         self.apply(&ops);
     }
@@ -102,14 +77,8 @@ impl Engine for Memory {
     }
 
     fn range(&mut self, prefix: &str) -> Result<Listing, StoreError> {
-        let entries = self
-            .objects
-            .values()
-            .filter(|entry| entry.key.as_str().starts_with(prefix));
-        Ok(Listing {
-            at: self.at,
-            entries: entries.cloned().collect(),
-        })
+        let entries = self.objects.values().filter(|entry| entry.key.as_str().starts_with(prefix));
+        Ok(Listing { at: self.at, entries: entries.cloned().collect() })
     }
 
     fn txn(&mut self, txn: &Txn) -> Result<Outcome, StoreError> {
@@ -117,9 +86,7 @@ impl Engine for Memory {
         let held = txn.compares.iter().all(|compare| self.holds(compare));
         let ops = if held { &txn.then } else { &txn.otherwise };
         for op in ops {
-            if let Op::Put {
-                lease: Some(lease), ..
-            } = op
+            if let Op::Put { lease: Some(lease), .. } = op
                 && !self.leases.contains_key(lease)
             {
                 return Err(StoreError::NoLease(*lease));
@@ -129,43 +96,23 @@ impl Engine for Memory {
         Ok(Outcome { held, at: self.at })
     }
 
-    fn changes(
-        &mut self,
-        prefix: &str,
-        from: Revision,
-        most: usize,
-    ) -> Result<Vec<Change>, StoreError> {
+    fn changes(&mut self, prefix: &str, from: Revision, most: usize) -> Result<Vec<Change>, StoreError> {
         if from < self.oldest {
-            return Err(StoreError::Compacted {
-                asked: from,
-                oldest: self.oldest,
-            });
+            return Err(StoreError::Compacted { asked: from, oldest: self.oldest });
         }
-        let wanted = self
-            .history
-            .iter()
-            .filter(|change| change.at > from && change.key.as_str().starts_with(prefix));
+        let wanted = self.history.iter().filter(|change| change.at > from && change.key.as_str().starts_with(prefix));
         Ok(wanted.take(most).cloned().collect())
     }
 
     fn lease(&mut self, ttl: Millis, now: Moment) -> Result<LeaseId, StoreError> {
         self.last_lease += 1;
         let id = LeaseId(self.last_lease);
-        self.leases.insert(
-            id,
-            Lease {
-                ttl,
-                ends: now + ttl,
-            },
-        );
+        self.leases.insert(id, Lease { ttl, ends: now + ttl });
         Ok(id)
     }
 
     fn keep(&mut self, lease: LeaseId, now: Moment) -> Result<(), StoreError> {
-        let kept = self
-            .leases
-            .get_mut(&lease)
-            .ok_or(StoreError::NoLease(lease))?;
+        let kept = self.leases.get_mut(&lease).ok_or(StoreError::NoLease(lease))?;
         kept.ends = now + kept.ttl;
         Ok(())
     }
@@ -187,22 +134,13 @@ impl Engine for Memory {
 
     fn backup(&mut self) -> Result<Backup, StoreError> {
         let lasting = self.objects.values().filter(|entry| entry.lease.is_none());
-        let objects = lasting
-            .map(|entry| (entry.key.clone(), entry.value.clone()))
-            .collect();
-        Ok(Backup {
-            format: Backup::FORMAT,
-            at: self.at,
-            objects,
-        })
+        let objects = lasting.map(|entry| (entry.key.clone(), entry.value.clone())).collect();
+        Ok(Backup { format: Backup::FORMAT, at: self.at, objects })
     }
 
     fn restore(&mut self, backup: &Backup) -> Result<(), StoreError> {
         if backup.format != Backup::FORMAT {
-            return Err(StoreError::Failed(format!(
-                "a backup of format {} cannot be read here",
-                backup.format
-            )));
+            return Err(StoreError::Failed(format!("a backup of format {} cannot be read here", backup.format)));
         }
         let current: Vec<Entry> = self.objects.values().cloned().collect();
         let merged = merge_epochs(&current, backup);
@@ -211,16 +149,7 @@ impl Engine for Memory {
         self.history.clear();
         self.leases.clear();
         let entry = |(key, value): (Key, String)| {
-            (
-                key.clone(),
-                Entry {
-                    key,
-                    value,
-                    created: self.at,
-                    changed: self.at,
-                    lease: None,
-                },
-            )
+            (key.clone(), Entry { key, value, created: self.at, changed: self.at, lease: None })
         };
         self.objects = merged.into_iter().map(entry).collect();
         Ok(())

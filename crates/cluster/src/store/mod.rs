@@ -15,9 +15,7 @@ use std::fmt;
 use units::{Epoch, Millis, Moment};
 
 /// A place in the one order of changes. Zero is before everything.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Revision(pub u64);
 
@@ -136,9 +134,7 @@ pub enum StoreError {
     #[error("the value of {0} is not JSON of at most {VALUE_MAX_BYTES} bytes")]
     BadValue(Key),
     /// More than [`TXN_MAX_OPS`] compares or changes, or one key changed twice.
-    #[error(
-        "a transaction takes at most {TXN_MAX_OPS} compares and changes, each key changed once"
-    )]
+    #[error("a transaction takes at most {TXN_MAX_OPS} compares and changes, each key changed once")]
     BadTxn,
     /// The lease is over or never was.
     #[error("lease {} is over", .0.0)]
@@ -180,12 +176,7 @@ pub trait Engine {
     ///
     /// # Errors
     /// [`StoreError::Compacted`], [`StoreError::Failed`].
-    fn changes(
-        &mut self,
-        prefix: &str,
-        from: Revision,
-        most: usize,
-    ) -> Result<Vec<Change>, StoreError>;
+    fn changes(&mut self, prefix: &str, from: Revision, most: usize) -> Result<Vec<Change>, StoreError>;
 
     /// A new lease that ends `ttl` after `now` unless kept.
     ///
@@ -262,18 +253,10 @@ impl TryFrom<String> for Key {
             let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
             part.len() <= 63
                 && part.bytes().next().is_some_and(plain)
-                && part
-                    .bytes()
-                    .all(|c| plain(c) || matches!(c, b'-' | b'_' | b'.'))
+                && part.bytes().all(|c| plain(c) || matches!(c, b'-' | b'_' | b'.'))
         };
-        let parts_ok = text
-            .strip_prefix('/')
-            .is_some_and(|rest| rest.contains('/') && rest.split('/').all(part_ok));
-        if parts_ok && text.len() <= KEY_MAX_BYTES {
-            Ok(Self(text))
-        } else {
-            Err(StoreError::BadKey(text))
-        }
+        let parts_ok = text.strip_prefix('/').is_some_and(|rest| rest.contains('/') && rest.split('/').all(part_ok));
+        if parts_ok && text.len() <= KEY_MAX_BYTES { Ok(Self(text)) } else { Err(StoreError::BadKey(text)) }
     }
 }
 
@@ -300,24 +283,16 @@ impl Txn {
             let mut keys: Vec<&Key> = ops.iter().map(Op::key).collect();
             keys.sort_unstable();
             keys.dedup();
-            if keys.len() != ops.len()
-                || ops.len() > TXN_MAX_OPS
-                || self.compares.len() > TXN_MAX_OPS
-            {
+            if keys.len() != ops.len() || ops.len() > TXN_MAX_OPS || self.compares.len() > TXN_MAX_OPS {
                 return Err(StoreError::BadTxn);
             }
         }
-        let values = self
-            .then
-            .iter()
-            .chain(&self.otherwise)
-            .filter_map(|op| match op {
-                Op::Put { key, value, .. } => Some((key, value)),
-                Op::Delete(_) => None,
-            });
+        let values = self.then.iter().chain(&self.otherwise).filter_map(|op| match op {
+            Op::Put { key, value, .. } => Some((key, value)),
+            Op::Delete(_) => None,
+        });
         for (key, value) in values {
-            let json = value.len() <= VALUE_MAX_BYTES
-                && serde_json::from_str::<serde::de::IgnoredAny>(value).is_ok();
+            let json = value.len() <= VALUE_MAX_BYTES && serde_json::from_str::<serde::de::IgnoredAny>(value).is_ok();
             if !json {
                 return Err(StoreError::BadValue(key.clone()));
             }
@@ -354,15 +329,12 @@ pub fn epoch_of(key: &Key, value: &str) -> Option<Epoch> {
 /// is higher. A backup of last week must not give a fenced host its volumes back (I12).
 #[must_use]
 pub fn merge_epochs(current: &[Entry], backup: &Backup) -> Vec<(Key, String)> {
-    let mut merged: std::collections::BTreeMap<Key, String> =
-        backup.objects.iter().cloned().collect();
+    let mut merged: std::collections::BTreeMap<Key, String> = backup.objects.iter().cloned().collect();
     for entry in current {
         let Some(here) = epoch_of(&entry.key, &entry.value) else {
             continue;
         };
-        let there = merged
-            .get(&entry.key)
-            .and_then(|value| epoch_of(&entry.key, value));
+        let there = merged.get(&entry.key).and_then(|value| epoch_of(&entry.key, value));
         if there.is_none_or(|there| there < here) {
             merged.insert(entry.key.clone(), entry.value.clone());
         }
