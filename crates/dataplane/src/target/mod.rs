@@ -1,0 +1,2 @@
+//! `muskox target`: the process of a storage box that serves volumes over NBD through the gate.
+pub mod config;
