@@ -1,5 +1,3 @@
-//! The data plane's processes: loops that join `block` and `wire` to `host`. They go on while the control plane is
-//! restarted, upgraded or dead, and do *not* know the store, jobs or HTTP.
-
-pub mod ctl;
-pub mod target;
+//! The data plane.
+pub mod initiator;
+pub mod stream;
