@@ -3,6 +3,7 @@
 mod script;
 mod table;
 mod volume;
+mod walk;
 
 use units::HostKey;
 
