@@ -111,7 +111,7 @@ impl Gate {
             self.raising = None;
             let rights = &self.rights;
             self.sessions.promote(|attachment| rights.may_write(attachment));
-        } else if !raising.tick_asked && !(drained && failed) {
+        } else if !raising.tick_asked && (!drained || !failed) {
             raising.tick_asked = true;
             out.push(Command::WakeAt(raising.laggards_at));
         }
@@ -177,7 +177,7 @@ impl Gate {
         for promise in std::mem::take(&mut self.promises) {
             let Promise { ask, epoch, host, needs } = promise;
             let reservation = self.rights.grant.reservation;
-            if !reservation.is_some_and(|r| (r.epoch, r.host) == (epoch, host)) {
+            if reservation.is_none_or(|r| (r.epoch, r.host) != (epoch, host)) {
                 let by = reservation.map_or(self.rights.epoch(), |r| r.epoch);
                 out.push(Command::Decline(ask, Declined::Superseded { asked: epoch, by }));
             } else if self.storing.failed(needs) {

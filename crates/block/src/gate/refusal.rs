@@ -171,7 +171,7 @@ pub enum Declined {
         /// Which.
         promised: Epoch,
     },
-    /// The store is ahead of the grant. A promise would be stored with the older epoch, and what is stored only goes up.
+    /// The store is ahead of the grant: a promise would be stored with the older epoch, which must only go up.
     #[error("nobody was granted {epoch} yet: raise it first")]
     NobodyOwns {
         /// The store's floor.

@@ -1,4 +1,4 @@
-//! One session's disk: every operation passes the gate, and what passed runs to its end whatever becomes of the session.
+//! One session's disk: every operation passes the gate; what passed runs to its end whatever becomes of the session.
 
 use super::Attachment;
 use super::sessions::{Door, Kind, Ticket};

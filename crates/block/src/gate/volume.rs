@@ -53,13 +53,16 @@ pub struct Parts {
 #[derive(Clone)]
 pub struct GatedVolume(Rc<Inner>);
 
+/// Who waits for which answer.
+type Waiting<Who, T> = RefCell<BTreeMap<Who, Rc<Answer<T>>>>;
+
 /// What a volume and its sessions share.
 pub(super) struct Inner {
     pub(super) parts: Parts,
     gate: RefCell<Gate>,
-    attaching: RefCell<BTreeMap<SessionId, Rc<Answer<Result<Rc<Session>, Refusal>>>>>,
-    asking: RefCell<BTreeMap<AskId, Rc<Answer<Result<(), Declined>>>>>,
-    notices: RefCell<BTreeMap<SessionId, Rc<Answer<()>>>>,
+    attaching: Waiting<SessionId, Result<Rc<Session>, Refusal>>,
+    asking: Waiting<AskId, Result<(), Declined>>,
+    notices: Waiting<SessionId, ()>,
     names: Cell<u64>,
 }
 

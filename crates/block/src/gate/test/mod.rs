@@ -1,6 +1,7 @@
 //! Tests of the whole gate: its rules as a table of scripts, a random walk under an oracle, and the volume in time.
 
 mod script;
+mod speed;
 mod table;
 mod volume;
 mod walk;

@@ -1,4 +1,4 @@
-//! The rules of docs/rfd/0003-gate.md as scripts. Goal of each: the rule in its title, every refusal in its exact words.
+//! The rules of docs/rfd/0003-gate.md as scripts. Goal of each: the rule in its name, every refusal in its exact words.
 //! Method: events and the commands they must bring, in order; nothing more, nothing less.
 
 use super::script::play;
@@ -215,7 +215,7 @@ fn rule_5_a_dead_sessions_drain() {
 }
 
 #[test]
-fn rule_6_restart() {
+fn rule_6_restart_and_floor() {
     let blocked = "blocked(floor): a member that may hold a higher grant is missing and the store is out of reach; \
                    bring back either, or override";
     play(
@@ -262,6 +262,10 @@ fn rule_6_restart() {
         floor 9 => decline 1: the volume is at epoch 9 already, epoch 8 is over: read the store again
     ",
     );
+}
+
+#[test]
+fn rule_6_what_else_opens_or_closes() {
     play("the member comes back with a higher grant", "e7 A:rw:1", false, "
         found e9 B:rw:2 => store e9 B:rw:2
         stored =>
