@@ -101,8 +101,7 @@ impl Gate {
         let Some(raising) = &mut self.raising else {
             return;
         };
-        let failed = self.storing.failed(raising.needs);
-        if failed {
+        if self.storing.failed(raising.needs) {
             let asks = raising.asks.drain(..);
             out.extend(asks.map(|ask| Command::Decline(ask, Declined::StoreFailed { asked })));
         }
@@ -111,7 +110,7 @@ impl Gate {
             self.raising = None;
             let rights = &self.rights;
             self.sessions.promote(|attachment| rights.may_write(attachment));
-        } else if !raising.tick_asked && (!drained || !failed) {
+        } else if !raising.tick_asked {
             raising.tick_asked = true;
             out.push(Command::WakeAt(raising.laggards_at));
         }

@@ -98,8 +98,9 @@ fn rule_2_raise() {
         state => blocked(store)
         attach 3 B e7 i2 rw => refused 3: volume web1 is blocked(store): the grant could not be written; see to the array's disks, then raise again
         write 1 => epoch 6 is over, the volume is at epoch 7
+        pass 2000 =>
         tick =>
-        raise 4 e7 B:rw => store e7 B:rw:1; wake 1500
+        raise 4 e7 B:rw => store e7 B:rw:1; wake 3500
         stored => ack 4
     ");
 }
@@ -212,6 +213,19 @@ fn rule_5_a_dead_sessions_drain() {
         stock 6 B rw => refused 6: volume web1 at epoch 8 is not granted to B: grant it to that host first
     ",
     );
+    play(
+        "a dying session is no company",
+        "e7 A:rw:4",
+        true,
+        "
+        attach 1 A e7 i4 rw => admitted 1 e7 i4
+        write 1 => passed
+        detach 1 =>
+        stock 2 A rw => store e7 A:rw:5
+        stored =>
+        end 1 => admitted 2 e7 i5
+    ",
+    );
 }
 
 #[test]
@@ -289,6 +303,8 @@ fn rule_6_what_else_opens_or_closes() {
         "e7 A:rw:1 | rot",
         true,
         "
+        state => blocked(floor)
+        found rot =>
         state => blocked(floor)
         floor 7 => store e7 A:rw:1
         state => serving
