@@ -10,6 +10,7 @@
 
 pub mod buffer;
 pub mod device;
+pub mod gate;
 pub mod health;
 pub mod hold;
 pub mod runtime;
