@@ -16,6 +16,7 @@ pub mod hold;
 pub mod runtime;
 #[cfg(test)]
 mod testing;
+pub mod volume;
 pub mod wait;
 
 pub use buffer::{IoBuf, IoData};
