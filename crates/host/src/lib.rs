@@ -1,1 +1,3 @@
-//! Not yet filled.
+//! Hands.
+
+pub mod store;
