@@ -7,11 +7,14 @@ use crate::nbd::{
 };
 use units::ByteLen;
 
-/// The export `disk` as the test server offers it.
+/// The export `disk` as the test server offers it. DF is for the handshake to decide, not for us.
 pub(super) fn disk() -> ExportInfo {
     ExportInfo {
         size: ByteLen::mib(64),
-        flags: TransmissionFlags::HAS_FLAGS.with(TransmissionFlags::SEND_FLUSH).with(TransmissionFlags::SEND_FUA),
+        flags: TransmissionFlags::HAS_FLAGS
+            .with(TransmissionFlags::SEND_FLUSH)
+            .with(TransmissionFlags::SEND_FUA)
+            .with(TransmissionFlags::SEND_DF),
         block: BlockSizes { min: 4096, preferred: 65536, max: 32 << 20 },
         name: None,
         description: Some("a disk".to_owned()),
