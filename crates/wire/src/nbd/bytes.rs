@@ -48,11 +48,7 @@ impl Fill<'_> {
 
     /// Says that nothing is missing.
     pub(super) fn full(&self) {
-        debug_assert!(
-            self.0.is_empty(),
-            "{} bytes of a header were not filled in",
-            self.0.len()
-        );
+        debug_assert!(self.0.is_empty(), "{} bytes of a header were not filled in", self.0.len());
     }
 }
 
@@ -65,8 +61,7 @@ impl Gather {
     pub(super) fn fill(&mut self, input: &mut &[u8], want: usize) -> Option<Vec<u8>> {
         debug_assert!(self.0.len() <= want);
         let part = (want - self.0.len()).min(input.len());
-        self.0
-            .extend_from_slice(take_slice(input, part).expect("cut to what is there"));
+        self.0.extend_from_slice(take_slice(input, part).expect("cut to what is there"));
         (self.0.len() == want).then(|| std::mem::take(&mut self.0))
     }
 

@@ -201,9 +201,7 @@ pub(super) fn cut(text: &str) -> usize {
 /// A peer's text as it may be shown: bounded, valid, without control characters.
 pub(super) fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(STRING_MAX)]);
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// The peer broke the protocol. There is one thing to do: close the connection.
@@ -241,11 +239,7 @@ mod test {
         for error in [Perm, Io, NoMem, Inval, NoSpc, Overflow, NotSup, Shutdown] {
             assert_eq!(NbdError::from_wire(error.wire()), Err(error));
             let errno = i32::try_from(error.wire()).unwrap();
-            assert_eq!(
-                NbdError::from_errno(errno),
-                error,
-                "the document took Linux's numbers"
-            );
+            assert_eq!(NbdError::from_errno(errno), error, "the document took Linux's numbers");
         }
         assert_eq!(NbdError::from_wire(0), Ok(()));
         assert_eq!(NbdError::from_wire(0xffff_ffff), Err(Inval));

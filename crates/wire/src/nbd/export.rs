@@ -65,11 +65,7 @@ pub struct BlockSizes {
 impl BlockSizes {
     /// What a client uses when the server says nothing: 512 bytes is the largest minimum that can be expected to
     /// work, and 32 MiB the largest payload.
-    pub const DEFAULT: Self = Self {
-        min: 512,
-        preferred: 4096,
-        max: PAYLOAD_MAX,
-    };
+    pub const DEFAULT: Self = Self { min: 512, preferred: 4096, max: PAYLOAD_MAX };
 
     /// Whether these are block sizes at all.
     ///
@@ -78,22 +74,13 @@ impl BlockSizes {
     pub fn validate(self) -> Result<(), WireError> {
         let broken = |what, got: u32| Err(WireError::new(what, u64::from(got)));
         if !self.min.is_power_of_two() || self.min > MIN_BLOCK_MAX {
-            return broken(
-                "the minimum block size must be a power of two up to 65536",
-                self.min,
-            );
+            return broken("the minimum block size must be a power of two up to 65536", self.min);
         }
         if !self.preferred.is_power_of_two() || self.preferred < self.min.max(512) {
-            return broken(
-                "the preferred block size must be a power of two from 512",
-                self.preferred,
-            );
+            return broken("the preferred block size must be a power of two from 512", self.preferred);
         }
         if self.max != u32::MAX && (!self.max.is_multiple_of(self.min) || self.max < self.min) {
-            return broken(
-                "the maximum block size must be a multiple of the minimum",
-                self.max,
-            );
+            return broken("the maximum block size must be a multiple of the minimum", self.max);
         }
         Ok(())
     }
@@ -123,23 +110,14 @@ impl ExportInfo {
     pub fn validate(&self) -> Result<(), WireError> {
         self.block.validate()?;
         if i64::try_from(self.size.0).is_err() {
-            return Err(WireError::new(
-                "an export is shorter than 2^63 bytes",
-                self.size.0,
-            ));
+            return Err(WireError::new("an export is shorter than 2^63 bytes", self.size.0));
         }
         if !self.flags.has(TransmissionFlags::HAS_FLAGS) {
-            return Err(WireError::new(
-                "the transmission flags lack HAS_FLAGS",
-                u64::from(self.flags.0),
-            ));
+            return Err(WireError::new("the transmission flags lack HAS_FLAGS", u64::from(self.flags.0)));
         }
         for text in [&self.name, &self.description].into_iter().flatten() {
             if text.len() > STRING_MAX {
-                return Err(WireError::new(
-                    "a string is at most 4096 bytes",
-                    text.len() as u64,
-                ));
+                return Err(WireError::new("a string is at most 4096 bytes", text.len() as u64));
             }
         }
         Ok(())
@@ -162,25 +140,11 @@ mod test {
     /// Block sizes that break a rule are named as such; the table has one row a rule.
     #[test]
     fn block_sizes_keep_the_documents_rules() {
-        let check = |min, preferred, max| {
-            BlockSizes {
-                min,
-                preferred,
-                max,
-            }
-            .validate()
-        };
-        for (min, preferred, max) in [
-            (1, 512, 1 << 25),
-            (512, 4096, 1 << 25),
-            (65536, 65536, u32::MAX),
-            (512, 512, 512),
-        ] {
-            assert_eq!(
-                check(min, preferred, max),
-                Ok(()),
-                "{min} {preferred} {max}"
-            );
+        let check = |min, preferred, max| BlockSizes { min, preferred, max }.validate();
+        for (min, preferred, max) in
+            [(1, 512, 1 << 25), (512, 4096, 1 << 25), (65536, 65536, u32::MAX), (512, 512, 512)]
+        {
+            assert_eq!(check(min, preferred, max), Ok(()), "{min} {preferred} {max}");
         }
         let bad = [
             (0, 4096, 1 << 25),          // no minimum
@@ -194,10 +158,7 @@ mod test {
             (512, 4096, 0),              // maximum below the minimum
         ];
         for (min, preferred, max) in bad {
-            assert!(
-                check(min, preferred, max).is_err(),
-                "{min} {preferred} {max}"
-            );
+            assert!(check(min, preferred, max).is_err(), "{min} {preferred} {max}");
         }
     }
 }

@@ -33,15 +33,15 @@ mod server;
 mod test;
 
 pub use client::{
-    ClientCommand, ClientConfig, ClientFailure, ClientHandshake, ClientTls, Follows, Pending,
-    Progress, Ready, ReplyBody, ReplyHead, decode_extents, decode_reply, encode_request,
+    ClientCommand, ClientConfig, ClientFailure, ClientHandshake, ClientTls, Follows, Pending, Progress, Ready,
+    ReplyBody, ReplyHead, decode_extents, decode_reply, encode_request,
 };
 pub use error::{NbdError, OptionError, Refusal, WireError};
 pub use export::{BlockSizes, ExportInfo, ListedExport, TransmissionFlags};
 pub use name::{AttachAs, ExportName, NameError};
 pub use reply::{
-    Extent, block_status, error_chunk, none_done, offset_data_head, offset_hole, push_error,
-    push_read_head, push_success, simple_reply,
+    Extent, block_status, error_chunk, none_done, offset_data_head, offset_hole, push_error, push_read_head,
+    push_success, simple_reply,
 };
 pub use request::{Limits, Operation, Request, Verdict, decode_request};
 pub use server::{Closing, Negotiated, OpenFor, ServerCommand, ServerHandshake, TlsPolicy};

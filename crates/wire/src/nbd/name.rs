@@ -57,9 +57,7 @@ pub enum NameError {
         want: &'static str,
     },
     /// Some of the keys, but not all three.
-    #[error(
-        "the export name lacks {0}=; give epoch, incarnation and mode together or none of them"
-    )]
+    #[error("the export name lacks {0}=; give epoch, incarnation and mode together or none of them")]
     Missing(&'static str),
 }
 
@@ -71,15 +69,9 @@ impl FromStr for ExportName {
             return Err(NameError::TooLong(text.len()));
         }
         let Some((volume, keys)) = text.split_once(';') else {
-            return Ok(Self {
-                volume: text.parse()?,
-                attach: None,
-            });
+            return Ok(Self { volume: text.parse()?, attach: None });
         };
-        Ok(Self {
-            volume: volume.parse()?,
-            attach: Some(parse_keys(keys)?),
-        })
+        Ok(Self { volume: volume.parse()?, attach: Some(parse_keys(keys)?) })
     }
 }
 
@@ -89,11 +81,7 @@ fn parse_keys(keys: &str) -> Result<AttachAs, NameError> {
         match part.split_once('=') {
             Some(("epoch", value)) => once(&mut epoch, "epoch", Epoch(number("epoch", value)?))?,
             Some(("incarnation", value)) => {
-                once(
-                    &mut incarnation,
-                    "incarnation",
-                    Incarnation(number("incarnation", value)?),
-                )?;
+                once(&mut incarnation, "incarnation", Incarnation(number("incarnation", value)?))?;
             }
             Some(("mode", value)) => once(&mut mode, "mode", parse_mode(value)?)?,
             _ => return Err(NameError::UnknownKey(shown(short(part)))),
@@ -107,37 +95,20 @@ fn parse_keys(keys: &str) -> Result<AttachAs, NameError> {
 }
 
 fn once<T>(slot: &mut Option<T>, key: &'static str, value: T) -> Result<(), NameError> {
-    if slot.replace(value).is_some() {
-        Err(NameError::Twice(key))
-    } else {
-        Ok(())
-    }
+    if slot.replace(value).is_some() { Err(NameError::Twice(key)) } else { Ok(()) }
 }
 
 fn number(key: &'static str, value: &str) -> Result<u64, NameError> {
-    let canonical =
-        value == "0" || (!value.starts_with('0') && value.bytes().all(|c| c.is_ascii_digit()));
-    let bad = || NameError::BadValue {
-        key,
-        value: shown(short(value)),
-        want: "a decimal number below 2^64",
-    };
-    if canonical {
-        value.parse().map_err(|_| bad())
-    } else {
-        Err(bad())
-    }
+    let canonical = value == "0" || (!value.starts_with('0') && value.bytes().all(|c| c.is_ascii_digit()));
+    let bad = || NameError::BadValue { key, value: shown(short(value)), want: "a decimal number below 2^64" };
+    if canonical { value.parse().map_err(|_| bad()) } else { Err(bad()) }
 }
 
 fn parse_mode(value: &str) -> Result<Mode, NameError> {
     match value {
         "rw" => Ok(Mode::Rw),
         "ro" => Ok(Mode::Ro),
-        _ => Err(NameError::BadValue {
-            key: "mode",
-            value: shown(short(value)),
-            want: "rw or ro",
-        }),
+        _ => Err(NameError::BadValue { key: "mode", value: shown(short(value)), want: "rw or ro" }),
     }
 }
 
@@ -151,16 +122,8 @@ impl fmt::Display for ExportName {
         f.write_str(self.volume.as_str())?;
         match self.attach {
             None => Ok(()),
-            Some(AttachAs {
-                epoch,
-                incarnation,
-                mode,
-            }) => {
-                write!(
-                    f,
-                    ";epoch={};incarnation={};mode={mode}",
-                    epoch.0, incarnation.0
-                )
+            Some(AttachAs { epoch, incarnation, mode }) => {
+                write!(f, ";epoch={};incarnation={};mode={mode}", epoch.0, incarnation.0)
             }
         }
     }
@@ -174,24 +137,10 @@ mod test {
     #[test]
     fn a_name_survives_text_both_ways() {
         let volume: VolumeName = "web-1.data".parse().unwrap();
-        let mut names = vec![ExportName {
-            volume: volume.clone(),
-            attach: None,
-        }];
-        for (epoch, incarnation, mode) in [
-            (0, 0, Mode::Ro),
-            (1, 2, Mode::Rw),
-            (u64::MAX, u64::MAX, Mode::Rw),
-        ] {
-            let attach = Some(AttachAs {
-                epoch: Epoch(epoch),
-                incarnation: Incarnation(incarnation),
-                mode,
-            });
-            names.push(ExportName {
-                volume: volume.clone(),
-                attach,
-            });
+        let mut names = vec![ExportName { volume: volume.clone(), attach: None }];
+        for (epoch, incarnation, mode) in [(0, 0, Mode::Ro), (1, 2, Mode::Rw), (u64::MAX, u64::MAX, Mode::Rw)] {
+            let attach = Some(AttachAs { epoch: Epoch(epoch), incarnation: Incarnation(incarnation), mode });
+            names.push(ExportName { volume: volume.clone(), attach });
         }
         for name in names {
             assert_eq!(name.to_string().parse(), Ok(name));
@@ -217,10 +166,7 @@ mod test {
             ("v;epoch=;incarnation=1;mode=rw", "'' is no value for epoch"),
             ("v;epoch=+1;incarnation=1;mode=rw", "'+1'"),
             ("v;epoch=01;incarnation=1;mode=rw", "'01'"),
-            (
-                "v;epoch=18446744073709551616;incarnation=1;mode=rw",
-                "below 2^64",
-            ),
+            ("v;epoch=18446744073709551616;incarnation=1;mode=rw", "below 2^64"),
             ("v;epoch=1;incarnation=-1;mode=rw", "'-1'"),
             ("v;epoch=1;incarnation=1;mode=RW", "use rw or ro"),
             ("v; epoch=1;incarnation=1;mode=rw", "' epoch=1'"),
@@ -230,10 +176,7 @@ mod test {
             assert!(error.contains(part), "{text}: {error}");
         }
         let long = format!("v;{}", "x".repeat(STRING_MAX));
-        assert_eq!(
-            long.parse::<ExportName>(),
-            Err(NameError::TooLong(STRING_MAX + 2))
-        );
+        assert_eq!(long.parse::<ExportName>(), Err(NameError::TooLong(STRING_MAX + 2)));
         let longest = format!("v;{}", "x".repeat(STRING_MAX - 2));
         assert!(longest.parse::<ExportName>().unwrap_err().to_string().len() < 300);
     }

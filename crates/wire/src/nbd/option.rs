@@ -2,9 +2,8 @@
 
 use super::bytes::{len_u32, take_slice, take_u16, take_u32};
 use super::constant::{
-    BASE_ALLOCATION, INFO_BLOCK_SIZE, INFO_DESCRIPTION, INFO_EXPORT, INFO_NAME, INFO_REQUESTS_MAX,
-    META_QUERIES_MAX, OPTION_MAGIC, OPTION_REPLY_MAGIC, REP_ACK, REP_INFO, REP_META_CONTEXT,
-    REP_SERVER, STRING_MAX,
+    BASE_ALLOCATION, INFO_BLOCK_SIZE, INFO_DESCRIPTION, INFO_EXPORT, INFO_NAME, INFO_REQUESTS_MAX, META_QUERIES_MAX,
+    OPTION_MAGIC, OPTION_REPLY_MAGIC, REP_ACK, REP_INFO, REP_META_CONTEXT, REP_SERVER, STRING_MAX,
 };
 use super::{ExportInfo, ListedExport, OptionError, Refusal};
 
@@ -42,11 +41,7 @@ pub(super) fn push_refusal(out: &mut Vec<u8>, option: u32, refusal: &Refusal) {
 
 /// A string of the protocol: UTF-8 without NUL, at most [`STRING_MAX`] bytes.
 pub(super) fn string(bytes: &[u8]) -> Option<&str> {
-    if bytes.len() > STRING_MAX || bytes.contains(&0) {
-        None
-    } else {
-        std::str::from_utf8(bytes).ok()
-    }
+    if bytes.len() > STRING_MAX || bytes.contains(&0) { None } else { std::str::from_utf8(bytes).ok() }
 }
 
 fn invalid(text: &str) -> Refusal {
@@ -69,21 +64,12 @@ pub(super) struct InfoRequest {
 /// Reads the data of INFO and GO: name, number of requests, requests; unknown requests are ignored.
 pub(super) fn parse_info(mut data: &[u8]) -> Result<InfoRequest, Refusal> {
     let data = &mut data;
-    let name =
-        take_string(data).ok_or_else(|| invalid("the export name is no string of the protocol"))?;
-    let count =
-        take_u16(data).ok_or_else(|| invalid("the number of information requests is missing"))?;
+    let name = take_string(data).ok_or_else(|| invalid("the export name is no string of the protocol"))?;
+    let count = take_u16(data).ok_or_else(|| invalid("the number of information requests is missing"))?;
     if count > INFO_REQUESTS_MAX {
-        return Err(Refusal::new(
-            OptionError::TooBig,
-            "too many information requests",
-        ));
+        return Err(Refusal::new(OptionError::TooBig, "too many information requests"));
     }
-    let mut request = InfoRequest {
-        name: name.to_owned(),
-        wants_name: false,
-        wants_description: false,
-    };
+    let mut request = InfoRequest { name: name.to_owned(), wants_name: false, wants_description: false };
     for _ in 0..count {
         match take_u16(data).ok_or_else(|| invalid("information requests are missing"))? {
             INFO_NAME => request.wants_name = true,
@@ -91,11 +77,7 @@ pub(super) fn parse_info(mut data: &[u8]) -> Result<InfoRequest, Refusal> {
             _ => {}
         }
     }
-    if data.is_empty() {
-        Ok(request)
-    } else {
-        Err(invalid("there are bytes after the information requests"))
-    }
+    if data.is_empty() { Ok(request) } else { Err(invalid("there are bytes after the information requests")) }
 }
 
 /// The data of GO as our client sends it: a name, and the request for block sizes that obliges it to keep them.
@@ -122,32 +104,18 @@ pub(super) struct MetaRequest {
 /// Reads the data of the metadata options; queries of unknown namespaces and names are ignored.
 pub(super) fn parse_meta(mut data: &[u8]) -> Result<MetaRequest, Refusal> {
     let data = &mut data;
-    let name =
-        take_string(data).ok_or_else(|| invalid("the export name is no string of the protocol"))?;
+    let name = take_string(data).ok_or_else(|| invalid("the export name is no string of the protocol"))?;
     let queries = take_u32(data).ok_or_else(|| invalid("the number of queries is missing"))?;
     if queries > META_QUERIES_MAX {
-        return Err(Refusal::new(
-            OptionError::TooBig,
-            "too many queries for metadata contexts",
-        ));
+        return Err(Refusal::new(OptionError::TooBig, "too many queries for metadata contexts"));
     }
-    let mut request = MetaRequest {
-        name: name.to_owned(),
-        queries,
-        exact: false,
-        wildcard: false,
-    };
+    let mut request = MetaRequest { name: name.to_owned(), queries, exact: false, wildcard: false };
     for _ in 0..queries {
-        let query =
-            take_string(data).ok_or_else(|| invalid("a query is no string of the protocol"))?;
+        let query = take_string(data).ok_or_else(|| invalid("a query is no string of the protocol"))?;
         request.exact |= query == BASE_ALLOCATION;
         request.wildcard |= query == "base:";
     }
-    if data.is_empty() {
-        Ok(request)
-    } else {
-        Err(invalid("there are bytes after the queries"))
-    }
+    if data.is_empty() { Ok(request) } else { Err(invalid("there are bytes after the queries")) }
 }
 
 /// The data of SET_META_CONTEXT as our client sends it.
@@ -191,13 +159,8 @@ pub(super) fn push_info(out: &mut Vec<u8>, option: u32, asked: &InfoRequest, exp
     }
     push_reply(out, option, REP_INFO, &data);
 
-    let name = asked
-        .wants_name
-        .then(|| export.name.as_ref().unwrap_or(&asked.name));
-    let description = export
-        .description
-        .as_ref()
-        .filter(|_| asked.wants_description);
+    let name = asked.wants_name.then(|| export.name.as_ref().unwrap_or(&asked.name));
+    let description = export.description.as_ref().filter(|_| asked.wants_description);
     for (kind, text) in [(INFO_NAME, name), (INFO_DESCRIPTION, description)] {
         if let Some(text) = text {
             data.clear();

@@ -7,8 +7,8 @@
 use super::NbdError;
 use super::bytes::Fill;
 use super::constant::{
-    REPLY_FLAG_DONE, REPLY_TYPE_BLOCK_STATUS, REPLY_TYPE_ERROR, REPLY_TYPE_NONE,
-    REPLY_TYPE_OFFSET_DATA, REPLY_TYPE_OFFSET_HOLE, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC,
+    REPLY_FLAG_DONE, REPLY_TYPE_BLOCK_STATUS, REPLY_TYPE_ERROR, REPLY_TYPE_NONE, REPLY_TYPE_OFFSET_DATA,
+    REPLY_TYPE_OFFSET_HOLE, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC,
 };
 use super::error::cut;
 use units::ByteOffset;
@@ -28,9 +28,7 @@ const CHUNK_HEAD: usize = 20;
 fn chunk_head<'a>(out: &'a mut [u8], cookie: u64, kind: u16, done: bool, payload: u32) -> Fill<'a> {
     let flags = if done { REPLY_FLAG_DONE } else { 0 };
     let mut fill = Fill(out);
-    fill.put(&STRUCTURED_REPLY_MAGIC.to_be_bytes())
-        .put(&flags.to_be_bytes())
-        .put(&kind.to_be_bytes());
+    fill.put(&STRUCTURED_REPLY_MAGIC.to_be_bytes()).put(&flags.to_be_bytes()).put(&kind.to_be_bytes());
     fill.put(&cookie.to_be_bytes()).put(&payload.to_be_bytes());
     fill
 }
@@ -41,10 +39,7 @@ pub fn simple_reply(cookie: u64, answer: Result<(), NbdError>) -> [u8; 16] {
     let mut out = [0; 16];
     let error = answer.map_or_else(NbdError::wire, |()| 0);
     let mut fill = Fill(&mut out);
-    fill.put(&SIMPLE_REPLY_MAGIC.to_be_bytes())
-        .put(&error.to_be_bytes())
-        .put(&cookie.to_be_bytes())
-        .full();
+    fill.put(&SIMPLE_REPLY_MAGIC.to_be_bytes()).put(&error.to_be_bytes()).put(&cookie.to_be_bytes()).full();
     out
 }
 
@@ -57,9 +52,7 @@ pub fn offset_data_head(cookie: u64, at: ByteOffset, len: u32, done: bool) -> [u
     assert!(len > 0, "a content chunk describes at least one byte");
     let payload = len.checked_add(8).expect("a read is at most 32 MiB");
     let mut out = [0; 28];
-    chunk_head(&mut out, cookie, REPLY_TYPE_OFFSET_DATA, done, payload)
-        .put(&at.0.to_be_bytes())
-        .full();
+    chunk_head(&mut out, cookie, REPLY_TYPE_OFFSET_DATA, done, payload).put(&at.0.to_be_bytes()).full();
     out
 }
 
@@ -89,16 +82,8 @@ pub fn error_chunk(into: &mut Vec<u8>, cookie: u64, error: NbdError, text: &str)
     let text = &text.as_bytes()[..cut(text)];
     let text_len = u16::try_from(text.len()).expect("cut to 4096 bytes");
     let mut head = [0; CHUNK_HEAD + 6];
-    let mut fill = chunk_head(
-        &mut head,
-        cookie,
-        REPLY_TYPE_ERROR,
-        true,
-        6 + u32::from(text_len),
-    );
-    fill.put(&error.wire().to_be_bytes())
-        .put(&text_len.to_be_bytes())
-        .full();
+    let mut fill = chunk_head(&mut head, cookie, REPLY_TYPE_ERROR, true, 6 + u32::from(text_len));
+    fill.put(&error.wire().to_be_bytes()).put(&text_len.to_be_bytes()).full();
     into.extend_from_slice(&head);
     into.extend_from_slice(text);
 }
@@ -108,15 +93,10 @@ pub fn error_chunk(into: &mut Vec<u8>, cookie: u64, error: NbdError, text: &str)
 /// # Panics
 /// Without extents or with an empty one: the client could not go on.
 pub fn block_status(into: &mut Vec<u8>, cookie: u64, context: u32, extents: &[Extent]) {
-    assert!(
-        !extents.is_empty() && extents.iter().all(|e| e.len > 0),
-        "a status describes at least one byte"
-    );
+    assert!(!extents.is_empty() && extents.iter().all(|e| e.len > 0), "a status describes at least one byte");
     let payload = u32::try_from(4 + extents.len() * 8).expect("a status has few extents");
     let mut head = [0; CHUNK_HEAD + 4];
-    chunk_head(&mut head, cookie, REPLY_TYPE_BLOCK_STATUS, true, payload)
-        .put(&context.to_be_bytes())
-        .full();
+    chunk_head(&mut head, cookie, REPLY_TYPE_BLOCK_STATUS, true, payload).put(&context.to_be_bytes()).full();
     into.extend_from_slice(&head);
     for extent in extents {
         into.extend_from_slice(&extent.len.to_be_bytes());
@@ -222,13 +202,7 @@ mod test {
         assert_eq!(out.len(), 20 + 6 + 4096);
         assert_eq!(out[16..20], (6_u32 + 4096).to_be_bytes());
         out.clear();
-        push_error(
-            &mut out,
-            false,
-            1,
-            NbdError::Io,
-            "not carried by a simple reply",
-        );
+        push_error(&mut out, false, 1, NbdError::Io, "not carried by a simple reply");
         assert_eq!(out.len(), 16);
     }
 }

@@ -5,9 +5,8 @@
 
 use super::bytes::{take_u16, take_u32, take_u64};
 use super::constant::{
-    CMD_BLOCK_STATUS, CMD_DISC, CMD_FLAG_DF, CMD_FLAG_FAST_ZERO, CMD_FLAG_FUA, CMD_FLAG_NO_HOLE,
-    CMD_FLAG_REQ_ONE, CMD_FLUSH, CMD_READ, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES, PAYLOAD_MAX,
-    REQUEST_MAGIC,
+    CMD_BLOCK_STATUS, CMD_DISC, CMD_FLAG_DF, CMD_FLAG_FAST_ZERO, CMD_FLAG_FUA, CMD_FLAG_NO_HOLE, CMD_FLAG_REQ_ONE,
+    CMD_FLUSH, CMD_READ, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES, PAYLOAD_MAX, REQUEST_MAGIC,
 };
 use super::{ExportInfo, NbdError, TransmissionFlags, WireError};
 use units::{ByteLen, ByteOffset};
@@ -34,11 +33,7 @@ impl Request {
     /// How many payload bytes follow it.
     #[must_use]
     pub const fn payload_bytes(&self) -> u32 {
-        if self.command == CMD_WRITE {
-            self.len
-        } else {
-            0
-        }
+        if self.command == CMD_WRITE { self.len } else { 0 }
     }
 }
 
@@ -52,10 +47,7 @@ pub fn decode_request(from: &mut &[u8]) -> Result<Option<Request>, WireError> {
         return Ok(None);
     };
     if magic != REQUEST_MAGIC {
-        return Err(WireError::new(
-            "a request begins with another magic",
-            u64::from(magic),
-        ));
+        return Err(WireError::new("a request begins with another magic", u64::from(magic)));
     }
     let request = decode_fields(&mut rest);
     if request.is_some() {
@@ -177,10 +169,7 @@ impl Limits {
     pub fn check(&self, request: &Request) -> Verdict {
         let skip = request.payload_bytes();
         if skip > PAYLOAD_MAX {
-            return Verdict::Close(WireError::new(
-                "a write longer than 32 MiB",
-                u64::from(skip),
-            ));
+            return Verdict::Close(WireError::new("a write longer than 32 MiB", u64::from(skip)));
         }
         if request.command == CMD_DISC {
             return Verdict::Disconnect;
@@ -207,41 +196,23 @@ impl Limits {
                 self.check_payload(len)?;
                 Ok(Operation::Write { at, len, fua })
             }
-            CMD_FLUSH if at.0 == 0 && len == 0 => {
-                self.offered(TransmissionFlags::SEND_FLUSH, Operation::Flush)
-            }
+            CMD_FLUSH if at.0 == 0 && len == 0 => self.offered(TransmissionFlags::SEND_FLUSH, Operation::Flush),
             CMD_TRIM => {
                 self.check_writable()?;
                 self.check_range(request, NbdError::Inval)?;
-                self.offered(
-                    TransmissionFlags::SEND_TRIM,
-                    Operation::Trim { at, len, fua },
-                )
+                self.offered(TransmissionFlags::SEND_TRIM, Operation::Trim { at, len, fua })
             }
             CMD_WRITE_ZEROES => {
                 self.check_writable()?;
                 self.check_range(request, NbdError::NoSpc)?;
-                let operation = Operation::WriteZeroes {
-                    at,
-                    len,
-                    fua,
-                    may_unmap: flags & CMD_FLAG_NO_HOLE == 0,
-                };
+                let operation = Operation::WriteZeroes { at, len, fua, may_unmap: flags & CMD_FLAG_NO_HOLE == 0 };
                 let operation = self.offered(TransmissionFlags::SEND_WRITE_ZEROES, operation)?;
                 // Zeroes are written to every member of an array: never known to be faster than data.
-                if flags & CMD_FLAG_FAST_ZERO != 0 {
-                    Err(NbdError::NotSup)
-                } else {
-                    Ok(operation)
-                }
+                if flags & CMD_FLAG_FAST_ZERO != 0 { Err(NbdError::NotSup) } else { Ok(operation) }
             }
             CMD_BLOCK_STATUS if self.block_status => {
                 self.check_range(request, NbdError::Inval)?;
-                Ok(Operation::BlockStatus {
-                    at,
-                    len,
-                    one: flags & CMD_FLAG_REQ_ONE != 0,
-                })
+                Ok(Operation::BlockStatus { at, len, one: flags & CMD_FLAG_REQ_ONE != 0 })
             }
             _ => Err(NbdError::Inval),
         }
@@ -259,32 +230,17 @@ impl Limits {
             CMD_BLOCK_STATUS => CMD_FLAG_REQ_ONE,
             _ => 0,
         };
-        let fua = if self.flags.has(TransmissionFlags::SEND_FUA) {
-            CMD_FLAG_FUA
-        } else {
-            0
-        };
-        if request.flags & !(own | fua) == 0 {
-            Ok(())
-        } else {
-            Err(NbdError::Inval)
-        }
+        let fua = if self.flags.has(TransmissionFlags::SEND_FUA) { CMD_FLAG_FUA } else { 0 };
+        if request.flags & !(own | fua) == 0 { Ok(()) } else { Err(NbdError::Inval) }
     }
 
     fn check_writable(&self) -> Result<(), NbdError> {
-        if self.flags.has(TransmissionFlags::READ_ONLY) {
-            Err(NbdError::Perm)
-        } else {
-            Ok(())
-        }
+        if self.flags.has(TransmissionFlags::READ_ONLY) { Err(NbdError::Perm) } else { Ok(()) }
     }
 
     fn check_range(&self, request: &Request, past_the_end: NbdError) -> Result<(), NbdError> {
         let len = ByteLen(u64::from(request.len));
-        if len.0 == 0
-            || !request.at.is_aligned(self.block_bytes)
-            || !len.is_aligned(self.block_bytes)
-        {
+        if len.0 == 0 || !request.at.is_aligned(self.block_bytes) || !len.is_aligned(self.block_bytes) {
             return Err(NbdError::Inval);
         }
         match request.at.checked_add(len) {
@@ -294,23 +250,11 @@ impl Limits {
     }
 
     fn check_payload(&self, len: u32) -> Result<(), NbdError> {
-        if len <= self.payload_max {
-            Ok(())
-        } else {
-            Err(NbdError::Inval)
-        }
+        if len <= self.payload_max { Ok(()) } else { Err(NbdError::Inval) }
     }
 
-    fn offered(
-        &self,
-        flag: TransmissionFlags,
-        operation: Operation,
-    ) -> Result<Operation, NbdError> {
-        if self.flags.has(flag) {
-            Ok(operation)
-        } else {
-            Err(NbdError::Inval)
-        }
+    fn offered(&self, flag: TransmissionFlags, operation: Operation) -> Result<Operation, NbdError> {
+        if self.flags.has(flag) { Ok(operation) } else { Err(NbdError::Inval) }
     }
 }
 
@@ -323,23 +267,11 @@ mod test {
 
     fn limits() -> Limits {
         let all = TransmissionFlags(0xffff).without(TransmissionFlags::READ_ONLY);
-        Limits {
-            size: ByteLen::mib(64),
-            block_bytes: 4096,
-            payload_max: 32 * MIB,
-            flags: all,
-            block_status: true,
-        }
+        Limits { size: ByteLen::mib(64), block_bytes: 4096, payload_max: 32 * MIB, flags: all, block_status: true }
     }
 
     fn request(command: u16, flags: u16, at: u64, len: u32) -> Request {
-        Request {
-            flags,
-            command,
-            cookie: 7,
-            at: ByteOffset(at),
-            len,
-        }
+        Request { flags, command, cookie: 7, at: ByteOffset(at), len }
     }
 
     #[rustfmt::skip]
@@ -373,10 +305,7 @@ mod test {
         assert_eq!(crate::nbd::encode_request(&expect), WRITE);
         // Byte-swapped, the historic magic, and the first byte of something else.
         for magic in [0x1395_6025_u32, 0x1256_0953, 0] {
-            assert!(
-                decode_request(&mut &magic.to_be_bytes()[..]).is_err(),
-                "{magic:#x}"
-            );
+            assert!(decode_request(&mut &magic.to_be_bytes()[..]).is_err(), "{magic:#x}");
         }
     }
 
@@ -388,136 +317,53 @@ mod test {
         let at = ByteOffset(4096);
         let refused = |error, skip| Verdict::Refuse { error, skip };
         let table = [
-            (
-                request(CMD_READ, 0, 4096, 4096),
-                Verdict::Do(Read { at, len: 4096 }),
-            ),
-            (
-                request(CMD_READ, CMD_FLAG_DF | CMD_FLAG_FUA, 4096, 4096),
-                Verdict::Do(Read { at, len: 4096 }),
-            ),
-            (
-                request(CMD_READ, 0, 0, 32 * MIB),
-                Verdict::Do(Read {
-                    at: ByteOffset(0),
-                    len: 32 * MIB,
-                }),
-            ),
+            (request(CMD_READ, 0, 4096, 4096), Verdict::Do(Read { at, len: 4096 })),
+            (request(CMD_READ, CMD_FLAG_DF | CMD_FLAG_FUA, 4096, 4096), Verdict::Do(Read { at, len: 4096 })),
+            (request(CMD_READ, 0, 0, 32 * MIB), Verdict::Do(Read { at: ByteOffset(0), len: 32 * MIB })),
             (request(CMD_READ, 0, 0, 32 * MIB + 4096), refused(Inval, 0)), // above the maximum
             (request(CMD_READ, 0, 0, 0), refused(Inval, 0)),               // nothing asked for
             (request(CMD_READ, 0, 512, 4096), refused(Inval, 0)),          // offset unaligned
             (request(CMD_READ, 0, 0, 512), refused(Inval, 0)),             // length unaligned
             (request(CMD_READ, 0, 64 << 20, 4096), refused(Inval, 0)),     // past the end
-            (
-                request(CMD_READ, 0, u64::MAX - 4095, 4096),
-                refused(Inval, 0),
-            ), // past 2^64
-            (
-                request(CMD_READ, CMD_FLAG_REQ_ONE, 0, 4096),
-                refused(Inval, 0),
-            ), // another command's flag
+            (request(CMD_READ, 0, u64::MAX - 4095, 4096), refused(Inval, 0)), // past 2^64
+            (request(CMD_READ, CMD_FLAG_REQ_ONE, 0, 4096), refused(Inval, 0)), // another command's flag
             (request(CMD_READ, 1 << 5, 0, 4096), refused(Inval, 0)),       // unknown flag
-            (
-                request(CMD_WRITE, 0, 4096, 8192),
-                Verdict::Do(Write {
-                    at,
-                    len: 8192,
-                    fua: false,
-                }),
-            ),
-            (
-                request(CMD_WRITE, CMD_FLAG_FUA, 4096, 8192),
-                Verdict::Do(Write {
-                    at,
-                    len: 8192,
-                    fua: true,
-                }),
-            ),
+            (request(CMD_WRITE, 0, 4096, 8192), Verdict::Do(Write { at, len: 8192, fua: false })),
+            (request(CMD_WRITE, CMD_FLAG_FUA, 4096, 8192), Verdict::Do(Write { at, len: 8192, fua: true })),
             (request(CMD_WRITE, 0, 1, 4096), refused(Inval, 4096)), // the payload follows all the same
-            (
-                request(CMD_WRITE, CMD_FLAG_DF, 0, 4096),
-                refused(Inval, 4096),
-            ),
+            (request(CMD_WRITE, CMD_FLAG_DF, 0, 4096), refused(Inval, 4096)),
             (request(CMD_WRITE, 0, 64 << 20, 4096), refused(NoSpc, 4096)), // past the end, as the document says
             (request(CMD_FLUSH, CMD_FLAG_FUA, 0, 0), Verdict::Do(Flush)),
             (request(CMD_FLUSH, 0, 4096, 0), refused(Inval, 0)), // must be zero
             (request(CMD_FLUSH, 0, 0, 1), refused(Inval, 0)),
-            (
-                request(CMD_TRIM, 0, 4096, 4096),
-                Verdict::Do(Trim {
-                    at,
-                    len: 4096,
-                    fua: false,
-                }),
-            ),
+            (request(CMD_TRIM, 0, 4096, 4096), Verdict::Do(Trim { at, len: 4096, fua: false })),
             (request(CMD_TRIM, 0, 64 << 20, 4096), refused(Inval, 0)),
             (
                 request(CMD_WRITE_ZEROES, 0, 4096, 40 * MIB), // no payload: longer than 32 MiB is fine
-                Verdict::Do(WriteZeroes {
-                    at,
-                    len: 40 * MIB,
-                    fua: false,
-                    may_unmap: true,
-                }),
+                Verdict::Do(WriteZeroes { at, len: 40 * MIB, fua: false, may_unmap: true }),
             ),
             (
-                request(
-                    CMD_WRITE_ZEROES,
-                    CMD_FLAG_NO_HOLE | CMD_FLAG_FUA,
-                    4096,
-                    4096,
-                ),
-                Verdict::Do(WriteZeroes {
-                    at,
-                    len: 4096,
-                    fua: true,
-                    may_unmap: false,
-                }),
+                request(CMD_WRITE_ZEROES, CMD_FLAG_NO_HOLE | CMD_FLAG_FUA, 4096, 4096),
+                Verdict::Do(WriteZeroes { at, len: 4096, fua: true, may_unmap: false }),
             ),
-            (
-                request(CMD_WRITE_ZEROES, CMD_FLAG_FAST_ZERO, 0, 4096),
-                refused(NotSup, 0),
-            ),
-            (
-                request(CMD_WRITE_ZEROES, 0, 64 << 20, 4096),
-                refused(NoSpc, 0),
-            ),
-            (
-                request(CMD_BLOCK_STATUS, 0, 4096, 4096),
-                Verdict::Do(BlockStatus {
-                    at,
-                    len: 4096,
-                    one: false,
-                }),
-            ),
+            (request(CMD_WRITE_ZEROES, CMD_FLAG_FAST_ZERO, 0, 4096), refused(NotSup, 0)),
+            (request(CMD_WRITE_ZEROES, 0, 64 << 20, 4096), refused(NoSpc, 0)),
+            (request(CMD_BLOCK_STATUS, 0, 4096, 4096), Verdict::Do(BlockStatus { at, len: 4096, one: false })),
             (
                 request(CMD_BLOCK_STATUS, CMD_FLAG_REQ_ONE, 4096, 4096),
-                Verdict::Do(BlockStatus {
-                    at,
-                    len: 4096,
-                    one: true,
-                }),
+                Verdict::Do(BlockStatus { at, len: 4096, one: true }),
             ),
-            (
-                request(CMD_BLOCK_STATUS, 0, 64 << 20, 4096),
-                refused(Inval, 0),
-            ),
+            (request(CMD_BLOCK_STATUS, 0, 64 << 20, 4096), refused(Inval, 0)),
             (request(CMD_CACHE, 0, 0, 4096), refused(Inval, 0)),
             (request(8, 0, 0, 0), refused(Inval, 0)),
-            (
-                request(0xffff, 0xffff, u64::MAX, u32::MAX),
-                refused(Inval, 0),
-            ),
+            (request(0xffff, 0xffff, u64::MAX, u32::MAX), refused(Inval, 0)),
             (request(CMD_DISC, 0, 0, 0), Verdict::Disconnect),
         ];
         for (request, expect) in table {
             assert_eq!(limits().check(&request), expect, "{request:?}");
         }
         let huge = limits().check(&request(CMD_WRITE, 0, 0, 32 * MIB + 4096));
-        assert!(
-            matches!(huge, Verdict::Close(_)),
-            "a payload nobody can want is not read: {huge:?}"
-        );
+        assert!(matches!(huge, Verdict::Close(_)), "a payload nobody can want is not read: {huge:?}");
     }
 
     /// What was not advertised is EINVAL; writes to a read-only export are EPERM; each flag is taken away alone.
@@ -527,61 +373,23 @@ mod test {
         use TransmissionFlags as Flags;
         let table = [
             (Flags::SEND_FLUSH, request(CMD_FLUSH, 0, 0, 0), Inval),
-            (
-                Flags::SEND_FUA,
-                request(CMD_TRIM, CMD_FLAG_FUA, 0, 4096),
-                Inval,
-            ),
+            (Flags::SEND_FUA, request(CMD_TRIM, CMD_FLAG_FUA, 0, 4096), Inval),
             (Flags::SEND_TRIM, request(CMD_TRIM, 0, 0, 4096), Inval),
-            (
-                Flags::SEND_WRITE_ZEROES,
-                request(CMD_WRITE_ZEROES, 0, 0, 4096),
-                Inval,
-            ),
-            (
-                Flags::SEND_DF,
-                request(CMD_READ, CMD_FLAG_DF, 0, 4096),
-                Inval,
-            ),
-            (
-                Flags::SEND_FAST_ZERO,
-                request(CMD_WRITE_ZEROES, CMD_FLAG_FAST_ZERO, 0, 4096),
-                Inval,
-            ),
+            (Flags::SEND_WRITE_ZEROES, request(CMD_WRITE_ZEROES, 0, 0, 4096), Inval),
+            (Flags::SEND_DF, request(CMD_READ, CMD_FLAG_DF, 0, 4096), Inval),
+            (Flags::SEND_FAST_ZERO, request(CMD_WRITE_ZEROES, CMD_FLAG_FAST_ZERO, 0, 4096), Inval),
         ];
         for (flag, request, error) in table {
-            let limits = Limits {
-                flags: limits().flags.without(flag),
-                ..limits()
-            };
-            assert_eq!(
-                limits.check(&request),
-                Verdict::Refuse { error, skip: 0 },
-                "{request:?}"
-            );
+            let limits = Limits { flags: limits().flags.without(flag), ..limits() };
+            assert_eq!(limits.check(&request), Verdict::Refuse { error, skip: 0 }, "{request:?}");
         }
-        let reader = Limits {
-            flags: limits().flags.with(Flags::READ_ONLY),
-            ..limits()
-        };
+        let reader = Limits { flags: limits().flags.with(Flags::READ_ONLY), ..limits() };
         for (command, skip) in [(CMD_WRITE, 4096), (CMD_TRIM, 0), (CMD_WRITE_ZEROES, 0)] {
-            assert_eq!(
-                reader.check(&request(command, 0, 0, 4096)),
-                Verdict::Refuse { error: Perm, skip }
-            );
+            assert_eq!(reader.check(&request(command, 0, 0, 4096)), Verdict::Refuse { error: Perm, skip });
         }
-        assert!(matches!(
-            reader.check(&request(CMD_READ, 0, 0, 4096)),
-            Verdict::Do(_)
-        ));
-        let blind = Limits {
-            block_status: false,
-            ..limits()
-        };
-        let refused = Verdict::Refuse {
-            error: Inval,
-            skip: 0,
-        };
+        assert!(matches!(reader.check(&request(CMD_READ, 0, 0, 4096)), Verdict::Do(_)));
+        let blind = Limits { block_status: false, ..limits() };
+        let refused = Verdict::Refuse { error: Inval, skip: 0 };
         assert_eq!(blind.check(&request(CMD_BLOCK_STATUS, 0, 0, 4096)), refused);
     }
 }

@@ -20,14 +20,13 @@
 
 use super::bytes::{Gather, take_u32, take_u64};
 use super::constant::{
-    EXPORT_NAME_ZEROES, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, INIT_MAGIC, OPT_ABORT,
-    OPT_EXPORT_NAME, OPT_GO, OPT_INFO, OPT_LIST, OPT_LIST_META_CONTEXT, OPT_SET_META_CONTEXT,
-    OPT_STARTTLS, OPT_STRUCTURED_REPLY, OPTION_DRAIN_MAX, OPTION_LEN_MAX, OPTION_MAGIC,
-    OPTIONS_MAX, STRING_MAX,
+    EXPORT_NAME_ZEROES, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, INIT_MAGIC, OPT_ABORT, OPT_EXPORT_NAME, OPT_GO, OPT_INFO,
+    OPT_LIST, OPT_LIST_META_CONTEXT, OPT_SET_META_CONTEXT, OPT_STARTTLS, OPT_STRUCTURED_REPLY, OPTION_DRAIN_MAX,
+    OPTION_LEN_MAX, OPTION_MAGIC, OPTIONS_MAX, STRING_MAX,
 };
 use super::option::{
-    InfoRequest, OPTION_HEAD, parse_info, parse_meta, push_ack, push_info, push_listed,
-    push_meta_context, push_refusal, string,
+    InfoRequest, OPTION_HEAD, parse_info, parse_meta, push_ack, push_info, push_listed, push_meta_context,
+    push_refusal, string,
 };
 use super::{ExportInfo, ListedExport, OptionError, Refusal, TransmissionFlags, WireError};
 use std::collections::VecDeque;
@@ -103,21 +102,11 @@ enum State {
     Greeting,
     ClientFlags,
     OptionHead,
-    OptionData {
-        option: u32,
-        len: usize,
-    },
-    Drain {
-        option: u32,
-        left: usize,
-        then: Then,
-    },
+    OptionData { option: u32, len: usize },
+    Drain { option: u32, left: usize, then: Then },
     AwaitTls,
     AwaitList,
-    AwaitOpen {
-        why: OpenFor,
-        asked: InfoRequest,
-    },
+    AwaitOpen { why: OpenFor, asked: InfoRequest },
     Over,
 }
 
@@ -175,10 +164,7 @@ impl ServerHandshake {
     /// # Panics
     /// If nobody asked for it.
     pub fn tls_started(&mut self) {
-        assert!(
-            matches!(self.state, State::AwaitTls),
-            "TLS started without STARTTLS"
-        );
+        assert!(matches!(self.state, State::AwaitTls), "TLS started without STARTTLS");
         self.tls = true;
         self.structured = false;
         self.context_for = None;
@@ -190,18 +176,13 @@ impl ServerHandshake {
     /// # Panics
     /// If nobody asked, or for a name that is no string of the protocol.
     pub fn answer_list(&mut self, answer: Result<&[ListedExport], Refusal>) {
-        assert!(
-            matches!(self.state, State::AwaitList),
-            "a list nobody asked for"
-        );
+        assert!(matches!(self.state, State::AwaitList), "a list nobody asked for");
         self.state = State::OptionHead;
         let mut out = Vec::new();
         match answer {
             Ok(exports) => {
                 for export in exports {
-                    assert!(
-                        export.name.len() <= STRING_MAX && export.description.len() <= STRING_MAX
-                    );
+                    assert!(export.name.len() <= STRING_MAX && export.description.len() <= STRING_MAX);
                     push_listed(&mut out, OPT_LIST, export);
                 }
                 push_ack(&mut out, OPT_LIST);
@@ -216,16 +197,13 @@ impl ServerHandshake {
     /// # Panics
     /// If nobody asked, or if the answer breaks the protocol's rules for exports.
     pub fn answer_open(&mut self, answer: Result<ExportInfo, Refusal>) {
-        let State::AwaitOpen { why, asked } = std::mem::replace(&mut self.state, State::OptionHead)
-        else {
+        let State::AwaitOpen { why, asked } = std::mem::replace(&mut self.state, State::OptionHead) else {
             panic!("an export nobody asked for");
         };
         match answer {
             Ok(export) => self.opened(why, asked, export),
             Err(refusal) if why == OpenFor::ExportName => self.close(Closing::Refused(refusal)),
-            Err(refusal) => {
-                self.refuse(if why == OpenFor::Go { OPT_GO } else { OPT_INFO }, &refusal)
-            }
+            Err(refusal) => self.refuse(if why == OpenFor::Go { OPT_GO } else { OPT_INFO }, &refusal),
         }
     }
 
@@ -236,16 +214,11 @@ impl ServerHandshake {
     }
 
     fn opened(&mut self, why: OpenFor, asked: InfoRequest, mut export: ExportInfo) {
-        export.flags = export
-            .flags
-            .with(TransmissionFlags::HAS_FLAGS)
-            .without(TransmissionFlags::SEND_DF);
+        export.flags = export.flags.with(TransmissionFlags::HAS_FLAGS).without(TransmissionFlags::SEND_DF);
         if self.structured {
             export.flags = export.flags.with(TransmissionFlags::SEND_DF);
         }
-        export
-            .validate()
-            .expect("what we offer keeps the protocol's rules");
+        export.validate().expect("what we offer keeps the protocol's rules");
         let mut out = Vec::new();
         match why {
             OpenFor::Info | OpenFor::Go => {
@@ -256,11 +229,7 @@ impl ServerHandshake {
             OpenFor::ExportName => {
                 out.extend_from_slice(&export.size.0.to_be_bytes());
                 out.extend_from_slice(&export.flags.0.to_be_bytes());
-                let zeroes = if self.no_zeroes {
-                    0
-                } else {
-                    EXPORT_NAME_ZEROES
-                };
+                let zeroes = if self.no_zeroes { 0 } else { EXPORT_NAME_ZEROES };
                 out.resize(out.len() + zeroes, 0);
             }
         }
@@ -268,13 +237,12 @@ impl ServerHandshake {
         if why != OpenFor::Info {
             let selected = self.structured && self.context_for.as_ref() == Some(&asked.name);
             self.state = State::Over;
-            self.queue
-                .push_back(ServerCommand::Transmission(Negotiated {
-                    name: asked.name,
-                    export,
-                    structured: self.structured,
-                    base_allocation: selected.then_some(BASE_ALLOCATION_ID),
-                }));
+            self.queue.push_back(ServerCommand::Transmission(Negotiated {
+                name: asked.name,
+                export,
+                structured: self.structured,
+                base_allocation: selected.then_some(BASE_ALLOCATION_ID),
+            }));
         }
     }
 
@@ -345,10 +313,7 @@ impl ServerHandshake {
             return self.broken("an option begins with another magic", magic);
         }
         if self.options > OPTIONS_MAX {
-            return self.broken(
-                "more options than any client needs",
-                u64::from(self.options),
-            );
+            return self.broken("more options than any client needs", u64::from(self.options));
         }
         if len > OPTION_DRAIN_MAX {
             return self.broken("an option longer than any client needs", u64::from(len));
@@ -364,11 +329,7 @@ impl ServerHandshake {
         }
         let len = usize::try_from(len).expect("bounded above");
         self.state = match self.triage(option, len) {
-            Some(then) => State::Drain {
-                option,
-                left: len,
-                then,
-            },
+            Some(then) => State::Drain { option, left: len, then },
             None => State::OptionData { option, len },
         };
     }
@@ -386,28 +347,18 @@ impl ServerHandshake {
             }
             OPT_STARTTLS if self.tls => refuse(OptionError::Invalid, "TLS is already in use"),
             OPT_STARTTLS | OPT_LIST | OPT_STRUCTURED_REPLY if len == 0 => {
-                if option != OPT_STARTTLS && self.before_tls() {
-                    Some(Then::Refuse(tls_required()))
-                } else {
-                    None
-                }
+                if option != OPT_STARTTLS && self.before_tls() { Some(Then::Refuse(tls_required())) } else { None }
             }
             OPT_STARTTLS => refuse(OptionError::Invalid, "STARTTLS takes no data"),
             _ if self.before_tls() => Some(Then::Refuse(tls_required())),
-            OPT_LIST | OPT_STRUCTURED_REPLY => {
-                refuse(OptionError::Invalid, "this option takes no data")
-            }
+            OPT_LIST | OPT_STRUCTURED_REPLY => refuse(OptionError::Invalid, "this option takes no data"),
             OPT_LIST_META_CONTEXT | OPT_SET_META_CONTEXT if !self.structured => {
                 refuse(OptionError::Invalid, "ask for structured replies first")
             }
-            OPT_INFO | OPT_GO | OPT_LIST_META_CONTEXT | OPT_SET_META_CONTEXT
-                if len > OPTION_LEN_MAX as usize =>
-            {
+            OPT_INFO | OPT_GO | OPT_LIST_META_CONTEXT | OPT_SET_META_CONTEXT if len > OPTION_LEN_MAX as usize => {
                 refuse(OptionError::TooBig, "the option's data is too long")
             }
-            OPT_EXPORT_NAME | OPT_INFO | OPT_GO | OPT_LIST_META_CONTEXT | OPT_SET_META_CONTEXT => {
-                None
-            }
+            OPT_EXPORT_NAME | OPT_INFO | OPT_GO | OPT_LIST_META_CONTEXT | OPT_SET_META_CONTEXT => None,
             _ => refuse(OptionError::Unsup, "this option is not known here"),
         }
     }
@@ -431,24 +382,13 @@ impl ServerHandshake {
             }
             OPT_EXPORT_NAME => match string(data) {
                 Some(name) => {
-                    let asked = InfoRequest {
-                        name: name.to_owned(),
-                        wants_name: false,
-                        wants_description: false,
-                    };
+                    let asked = InfoRequest { name: name.to_owned(), wants_name: false, wants_description: false };
                     self.open(OpenFor::ExportName, asked);
                 }
                 None => self.broken("an export name that is no string", data.len() as u64),
             },
             OPT_INFO | OPT_GO => match parse_info(data) {
-                Ok(asked) => self.open(
-                    if option == OPT_GO {
-                        OpenFor::Go
-                    } else {
-                        OpenFor::Info
-                    },
-                    asked,
-                ),
+                Ok(asked) => self.open(if option == OPT_GO { OpenFor::Go } else { OpenFor::Info }, asked),
                 Err(refusal) => self.refuse(option, &refusal),
             },
             _ => self.meta_context(option, data),
@@ -464,9 +404,7 @@ impl ServerHandshake {
         if option == OPT_SET_META_CONTEXT && asked.exact {
             push_meta_context(&mut out, option, BASE_ALLOCATION_ID);
             self.context_for = Some(asked.name);
-        } else if option == OPT_LIST_META_CONTEXT
-            && (asked.exact || asked.wildcard || asked.queries == 0)
-        {
+        } else if option == OPT_LIST_META_CONTEXT && (asked.exact || asked.wildcard || asked.queries == 0) {
             push_meta_context(&mut out, option, 0); // the id is reserved in a list
         }
         push_ack(&mut out, option);
@@ -475,16 +413,8 @@ impl ServerHandshake {
 
     fn drained(&mut self) {
         match std::mem::replace(&mut self.state, State::OptionHead) {
-            State::Drain {
-                option,
-                then: Then::Refuse(refusal),
-                ..
-            } => self.refuse(option, &refusal),
-            State::Drain {
-                option,
-                then: Then::Abort,
-                ..
-            } => {
+            State::Drain { option, then: Then::Refuse(refusal), .. } => self.refuse(option, &refusal),
+            State::Drain { option, then: Then::Abort, .. } => {
                 self.ack(option);
                 self.close(Closing::Aborted);
             }
@@ -497,10 +427,7 @@ impl ServerHandshake {
     }
 
     fn open(&mut self, why: OpenFor, asked: InfoRequest) {
-        self.queue.push_back(ServerCommand::OpenExport {
-            name: asked.name.clone(),
-            why,
-        });
+        self.queue.push_back(ServerCommand::OpenExport { name: asked.name.clone(), why });
         self.state = State::AwaitOpen { why, asked };
     }
 
@@ -531,8 +458,5 @@ impl ServerHandshake {
 }
 
 fn tls_required() -> Refusal {
-    Refusal::new(
-        OptionError::TlsReqd,
-        "this listener serves over TLS only: send STARTTLS first",
-    )
+    Refusal::new(OptionError::TlsReqd, "this listener serves over TLS only: send STARTTLS first")
 }

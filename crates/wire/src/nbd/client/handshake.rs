@@ -10,10 +10,9 @@
 
 use crate::nbd::bytes::{Gather, take_u16, take_u32, take_u64};
 use crate::nbd::constant::{
-    BASE_ALLOCATION, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, INFO_BLOCK_SIZE, INFO_DESCRIPTION,
-    INFO_EXPORT, INFO_NAME, INIT_MAGIC, OPT_ABORT, OPT_GO, OPT_SET_META_CONTEXT, OPT_STARTTLS,
-    OPT_STRUCTURED_REPLY, OPTION_MAGIC, OPTION_REPLIES_MAX, OPTION_REPLY_LEN_MAX,
-    OPTION_REPLY_MAGIC, REP_ACK, REP_INFO, REP_META_CONTEXT, STRING_MAX,
+    BASE_ALLOCATION, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, INFO_BLOCK_SIZE, INFO_DESCRIPTION, INFO_EXPORT, INFO_NAME,
+    INIT_MAGIC, OPT_ABORT, OPT_GO, OPT_SET_META_CONTEXT, OPT_STARTTLS, OPT_STRUCTURED_REPLY, OPTION_MAGIC,
+    OPTION_REPLIES_MAX, OPTION_REPLY_LEN_MAX, OPTION_REPLY_MAGIC, REP_ACK, REP_INFO, REP_META_CONTEXT, STRING_MAX,
 };
 use crate::nbd::error::shown;
 use crate::nbd::option::{OPTION_REPLY_HEAD, encode_info, encode_meta, push_option};
@@ -111,10 +110,7 @@ impl ClientHandshake {
     /// If the export's name is no string of the protocol.
     #[must_use]
     pub fn new(config: ClientConfig) -> Self {
-        assert!(
-            config.export.len() <= STRING_MAX && !config.export.contains('\0'),
-            "an export name of ours fits"
-        );
+        assert!(config.export.len() <= STRING_MAX && !config.export.contains('\0'), "an export name of ours fits");
         Self {
             config,
             structured: false,
@@ -147,10 +143,7 @@ impl ClientHandshake {
     /// # Panics
     /// If nobody asked for it.
     pub fn tls_started(&mut self) {
-        assert!(
-            matches!(self.state, State::AwaitTls),
-            "TLS started without STARTTLS"
-        );
+        assert!(matches!(self.state, State::AwaitTls), "TLS started without STARTTLS");
         self.send_option(OPT_STRUCTURED_REPLY, &[]);
     }
 
@@ -189,21 +182,14 @@ impl ClientHandshake {
         }
         let magic = take_u64(bytes).expect("18 bytes were gathered");
         if magic != OPTION_MAGIC {
-            return Err(WireError::new(
-                "the server speaks the old style only",
-                magic,
-            ));
+            return Err(WireError::new("the server speaks the old style only", magic));
         }
         let flags = take_u16(bytes).expect("18 bytes were gathered");
         if flags & FLAG_FIXED_NEWSTYLE == 0 {
-            return Err(WireError::new(
-                "the server does not speak fixed newstyle",
-                u64::from(flags),
-            ));
+            return Err(WireError::new("the server does not speak fixed newstyle", u64::from(flags)));
         }
         let answer = u32::from(FLAG_FIXED_NEWSTYLE | (flags & FLAG_NO_ZEROES));
-        self.queue
-            .push_back(ClientCommand::Send(answer.to_be_bytes().to_vec()));
+        self.queue.push_back(ClientCommand::Send(answer.to_be_bytes().to_vec()));
         match self.config.tls {
             ClientTls::Required => self.send_option(OPT_STARTTLS, &[]),
             ClientTls::Off => self.send_option(OPT_STRUCTURED_REPLY, &[]),
@@ -219,56 +205,33 @@ impl ClientHandshake {
         let len = take_u32(head).expect("20 bytes were gathered");
         self.replies += 1;
         if magic != OPTION_REPLY_MAGIC {
-            return Err(WireError::new(
-                "a reply to an option begins with another magic",
-                magic,
-            ));
+            return Err(WireError::new("a reply to an option begins with another magic", magic));
         }
         if option != asked {
-            return Err(WireError::new(
-                "a reply to an option nobody sent",
-                u64::from(option),
-            ));
+            return Err(WireError::new("a reply to an option nobody sent", u64::from(option)));
         }
         if len > OPTION_REPLY_LEN_MAX {
-            return Err(WireError::new(
-                "a reply longer than any server needs",
-                u64::from(len),
-            ));
+            return Err(WireError::new("a reply longer than any server needs", u64::from(len)));
         }
         if self.replies > OPTION_REPLIES_MAX {
-            return Err(WireError::new(
-                "more replies than any server needs",
-                u64::from(self.replies),
-            ));
+            return Err(WireError::new("more replies than any server needs", u64::from(self.replies)));
         }
         let len = usize::try_from(len).expect("bounded above");
         self.state = State::ReplyData { option, kind, len };
         Ok(())
     }
 
-    fn reply(
-        &mut self,
-        option: u32,
-        kind: u32,
-        data: &[u8],
-        input: &[u8],
-    ) -> Result<(), WireError> {
+    fn reply(&mut self, option: u32, kind: u32, data: &[u8], input: &[u8]) -> Result<(), WireError> {
         self.state = State::ReplyHead { option };
         if let Some(kind) = OptionError::from_wire(kind) {
             return self.refused(option, Refusal::new(kind, shown(data)));
         }
         match (option, kind) {
-            (_, REP_ACK) if !data.is_empty() => {
-                Err(WireError::new("an ACK with data", data.len() as u64))
-            }
+            (_, REP_ACK) if !data.is_empty() => Err(WireError::new("an ACK with data", data.len() as u64)),
             (_, REP_ACK) => self.acknowledged(option, input),
             (OPT_SET_META_CONTEXT, REP_META_CONTEXT) => self.meta_context(data),
             (OPT_GO, REP_INFO) => self.info(data),
-            _ => Err(WireError::new(
-                "a reply that does not belong to its option",
-                u64::from(kind),
-            )),
+            _ => Err(WireError::new("a reply that does not belong to its option", u64::from(kind))),
         }
     }
 
@@ -312,16 +275,10 @@ impl ClientHandshake {
     fn meta_context(&mut self, mut data: &[u8]) -> Result<(), WireError> {
         let id = take_u32(&mut data).ok_or(WireError::new("a metadata context without id", 0))?;
         if data != BASE_ALLOCATION.as_bytes() {
-            return Err(WireError::new(
-                "a metadata context nobody asked for",
-                u64::from(id),
-            ));
+            return Err(WireError::new("a metadata context nobody asked for", u64::from(id)));
         }
         if self.context.replace(id).is_some() {
-            return Err(WireError::new(
-                "a metadata context given twice",
-                u64::from(id),
-            ));
+            return Err(WireError::new("a metadata context given twice", u64::from(id)));
         }
         Ok(())
     }
@@ -338,11 +295,7 @@ impl ClientHandshake {
             }
             INFO_BLOCK_SIZE => {
                 let mut next = || take_u32(&mut data).ok_or(short);
-                self.block = BlockSizes {
-                    min: next()?,
-                    preferred: next()?,
-                    max: next()?,
-                };
+                self.block = BlockSizes { min: next()?, preferred: next()?, max: next()? };
             }
             INFO_NAME => self.name = Some(shown(std::mem::take(&mut data))),
             INFO_DESCRIPTION => self.description = Some(shown(std::mem::take(&mut data))),
@@ -352,24 +305,12 @@ impl ClientHandshake {
     }
 
     fn ready(&mut self) -> Result<(), WireError> {
-        let (size, flags) = self
-            .size_and_flags
-            .ok_or(WireError::new("GO succeeded without size and flags", 0))?;
+        let (size, flags) = self.size_and_flags.ok_or(WireError::new("GO succeeded without size and flags", 0))?;
         let (name, description) = (self.name.take(), self.description.take());
-        let export = ExportInfo {
-            size,
-            flags,
-            block: self.block,
-            name,
-            description,
-        };
+        let export = ExportInfo { size, flags, block: self.block, name, description };
         export.validate()?;
         self.state = State::Over;
-        let ready = Ready {
-            export,
-            structured: self.structured,
-            base_allocation: self.context,
-        };
+        let ready = Ready { export, structured: self.structured, base_allocation: self.context };
         self.queue.push_back(ClientCommand::Ready(ready));
         Ok(())
     }
@@ -400,8 +341,5 @@ impl ClientHandshake {
 }
 
 fn injected(input: &[u8]) -> WireError {
-    WireError::new(
-        "plaintext behind the answer to STARTTLS",
-        input.len() as u64,
-    )
+    WireError::new("plaintext behind the answer to STARTTLS", input.len() as u64)
 }

@@ -5,9 +5,7 @@ mod handshake;
 mod pending;
 mod reply;
 
-pub use handshake::{
-    ClientCommand, ClientConfig, ClientFailure, ClientHandshake, ClientTls, Ready,
-};
+pub use handshake::{ClientCommand, ClientConfig, ClientFailure, ClientHandshake, ClientTls, Ready};
 pub use pending::{Follows, Pending, Progress, decode_extents};
 pub use reply::{ReplyBody, ReplyHead, decode_reply};
 
@@ -20,12 +18,7 @@ use super::constant::REQUEST_MAGIC;
 pub fn encode_request(request: &Request) -> [u8; Request::BYTES] {
     let mut out = [0; Request::BYTES];
     let mut fill = Fill(&mut out);
-    fill.put(&REQUEST_MAGIC.to_be_bytes())
-        .put(&request.flags.to_be_bytes())
-        .put(&request.command.to_be_bytes());
-    fill.put(&request.cookie.to_be_bytes())
-        .put(&request.at.0.to_be_bytes())
-        .put(&request.len.to_be_bytes())
-        .full();
+    fill.put(&REQUEST_MAGIC.to_be_bytes()).put(&request.flags.to_be_bytes()).put(&request.command.to_be_bytes());
+    fill.put(&request.cookie.to_be_bytes()).put(&request.at.0.to_be_bytes()).put(&request.len.to_be_bytes()).full();
     out
 }
