@@ -183,3 +183,13 @@ pub struct ReservationReport {
     /// To whom.
     pub host: HostKey,
 }
+
+impl PoolReport {
+    /// A pool of which only the state is known, and why.
+    #[must_use]
+    pub fn without_members(pool: PoolName, state: PoolState, reason: &str) -> Self {
+        let reason = Some(reason.to_owned()).filter(|reason| !reason.is_empty());
+        let (size, free) = (ByteLen(0), ByteLen(0));
+        Self { pool, array: None, state, reason, size, free, members: Vec::new(), resync: None }
+    }
+}
