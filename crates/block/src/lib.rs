@@ -13,6 +13,7 @@ pub mod device;
 pub mod runtime;
 #[cfg(test)]
 mod testing;
+pub mod volume;
 pub mod wait;
 
 pub use buffer::{IoBuf, IoData};
