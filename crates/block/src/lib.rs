@@ -14,6 +14,7 @@ pub mod gate;
 pub mod runtime;
 #[cfg(test)]
 mod testing;
+pub mod volume;
 pub mod wait;
 
 pub use buffer::{IoBuf, IoData};
