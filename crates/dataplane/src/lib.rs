@@ -2,4 +2,6 @@
 //! restarted, upgraded or dead, and do *not* know the store, jobs or HTTP.
 
 pub mod ctl;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
 pub mod target;

@@ -5,18 +5,21 @@
 
 use crate::target::config::Config;
 use crate::target::known::{Known, KnownError, KnownPool};
-use crate::target::pool::{Blueprint, Handle, Knock, Opened, Start};
+use crate::target::pool::{Blueprint, Handle, Knock, Look, Opened, Start};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 use units::{HostKey, Moment, PoolName, VolumeName};
-use wire::control::{Code, PoolReport, PoolState, Refusal, Reply, Request, StatusReport};
+use wire::control::{Code, MemberState, PoolReport, PoolState, Refusal, Reply, Request, StatusReport};
 use wire::nbd::{ListedExport, Refusal as NbdRefusal};
 
 /// A pool's thread answers a look within this, or is shown as not answering: its loop never blocks.
 const LOOK_MAX: Duration = Duration::from_secs(2);
+
+/// Paths remembered per pool: twice the slots of the largest mirror.
+const PLACES_MAX: usize = 16;
 
 /// The list of pools.
 pub struct Director {
@@ -225,29 +228,27 @@ impl Director {
         };
         let names: Vec<PoolName> = self.pools.borrow().keys().cloned().collect();
         let looks = futures_util::future::join_all(names.iter().map(|name| self.look_at(name))).await;
-        looks.into_iter().fold(empty, |mut all, (pool, volumes, sessions)| {
-            all.pools.push(pool);
-            all.volumes.extend(volumes);
-            all.sessions.extend(sessions);
+        looks.into_iter().fold(empty, |mut all, look| {
+            all.pools.push(look.pool);
+            all.volumes.extend(look.volumes);
+            all.sessions.extend(look.sessions);
             all
         })
     }
 
-    async fn look_at(
-        &self,
-        name: &PoolName,
-    ) -> (PoolReport, Vec<wire::control::VolumeReport>, Vec<wire::control::SessionReport>) {
-        let alone = |state, reason: &str| (PoolReport::without_members(name.clone(), state, reason), vec![], vec![]);
+    async fn look_at(&self, name: &PoolName) -> Look {
+        let alone = |state, reason: &str| {
+            let pool = PoolReport::without_members(name.clone(), state, reason);
+            Look { pool, volumes: Vec::new(), sessions: Vec::new() }
+        };
         let handle = match self.pools.borrow().get(name) {
             Some(Entry::Running(handle)) => Rc::clone(handle),
             Some(Entry::Busy(what)) => return alone(PoolState::Stopped, what),
             Some(Entry::Stopped) | None => return alone(PoolState::Stopped, ""),
             Some(Entry::Failed(refusal)) => return alone(PoolState::Failed, &refusal.text),
         };
-        match handle.look(LOOK_MAX).await {
-            Some(look) => (look.pool, look.volumes, look.sessions),
-            None => alone(PoolState::Failed, "its thread does not answer: see the log"),
-        }
+        let look = handle.look(LOOK_MAX).await;
+        look.unwrap_or_else(|| alone(PoolState::Failed, "its thread does not answer: see the log"))
     }
 
     fn handles(&self) -> Vec<(PoolName, Rc<Handle>)> {
@@ -309,7 +310,16 @@ impl Director {
 
     fn remember(&self, pool: &PoolName, report: &PoolReport, stopped: bool) -> Result<(), KnownError> {
         let Some(array) = report.array else { return Ok(()) };
-        let members = report.members.iter().map(|member| PathBuf::from(&member.path)).collect();
+        let mut members: Vec<PathBuf> = Vec::new();
+        let whole = report.members.iter().all(|member| member.state == MemberState::InSync);
+        let here = report.members.iter().filter(|member| member.state != MemberState::Missing);
+        // Where a missing member was is where it will most likely come back.
+        let before = self.known.borrow().pools().get(pool).filter(|_| !whole).map(|known| known.members.clone());
+        for path in here.map(|member| PathBuf::from(&member.path)).chain(before.unwrap_or_default()) {
+            if !members.contains(&path) && members.len() < PLACES_MAX {
+                members.push(path);
+            }
+        }
         self.known.borrow_mut().remember(pool, KnownPool { array, members, stopped })
     }
 

@@ -4,8 +4,9 @@
 //! identity comes from the TLS key or from the listener, never from what the client says. Runs on the control thread.
 
 use crate::target::director::Director;
-use crate::target::net::{Connection, Listening, Trusted};
+use crate::target::net::{Listening, Welcome, peer_text};
 use crate::target::pool::{Claim, Knock, Opened};
+use host::net::{TlsError, Transport};
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
-use units::HostKey;
+use units::{HostKey, Millis};
 use wire::nbd::{
     Closing, ExportName, Negotiated, OpenFor, Refusal as NbdRefusal, ServerCommand, ServerHandshake, TlsPolicy,
 };
@@ -33,11 +34,16 @@ pub async fn serve(listening: Listening, director: Rc<Director>) {
     loop {
         let place = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
         match listening.accept().await {
-            Ok((connection, trusted, peer)) => {
+            Ok((transport, welcome)) => {
                 let director = Rc::clone(&director);
                 tokio::task::spawn_local(async move {
                     let _place = place;
-                    welcome(connection, trusted, peer, &director).await;
+                    let guest = Guest::new(transport, welcome);
+                    let peer = guest.peer.clone();
+                    match guest.shake_hands(&director).await {
+                        Ok(()) | Err(Turned::Left) => {}
+                        Err(error) => tracing::info!(peer, "{error}"),
+                    }
                 });
             }
             Err(error) => {
@@ -53,6 +59,8 @@ pub async fn serve(listening: Listening, director: Rc<Director>) {
 enum Turned {
     #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("the client took longer than {} s", LOGIN_MAX.as_secs())]
     Slow,
     #[error("the client left")]
@@ -63,27 +71,10 @@ enum Turned {
     Broken(wire::nbd::WireError),
 }
 
-async fn welcome(connection: Connection, trusted: Trusted, peer: String, director: &Director) {
-    let machine = ServerHandshake::new(match trusted {
-        Trusted::AfterTls => TlsPolicy::Required,
-        Trusted::As(_) => TlsPolicy::Off,
-    });
-    let host = match trusted {
-        Trusted::AfterTls => None,
-        Trusted::As(host) => Some(host),
-    };
-    let deadline = Instant::now() + LOGIN_MAX;
-    let guest = Guest { connection, host, peer, machine, received: Vec::new(), claim: None, deadline };
-    let peer = guest.peer.clone();
-    match guest.shake_hands(director).await {
-        Ok(()) | Err(Turned::Left) => {}
-        Err(error) => tracing::info!(peer, "{error}"),
-    }
-}
-
 /// A client in its handshake.
 struct Guest {
-    connection: Connection,
+    transport: Transport,
+    welcome: Welcome,
     host: Option<HostKey>,
     peer: String,
     machine: ServerHandshake,
@@ -93,6 +84,23 @@ struct Guest {
 }
 
 impl Guest {
+    fn new(transport: Transport, welcome: Welcome) -> Self {
+        let (policy, host) = match &welcome {
+            Welcome::Tls(_) => (TlsPolicy::Required, None),
+            Welcome::As(host) => (TlsPolicy::Off, Some(*host)),
+        };
+        Self {
+            peer: peer_text(&transport),
+            transport,
+            welcome,
+            host,
+            machine: ServerHandshake::new(policy),
+            received: Vec::new(),
+            claim: None,
+            deadline: Instant::now() + LOGIN_MAX,
+        }
+    }
+
     async fn shake_hands(mut self, director: &Director) -> Result<(), Turned> {
         loop {
             let mut input = &self.received[..];
@@ -102,7 +110,7 @@ impl Guest {
             match command {
                 None => self.receive().await?,
                 Some(ServerCommand::Send(bytes)) => self.send(&bytes).await?,
-                Some(ServerCommand::StartTls) => self.start_tls().await?,
+                Some(ServerCommand::StartTls) => self = self.start_tls().await?,
                 Some(ServerCommand::ListExports) => {
                     let exports = director.exports(self.host()).await;
                     self.machine.answer_list(Ok(&exports));
@@ -120,7 +128,7 @@ impl Guest {
 
     async fn receive(&mut self) -> Result<(), Turned> {
         let mut buffer = [0; READ_BYTES];
-        match in_time(self.deadline, self.connection.read(&mut buffer)).await? {
+        match in_time(self.deadline, self.transport.read(&mut buffer)).await? {
             0 => Err(Turned::Left),
             len => {
                 self.received.extend_from_slice(&buffer[..len]);
@@ -131,16 +139,20 @@ impl Guest {
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), Turned> {
         let sending = async {
-            self.connection.write_all(bytes).await?;
-            self.connection.flush().await
+            self.transport.write_all(bytes).await?;
+            self.transport.flush().await
         };
         in_time(self.deadline, sending).await
     }
 
-    async fn start_tls(&mut self) -> Result<(), Turned> {
-        self.host = Some(in_time(self.deadline, self.connection.start_tls()).await?);
+    async fn start_tls(mut self) -> Result<Self, Turned> {
+        let Welcome::Tls(tls) = &self.welcome else { unreachable!("a plaintext listener's handshake refuses TLS") };
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let limit = Millis(u64::try_from(left.as_millis()).expect("at most LOGIN_MAX"));
+        self.transport = tls.accept(self.transport, limit).await?;
+        self.host = Some(self.transport.host_key().expect("a TLS connection knows its peer's key"));
         self.machine.tls_started();
-        Ok(())
+        Ok(self)
     }
 
     /// The time a pool takes to let somebody in is not the client's.
@@ -158,14 +170,14 @@ impl Guest {
 
     fn hand_over(self, negotiated: Negotiated) -> Result<(), Turned> {
         let claim = self.claim.expect("the handshake ends with an export that was opened");
-        let connection = self.connection.hand_over()?;
+        let connection = self.transport.into_parts()?;
         // A pool that stopped meanwhile drops the connection, which tells the client.
         drop(claim.send(Claim { connection, received: self.received, negotiated }));
         Ok(())
     }
 
     async fn close(mut self, why: Closing) -> Result<(), Turned> {
-        let _ = in_time(self.deadline, self.connection.shutdown()).await;
+        let _ = in_time(self.deadline, self.transport.shutdown()).await;
         match why {
             Closing::Aborted => Ok(()),
             Closing::Refused(refusal) => Err(Turned::Refused(refusal)),

@@ -16,13 +16,13 @@ mod known;
 mod net;
 mod pool;
 mod session;
-mod sockets;
 
 use config::{Config, ConfigError};
 use director::Director;
+use host::net::Listener;
 use known::{Known, KnownError};
-use net::{Listening, ListenError};
-use std::path::{Path, PathBuf};
+use net::{ListenError, Listening};
+use std::path::Path;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
@@ -35,15 +35,7 @@ pub enum TargetError {
     /// The state folder is of no use.
     #[error(transparent)]
     Known(#[from] KnownError),
-    /// The control socket cannot be had.
-    #[error("the control socket {}: {source}", path.display())]
-    Control {
-        /// Where.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A listener cannot be had.
+    /// A listener or the control socket cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// The system gives no loop or no signals.
@@ -58,10 +50,8 @@ impl TargetError {
         match self {
             Self::Config(error) => error.hint.clone(),
             Self::Known(error) => error.hint().to_owned(),
-            Self::Control { .. } => {
-                "stop the target that uses it, or choose another 'control' path in a folder this user may write".to_owned()
-            }
-            Self::Listen(error) => error.hint(),
+            // Their texts say it.
+            Self::Listen(_) => String::new(),
             Self::System(_) => "check the limits of this process (ulimit -a)".to_owned(),
         }
     }
@@ -83,18 +73,19 @@ pub fn run(config_file: &Path) -> Result<(), TargetError> {
 async fn serve(config: Config) -> Result<(), TargetError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let known = Known::open(&config.state_dir)?;
-    let control = sockets::listen(&config.control)
-        .map_err(|source| TargetError::Control { path: config.control.clone(), source })?;
+    let control = Listener::unix(&config.control).map_err(ListenError::from)?;
     let mut listening = Vec::new();
     for listener in &config.listeners {
         listening.push(Listening::open(listener)?);
     }
-    let control_path = config.control.clone();
     let director = Director::new(config, known);
     let mut doors = vec![tokio::task::spawn_local(control::serve(control, director.clone()))];
     tokio::select! {
         () = director.start_known() => {}
-        _ = terminate.recv() => return Ok(director.stop_all().await),
+        _ = terminate.recv() => {
+            director.stop_all().await;
+            return Ok(());
+        }
     }
     for listening in listening {
         tracing::info!("serving on {listening}");
@@ -108,6 +99,5 @@ async fn serve(config: Config) -> Result<(), TargetError> {
     tracing::info!("stopping");
     doors.iter().for_each(tokio::task::JoinHandle::abort);
     director.stop_all().await;
-    let _ = std::fs::remove_file(control_path);
     Ok(())
 }

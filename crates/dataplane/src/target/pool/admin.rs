@@ -91,7 +91,7 @@ impl Pool {
         let export = match disk {
             Ok(disk) => {
                 let parts = Parts { id, name: name.clone(), disk, store: self.array.store(), rt: Rc::clone(&self.rt) };
-                Export::Ready(GatedVolume::open(parts, found, None))
+                Export::Ready(GatedVolume::open(parts, found, None), id)
             }
             Err(error) => Export::Unusable(error.to_string()),
         };
@@ -201,7 +201,8 @@ impl Pool {
     /// How its volumes are.
     pub async fn volumes(&self) -> Vec<VolumeReport> {
         let all = self.exports.group.lock().await.list();
-        let named = all.into_iter().filter_map(|volume| volume.name.parse().ok().map(|name: VolumeName| (name, volume)));
+        let named =
+            all.into_iter().filter_map(|volume| volume.name.parse().ok().map(|name: VolumeName| (name, volume)));
         let reports = named.map(|(name, volume)| {
             let export = self.exports.get(&name);
             let (state, reason, epoch) = serving(export.as_ref());
@@ -235,14 +236,14 @@ impl Pool {
 /// What has to be put back if a removal fails: the progress of a zeroing; a served volume is opened again.
 fn keep(export: &Export) -> Option<Export> {
     match export {
-        Export::Ready(_) => None,
+        Export::Ready(..) => None,
         Export::Zeroing(_) | Export::Unusable(_) => Some(export.clone()),
     }
 }
 
 fn serving(export: Option<&Export>) -> (ServeState, Option<String>, Epoch) {
     match export {
-        Some(Export::Ready(volume)) => {
+        Some(Export::Ready(volume, _)) => {
             let status = volume.status();
             let (state, reason) = serve_state(status.state);
             (state, reason, status.epoch)
@@ -271,9 +272,10 @@ pub fn serve_state(state: State) -> (ServeState, Option<String>) {
 
 fn state_of(status: &ArrayStatus) -> (PoolState, Option<String>) {
     let outsiders = status.outsiders.iter().map(|(label, why)| format!("{label}: {why}"));
-    let failed = status.members.iter().filter_map(|member| {
-        member.cause.as_ref().map(|cause| format!("{}: {cause}", member.label))
-    });
+    let failed = status
+        .members
+        .iter()
+        .filter_map(|member| member.cause.as_ref().map(|cause| format!("{}: {cause}", member.label)));
     let reasons: Vec<String> = status.resync_blocked.iter().cloned().chain(failed).chain(outsiders).collect();
     let recovering = status.members.iter().any(|member| member.standing == Standing::Recovering);
     let state = match status.state {

@@ -242,7 +242,9 @@ pub fn random() -> Result<[u8; 16], Refusal> {
     let mut bytes = [0; 16];
     match getrandom::fill(&mut bytes) {
         Ok(()) => Ok(bytes),
-        Err(error) => Err(Refusal::new(Code::Failed, format!("the kernel gives no random bytes: {error}"), "check /dev/urandom")),
+        Err(error) => {
+            Err(Refusal::new(Code::Failed, format!("the kernel gives no random bytes: {error}"), "check /dev/urandom"))
+        }
     }
 }
 

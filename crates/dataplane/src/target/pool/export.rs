@@ -6,18 +6,17 @@ use crate::target::session::{Ended, Leave, Meter, Session};
 use block::gate::{Attachment, GatedVolume, Request as AttachRequest, Session as GateSession};
 use block::volume::{VolumeGroup, ZeroProgress};
 use block::{BlockDevice, Geometry};
+use host::net::Transport;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
-use units::{HostKey, Mode, VolumeName};
+use units::{HostKey, Mode, VolumeId, VolumeName};
 use wire::control::SessionReport;
 use wire::nbd::constant::PAYLOAD_MAX;
-use wire::nbd::{
-    BlockSizes, ExportInfo, ListedExport, OpenFor, Refusal as NbdRefusal, TransmissionFlags,
-};
+use wire::nbd::{BlockSizes, ExportInfo, ListedExport, OpenFor, Refusal as NbdRefusal, TransmissionFlags};
 
 /// An admitted session waits so long for its connection: the rest of the handshake is one message.
 const CLAIM_MAX: Duration = Duration::from_secs(15);
@@ -40,7 +39,7 @@ pub struct Exports {
 #[derive(Clone)]
 pub enum Export {
     /// Behind its gate.
-    Ready(GatedVolume),
+    Ready(GatedVolume, VolumeId),
     /// Being zeroed.
     Zeroing(Rc<Progress>),
     /// Not served, and why.
@@ -156,7 +155,7 @@ impl Pool {
     /// What a host may see: the volumes it owns or was promised.
     pub fn visible_to(&self, host: HostKey) -> Vec<ListedExport> {
         let all = self.exports.all().into_iter().filter_map(|(name, export)| match export {
-            Export::Ready(volume) => Some((name, volume)),
+            Export::Ready(volume, _) => Some((name, volume)),
             Export::Zeroing(_) | Export::Unusable(_) => None,
         });
         let mine = all.filter(|(_, volume)| mode_for(volume, host).is_some());
@@ -166,19 +165,21 @@ impl Pool {
     /// Opens an export: for a look at it, or with a session that waits for its connection.
     pub async fn open_export(self: &Rc<Self>, knock: Knock) -> Result<Opened, NbdRefusal> {
         let name = &knock.name.volume;
-        let volume = match self.exports.get(name) {
-            Some(Export::Ready(volume)) => volume,
+        let (volume, id) = match self.exports.get(name) {
+            Some(Export::Ready(volume, id)) => (volume, id),
             Some(Export::Zeroing(_)) => {
                 return Err(NbdRefusal::shutdown(format!("volume {name} is being zeroed: try again later")));
             }
-            Some(Export::Unusable(why)) => return Err(NbdRefusal::shutdown(format!("volume {name} is not served: {why}"))),
+            Some(Export::Unusable(why)) => {
+                return Err(NbdRefusal::shutdown(format!("volume {name} is not served: {why}")));
+            }
             None => return Err(NbdRefusal::unknown(format!("no volume '{name}' is served here"))),
         };
         if *self.exports.closed.borrow() {
             return Err(NbdRefusal::shutdown("the pool stops"));
         }
         if knock.why == OpenFor::Info {
-            return look_at(&volume, &knock);
+            return self.look_at(&volume, id, &knock).await;
         }
         let request = attach_request(&volume, &knock);
         let attached = tokio::time::timeout(ATTACH_MAX, volume.attach(request)).await;
@@ -199,11 +200,23 @@ impl Pool {
         Ok(Opened { info, claim: Some(claim) })
     }
 
+    /// A look changes nothing: no session, no incarnation. Who has no business with the volume learns nothing about it.
+    async fn look_at(&self, volume: &GatedVolume, id: VolumeId, knock: &Knock) -> Result<Opened, NbdRefusal> {
+        let name = &knock.name.volume;
+        let Some(granted) = mode_for(volume, knock.host) else {
+            return Err(NbdRefusal::policy(format!("volume {name} is not granted to {}", knock.host)));
+        };
+        let disk = self.exports.group.lock().await.volume(id);
+        let geometry = disk.map_err(|error| NbdRefusal::shutdown(error.to_string()))?.geometry();
+        let mode = knock.name.attach.map_or(granted, |say| say.mode);
+        Ok(Opened { info: export_info(geometry, mode), claim: None })
+    }
+
     /// A session from its admission to its end.
     async fn host_session(self: Rc<Self>, knock: Knock, session: Rc<GateSession>, claimed: oneshot::Receiver<Claim>) {
         let Ok(Ok(claim)) = tokio::time::timeout(CLAIM_MAX, claimed).await else { return };
         let Knock { name, peer, .. } = knock;
-        let stream = match claim.connection.land() {
+        let stream = match Transport::from_parts(claim.connection) {
             Ok(stream) => stream,
             Err(error) => return tracing::warn!(peer, %error, "a connection was lost on its way to the pool's thread"),
         };
@@ -252,17 +265,6 @@ fn mode_for(volume: &GatedVolume, host: HostKey) -> Option<Mode> {
     let status = volume.status();
     let owner = status.owners.iter().find(|owner| owner.host == host).map(|owner| owner.mode);
     owner.or_else(|| status.reservation.filter(|promise| promise.host == host).map(|_| Mode::Rw))
-}
-
-/// A look changes nothing: no session, no incarnation. Who has no business with the volume learns nothing about it.
-fn look_at(volume: &GatedVolume, knock: &Knock) -> Result<Opened, NbdRefusal> {
-    let granted = mode_for(volume, knock.host);
-    let Some(granted) = granted else {
-        let name = &knock.name.volume;
-        return Err(NbdRefusal::policy(format!("volume {name} is not granted to {}", knock.host)));
-    };
-    let mode = knock.name.attach.map_or(granted, |say| say.mode);
-    Ok(Opened { info: export_info(volume.geometry(), mode), claim: None })
 }
 
 fn export_info(geometry: Geometry, mode: Mode) -> ExportInfo {

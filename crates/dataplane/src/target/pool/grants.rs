@@ -44,12 +44,14 @@ impl Pool {
 
     fn gate(&self, volume: &VolumeName) -> Result<GatedVolume, Refusal> {
         match self.exports.get(volume) {
-            Some(Export::Ready(gate)) => Ok(gate),
+            Some(Export::Ready(gate, _)) => Ok(gate),
             Some(Export::Zeroing(_)) => {
                 let text = format!("the volume '{volume}' is still being zeroed");
                 Err(Refusal::new(Code::Busy, text, "`muskox ctl volume list` shows how far it is"))
             }
-            Some(Export::Unusable(why)) => Err(Refusal::new(Code::Failed, format!("the volume '{volume}' is not served: {why}"), "")),
+            Some(Export::Unusable(why)) => {
+                Err(Refusal::new(Code::Failed, format!("the volume '{volume}' is not served: {why}"), ""))
+            }
             None => Err(Refusal::new(Code::NotFound, format!("there is no volume '{volume}'"), "")),
         }
     }
@@ -62,7 +64,9 @@ impl Pool {
             epoch: status.epoch,
             granted: status.granted,
             owners: status.owners.iter().map(|owner| Owner { host: owner.host, mode: owner.mode }).collect(),
-            reservation: status.reservation.map(|promise| ReservationReport { epoch: promise.epoch, host: promise.host }),
+            reservation: status
+                .reservation
+                .map(|promise| ReservationReport { epoch: promise.epoch, host: promise.host }),
             shared: status.shared,
             state,
             reason,
@@ -73,11 +77,11 @@ impl Pool {
     /// Tells the gates what members that came back hold.
     pub(super) fn found_again(&self) {
         for (name, export) in self.exports.all() {
-            if let Export::Ready(gate) = export
+            if let Export::Ready(gate, id) = export
                 && matches!(gate.status().state, State::Blocked(_))
             {
                 tracing::info!(volume = %name, "all members have been read again");
-                gate.found(self.array.found(gate.id()));
+                gate.found(self.array.found(id));
             }
         }
     }
@@ -85,9 +89,10 @@ impl Pool {
 
 fn declined(why: Declined) -> Refusal {
     let code = match why {
-        Declined::Lower { .. } | Declined::OtherOwners { .. } | Declined::Superseded { .. } | Declined::Promised { .. } => {
-            Code::Fenced
-        }
+        Declined::Lower { .. }
+        | Declined::OtherOwners { .. }
+        | Declined::Superseded { .. }
+        | Declined::Promised { .. } => Code::Fenced,
         Declined::NotShared { .. } | Declined::BadOwners(_) => Code::Invalid,
         Declined::Blocked(_) => Code::Blocked,
         Declined::StoreFailed { .. } => Code::Failed,

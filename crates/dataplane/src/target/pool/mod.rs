@@ -14,7 +14,7 @@ mod export;
 mod grants;
 mod thread;
 
-use crate::target::net::Handover;
+use host::net::Parts;
 use host::runtime::DataThread;
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -97,7 +97,7 @@ pub struct Opened {
 /// A connection whose handshake is over.
 pub struct Claim {
     /// The connection.
-    pub connection: Handover,
+    pub connection: Parts,
     /// What came behind the handshake.
     pub received: Vec<u8>,
     /// What was agreed.
@@ -138,7 +138,11 @@ impl Handle {
             move |rt, inbox| thread::run(rt, inbox, blueprint, names, ready)
         };
         let thread = DataThread::start(&format!("pool-{pool}"), INBOX_MAX, work).map_err(|error| {
-            Refusal::new(Code::Failed, format!("cannot start a thread for '{pool}': {error}"), "check the limits (ulimit -u)")
+            Refusal::new(
+                Code::Failed,
+                format!("cannot start a thread for '{pool}': {error}"),
+                "check the limits (ulimit -u)",
+            )
         })?;
         let to = thread.sender().clone();
         let report = started.await.unwrap_or_else(|_| Err(gone(&pool)))?;
@@ -194,7 +198,8 @@ impl Handle {
             }
             Err(_elapsed) => {
                 let text = format!("the pool '{}' has not stopped within {} s", self.pool, STOP_MAX.as_secs());
-                let hint = "a disk hangs: look at `dmesg`; ending the target is safe, the next start brings members together";
+                let hint =
+                    "a disk hangs: look at `dmesg`; ending the target is safe, the next start brings members together";
                 Err(Refusal::new(Code::Failed, text, hint))
             }
         }

@@ -97,7 +97,11 @@ impl Pool {
         }
         self.array.stop().await.map_err(|error| {
             let text = format!("the pool '{}' was not stopped cleanly: {error}", self.name);
-            Refusal::new(Code::Failed, text, "its members are brought together at the next start; look at `dmesg` for its disks")
+            Refusal::new(
+                Code::Failed,
+                text,
+                "its members are brought together at the next start; look at `dmesg` for its disks",
+            )
         })
     }
 }
