@@ -1,3 +1,9 @@
-//! The data plane.
+//! The data plane's processes: loops that join `block` and `wire` to `host`. They go on while the control plane is
+//! restarted, upgraded or dead, and do *not* know the store, jobs or HTTP.
+
+pub mod ctl;
 pub mod initiator;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
 pub mod stream;
+pub mod target;

@@ -2,6 +2,8 @@
 //! 1 to 5 of the block device contract demand, seen from outside. Durability is judged by the kernel's own count of
 //! flushes that reached the device.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is the report; patterns may wrap")]
+
 mod support;
 
 use block::{DeviceError, Disk, Durability, IoBuf, IoData, IoFuture};

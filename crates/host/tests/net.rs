@@ -1,5 +1,7 @@
 //! Sockets over loopback: who is let in, who is not, and that a connection can move to another thread.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
 mod support;
 
 use host::net::{

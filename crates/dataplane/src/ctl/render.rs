@@ -122,9 +122,16 @@ fn grant(grant: &GrantReport) -> String {
     let mut text = String::new();
     line(&mut text, format_args!("volume       {}", grant.volume));
     line(&mut text, format_args!("state        {}", serve_state(grant.state)));
+    if let Some(reason) = &grant.reason {
+        line(&mut text, format_args!("reason       {reason}"));
+    }
     line(&mut text, format_args!("epoch        {}", grant.epoch.0));
-    let floor = grant.floor.map_or_else(|| "not known".to_owned(), |floor| floor.0.to_string());
-    line(&mut text, format_args!("floor        {floor}"));
+    if grant.granted < grant.epoch {
+        line(&mut text, format_args!("granted      epoch {}, nobody owns the newer one yet", grant.granted.0));
+    }
+    if let Some(word) = &grant.overridden {
+        line(&mut text, format_args!("overridden   {word}"));
+    }
     match &grant.reservation {
         Some(reserved) => {
             line(&mut text, format_args!("reservation  epoch {} for {}", reserved.epoch.0, reserved.host));
@@ -179,6 +186,7 @@ fn serve_state(state: ServeState) -> &'static str {
         ServeState::Raising => "raising",
         ServeState::BlockedFloor => "blocked(floor)",
         ServeState::BlockedFence => "blocked(fence)",
+        ServeState::BlockedStore => "blocked(store)",
         ServeState::Zeroing => "zeroing",
         ServeState::Offline => "offline",
     }
@@ -231,14 +239,16 @@ mod test {
         let report = GrantReport {
             volume: "web1".parse().unwrap(),
             epoch: Epoch(7),
-            floor: None,
+            granted: Epoch(6),
             owners: vec![Owner { host, mode: Mode::Rw }],
             reservation: None,
             shared: false,
             state: ServeState::Serving,
+            reason: None,
+            overridden: None,
         };
         let text = grant(&report);
-        assert!(text.contains(&format!("{host}  rw")) && text.contains("floor        not known"), "{text}");
+        assert!(text.contains(&format!("{host}  rw")) && text.contains("nobody owns"), "{text}");
     }
 
     #[test]

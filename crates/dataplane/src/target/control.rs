@@ -4,11 +4,11 @@
 //! for a drain does not keep `status` waiting.
 
 use crate::target::director::Director;
+use host::net::{Listener, Transport};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use wire::control::{Answer, Ask, Code, Decoder, FrameError, Refusal, VERSION, encode};
 
@@ -21,12 +21,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const READ_BYTES: usize = 64 << 10;
 
 /// Serves the socket until the task is dropped.
-pub async fn serve(listener: UnixListener, director: Rc<Director>) {
+pub async fn serve(listener: Listener, director: Rc<Director>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let place = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 let director = Rc::clone(&director);
                 tokio::task::spawn_local(async move {
                     let _place = place;
@@ -53,13 +53,13 @@ enum ConverseError {
     Slow,
 }
 
-async fn converse(mut stream: UnixStream, director: &Rc<Director>) -> Result<(), ConverseError> {
+async fn converse(mut stream: Transport, director: &Rc<Director>) -> Result<(), ConverseError> {
     let mut decoder = Decoder::default();
     let mut buffer = vec![0; READ_BYTES];
     loop {
         while let Some(ask) = decoder.take_message::<serde_json::Value>()? {
             let answer = encode(&answer(ask, director).await)?;
-            let sent = tokio::time::timeout(SEND_MAX, stream.write_all(&answer)).await;
+            let sent = tokio::time::timeout(SEND_MAX, send(&mut stream, &answer)).await;
             sent.map_err(|_elapsed| ConverseError::Slow)??;
         }
         match stream.read(&mut buffer).await? {
@@ -67,6 +67,11 @@ async fn converse(mut stream: UnixStream, director: &Rc<Director>) -> Result<(),
             len => decoder.push(&buffer[..len]),
         }
     }
+}
+
+async fn send(stream: &mut Transport, bytes: &[u8]) -> std::io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }
 
 /// A frame that is JSON but not a request of this version gets a refusal, not a closed connection.

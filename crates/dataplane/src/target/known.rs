@@ -143,7 +143,9 @@ impl KnownError {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Io { .. } => "check the path 'state_dir' of the configuration, its permissions and the room left on it",
+            Self::Io { .. } => {
+                "check the path 'state_dir' of the configuration, its permissions and the room left on it"
+            }
             Self::Locked(_) => "give each target its own state_dir, or stop the other one",
             Self::Unreadable { .. } => {
                 "move the file away and start pools again with `muskox ctl pool start NAME DISK…`: their data and grants \

@@ -129,6 +129,8 @@ pub enum ServeState {
     BlockedFloor,
     /// A raise waits for an operation that hangs on the last good member.
     BlockedFence,
+    /// The grant could not be made durable.
+    BlockedStore,
     /// It is being made.
     Zeroing,
     /// Its pool does not serve.
@@ -163,8 +165,8 @@ pub struct GrantReport {
     pub volume: VolumeName,
     /// The effective epoch.
     pub epoch: Epoch,
-    /// The store's floor, if it is known.
-    pub floor: Option<Epoch>,
+    /// The epoch that was granted; lower while nobody owns the effective one yet.
+    pub granted: Epoch,
     /// Who owns it.
     pub owners: Vec<Owner>,
     /// The promised next epoch.
@@ -173,6 +175,10 @@ pub struct GrantReport {
     pub shared: bool,
     /// Whether it is served.
     pub state: ServeState,
+    /// Why it is not, when that is not plain.
+    pub reason: Option<String>,
+    /// The operator's word that opened it while its floor was not known.
+    pub overridden: Option<String>,
 }
 
 /// A promise of a higher epoch.
@@ -182,4 +188,14 @@ pub struct ReservationReport {
     pub epoch: Epoch,
     /// To whom.
     pub host: HostKey,
+}
+
+impl PoolReport {
+    /// A pool of which only the state is known, and why.
+    #[must_use]
+    pub fn without_members(pool: PoolName, state: PoolState, reason: &str) -> Self {
+        let reason = Some(reason.to_owned()).filter(|reason| !reason.is_empty());
+        let (size, free) = (ByteLen(0), ByteLen(0));
+        Self { pool, array: None, state, reason, size, free, members: Vec::new(), resync: None }
+    }
 }

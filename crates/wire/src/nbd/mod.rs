@@ -22,6 +22,7 @@
 mod bytes;
 mod client;
 pub mod constant;
+mod entry;
 mod error;
 mod export;
 mod name;
@@ -36,6 +37,7 @@ pub use client::{
     ClientCommand, ClientConfig, ClientFailure, ClientHandshake, ClientTls, Follows, Pending, Progress, Ready,
     ReplyBody, ReplyHead, decode_extents, decode_reply, encode_request,
 };
+pub use entry::NoEntry;
 pub use error::{NbdError, OptionError, Refusal, WireError};
 pub use export::{BlockSizes, ExportInfo, ListedExport, TransmissionFlags};
 pub use name::{AttachAs, ExportName, NameError};

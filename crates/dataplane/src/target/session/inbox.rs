@@ -31,9 +31,15 @@ pub struct Inbox {
 enum Pending {
     Nothing,
     /// The rest of a large payload.
-    Payload { request: Request, data: IoBuf, filled: usize },
+    Payload {
+        request: Request,
+        data: IoBuf,
+        filled: usize,
+    },
     /// Payload of a refused write.
-    Skip { left: usize },
+    Skip {
+        left: usize,
+    },
 }
 
 /// Where the payload of a write is.

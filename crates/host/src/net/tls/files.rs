@@ -78,7 +78,7 @@ impl Loaded {
             Some(key) => builder.dangerous().with_custom_certificate_verifier(Arc::new(PinnedKey::new(
                 key,
                 Arc::clone(&self.roots),
-                provider(),
+                &provider(),
             ))),
             None if self.roots.is_empty() => return Err(bad("CA", &files.ca, &"it holds no certificate")),
             None => builder.with_root_certificates(Arc::clone(&self.roots)),

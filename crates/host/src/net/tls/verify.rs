@@ -28,7 +28,7 @@ pub(super) struct PinnedKey {
 }
 
 impl PinnedKey {
-    pub(super) fn new(key: HostKey, roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>) -> Self {
+    pub(super) fn new(key: HostKey, roots: Arc<RootCertStore>, provider: &CryptoProvider) -> Self {
         Self { key, roots, algorithms: provider.signature_verification_algorithms }
     }
 }
