@@ -25,6 +25,15 @@ enum Role {
         #[arg(short, long)]
         verbose: bool,
     },
+    /// Keep a VM's disks attached to their targets, and serve them to its QEMU.
+    Initiator {
+        /// The configuration, in TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Log more.
+        #[arg(short, long)]
+        verbose: bool,
+    },
     /// Ask a target directly, over its control socket.
     Ctl(CtlArguments),
 }
@@ -39,19 +48,23 @@ fn main() -> ExitCode {
         Role::Ctl(ctl) => dataplane::ctl::run(&ctl),
         Role::Target { config, verbose } => {
             log_to_stderr(verbose);
-            match dataplane::target::run(&config) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    eprintln!("error: {error}");
-                    let hint = error.hint();
-                    if !hint.is_empty() {
-                        eprintln!(" hint: {hint}");
-                    }
-                    ExitCode::FAILURE
-                }
-            }
+            ended(dataplane::target::run(&config).map_err(|error| (error.to_string(), error.hint())))
+        }
+        Role::Initiator { config, verbose } => {
+            log_to_stderr(verbose);
+            ended(dataplane::initiator::run(&config).map_err(|error| (error.to_string(), error.hint())))
         }
     }
+}
+
+/// What a role came to, for people and for the shell.
+fn ended(outcome: Result<(), (String, String)>) -> ExitCode {
+    let Err((error, hint)) = outcome else { return ExitCode::SUCCESS };
+    eprintln!("error: {error}");
+    if !hint.is_empty() {
+        eprintln!(" hint: {hint}");
+    }
+    ExitCode::FAILURE
 }
 
 fn log_to_stderr(verbose: bool) {

@@ -34,8 +34,8 @@ use units::{ByteLen, ByteOffset, Epoch, Millis, Moment};
 
 /// One connection to the target. When it is lost, every operation on it ends with [`DeviceError::Disconnected`].
 pub trait Session: BlockDevice {
-    /// Ends when the session is lost.
-    fn lost(&self) -> Pin<Box<dyn Future<Output = ()>>>;
+    /// Ends when the session is lost, with the reason for people.
+    fn lost(&self) -> Pin<Box<dyn Future<Output = String>>>;
     /// Gives the session up: it is lost from now on.
     fn close(&self);
 }
@@ -149,7 +149,7 @@ impl Hold {
         let since = rt.now();
         let mut pause = options.retry_first;
         let first = loop {
-            match connector.connect().await {
+            match first_session(&*connector).await {
                 Ok(session) => break session,
                 Err(ConnectError::Later(_)) if rt.now().since(since) < options.bound => {}
                 Err(error) => return Err(error),
@@ -176,14 +176,12 @@ impl Hold {
         let weak = Rc::downgrade(&held);
         let lost = first.lost();
         rt.spawn(Box::pin(async move {
-            lost.await;
+            let mut reason = lost.await;
             while let Some(held) = weak.upgrade() {
-                let Some(session) = held.reconnect().await else {
-                    return;
-                };
+                let Some(session) = held.reconnect(reason).await else { return };
                 let lost = session.lost();
                 drop((held, session));
-                lost.await;
+                reason = lost.await;
             }
         }));
         Ok(Self(held))
@@ -207,6 +205,19 @@ impl Hold {
     }
 }
 
+/// Connects and flushes: an earlier life of this process may have been told of writes that are not durable yet, and its
+/// un-flushed log went with it. What the target still has becomes durable before anybody goes on.
+async fn first_session(connector: &dyn Connector) -> Result<Rc<dyn Session>, ConnectError> {
+    let session = connector.connect().await?;
+    match session.flush().await {
+        Ok(()) | Err(DeviceError::ReadOnly) => Ok(session),
+        Err(error) => {
+            session.close();
+            Err(ConnectError::Later(format!("the first flush: {error}")))
+        }
+    }
+}
+
 impl Held {
     fn set_state(&self, state: HoldState) {
         *self.state.borrow_mut() = state;
@@ -218,9 +229,9 @@ impl Held {
     }
 
     /// From a lost session to the next one; `None` when there will be none.
-    async fn reconnect(self: &Rc<Self>) -> Option<Rc<dyn Session>> {
+    async fn reconnect(self: &Rc<Self>, lost_because: String) -> Option<Rc<dyn Session>> {
         self.session.replace(None);
-        self.say("the session was lost");
+        self.say(lost_because);
         self.set_state(HoldState::Waiting(self.rt.now()));
         let mut pause = self.options.retry_first;
         loop {

@@ -89,8 +89,14 @@ impl FakeSession {
 }
 
 impl Session for FakeSession {
-    fn lost(&self) -> Pin<Box<dyn Future<Output = ()>>> {
-        if self.alive.get() { Box::pin(self.died.wait()) } else { Box::pin(std::future::ready(())) }
+    fn lost(&self) -> Pin<Box<dyn Future<Output = String>>> {
+        let died = self.alive.get().then(|| self.died.wait());
+        Box::pin(async move {
+            if let Some(died) = died {
+                died.await;
+            }
+            "it died".to_owned()
+        })
     }
 
     fn close(&self) {
@@ -336,4 +342,16 @@ fn random_losses_lose_nothing() {
             assert_eq!(stage.target.block(block), letter, "seed {seed} block {block}");
         }
     }
+}
+
+/// Goal: a restarted initiator's guest loses nothing although the first one's log is gone. Method: a write is answered,
+/// the process ends, its successor opens, then the target loses its power.
+#[test]
+fn a_successor_makes_the_predecessors_writes_durable_first() {
+    let stage = stage(HoldOptions::default());
+    stage.hand.run(stage.write(1, b'a', CACHED)).expect("reachable");
+    assert_eq!(stage.target.disk.durable.borrow()[512], 0);
+    let opened = Hold::open(&stage.hand.rt(), HoldOptions::default(), Box::new(Way(Rc::clone(&stage.target))));
+    stage.hand.run(opened).expect("reachable");
+    assert_eq!(stage.target.disk.durable.borrow()[512], b'a');
 }

@@ -4,8 +4,8 @@ use crate::ctl::table::Table;
 use std::fmt::Write;
 use units::{HostKey, Mode};
 use wire::control::{
-    GrantReport, MemberState, PoolReport, PoolState, Refusal, Reply, ServeState, SessionReport, StatusReport,
-    VolumeReport, WorkReport,
+    GrantReport, HeldState, InitiatorReport, MemberState, PoolReport, PoolState, Refusal, Reply, ServeState,
+    SessionReport, StatusReport, VolumeReport, WorkReport,
 };
 
 /// A reply as tables and sentences.
@@ -18,6 +18,7 @@ pub fn reply(reply: &Reply) -> String {
         Reply::Volumes(list) => volumes(list),
         Reply::Volume(one) => volumes(std::slice::from_ref(one)),
         Reply::Grant(one) => grant(one),
+        Reply::Initiator(status) => initiator(status),
     }
 }
 
@@ -42,6 +43,32 @@ fn status_text(status: &StatusReport) -> String {
             _ => line(&mut text, format_args!("\n{body}")),
         }
     }
+    text.trim_end().to_owned() + "\n"
+}
+
+fn initiator(status: &InitiatorReport) -> String {
+    let mut text = format!("muskox initiator {}, up {}\n\n", status.version, status.up);
+    let columns = ["VOLUME", "STATE", ">EPOCH", ">INCARNATION", ">SESSIONS", ">UNFLUSHED", "REASON"];
+    let mut table = Table::new(&columns);
+    for held in &status.volumes {
+        let state = match (held.state, held.waiting) {
+            (HeldState::Opening, _) => "opening".to_owned(),
+            (HeldState::Waiting, Some(span)) => format!("waiting for {span}"),
+            (HeldState::Waiting, None) => "waiting".to_owned(),
+            (HeldState::Up, _) => "up".to_owned(),
+            (HeldState::Fenced, _) => "fenced".to_owned(),
+        };
+        table.row([
+            held.volume.to_string(),
+            state,
+            held.epoch.0.to_string(),
+            held.incarnation.0.to_string(),
+            held.sessions.to_string(),
+            held.unflushed.to_string(),
+            held.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    line(&mut text, format_args!("{}", table.render()));
     text.trim_end().to_owned() + "\n"
 }
 

@@ -49,9 +49,12 @@ pub struct Way {
     pub next: Cell<usize>,
 }
 
-impl Connector for Rc<Way> {
+/// A way as a hold wants it.
+pub struct Connect(pub Rc<Way>);
+
+impl Connector for Connect {
     fn connect(&self) -> Connecting {
-        let way = Rc::clone(self);
+        let way = Rc::clone(&self.0);
         Box::pin(async move {
             let portal = way.portals[way.next.get() % way.portals.len()];
             let link = way.connect_to(portal).await;
@@ -80,9 +83,7 @@ impl Way {
                 _ => later(refusal.text),
             }),
             Ok(Err(error)) => Err(later(error.to_string())),
-            Ok(Ok((transport, received, ready))) => {
-                Ok(Link::start(&self.rt, transport, &received, ready, self.timing))
-            }
+            Ok(Ok((transport, received, ready))) => Ok(Link::start(&self.rt, transport, &received, ready, self.timing)),
         }
     }
 

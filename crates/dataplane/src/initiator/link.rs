@@ -88,12 +88,6 @@ impl Link {
         Rc::new(Self(shared))
     }
 
-    /// Why it ended; empty while it lives.
-    #[must_use]
-    pub fn reason(&self) -> String {
-        self.0.reason.borrow().clone()
-    }
-
     fn submit(
         &self,
         command: u16,
@@ -151,8 +145,14 @@ fn geometry_of(ready: &Ready) -> Geometry {
 }
 
 impl Session for Link {
-    fn lost(&self) -> Pin<Box<dyn Future<Output = ()>>> {
-        if self.0.alive.get() { Box::pin(self.0.lost.wait()) } else { Box::pin(std::future::ready(())) }
+    fn lost(&self) -> Pin<Box<dyn Future<Output = String>>> {
+        let shared = Rc::clone(&self.0);
+        Box::pin(async move {
+            if shared.alive.get() {
+                shared.lost.wait().await;
+            }
+            shared.reason.borrow().clone()
+        })
     }
 
     fn close(&self) {

@@ -103,7 +103,7 @@ struct RawTls {
 }
 
 /// A mistake at a place in the text: what, and what to do.
-type Mistake = (Range<usize>, String, String);
+pub(crate) type Mistake = (Range<usize>, String, String);
 
 /// The longest path of a Unix socket. Source: `include/uapi/linux/un.h`, `UNIX_PATH_MAX` 108 with the closing zero.
 const UNIX_PATH_MAX_BYTES: usize = 107;
@@ -199,21 +199,21 @@ fn listener(base: &Path, spanned: &Spanned<RawListener>) -> Result<Placed, Mista
     Ok((place, Listener { at, trust }))
 }
 
-fn tcp_address(text: &Spanned<String>) -> Result<SocketAddr, Mistake> {
+pub(crate) fn tcp_address(text: &Spanned<String>) -> Result<SocketAddr, Mistake> {
     text.get_ref().parse().map_err(|_| {
         let what = format!("nbd: '{}' is not an address and a port", text.get_ref());
         (text.span(), what, "write numbers, as in \"10.0.0.1:10809\" or \"[fd00::1]:10809\"".to_owned())
     })
 }
 
-fn host_key(text: &Spanned<String>) -> Result<HostKey, Mistake> {
+pub(crate) fn host_key(text: &Spanned<String>) -> Result<HostKey, Mistake> {
     text.get_ref().parse().map_err(|error| {
         let hint = "an identity is the SHA-256 of a host's public key in hexadecimal, or 64 digits of your choice";
         (text.span(), format!("identity: {error}"), hint.to_owned())
     })
 }
 
-fn socket_path<'a>(key: &str, path: &'a Spanned<PathBuf>) -> Result<&'a Path, Mistake> {
+pub(crate) fn socket_path<'a>(key: &str, path: &'a Spanned<PathBuf>) -> Result<&'a Path, Mistake> {
     let len = path.get_ref().as_os_str().len();
     if len == 0 || len > UNIX_PATH_MAX_BYTES {
         let what = format!("{key}: a socket's path has 1 to {UNIX_PATH_MAX_BYTES} bytes, this one {len}");
@@ -222,7 +222,7 @@ fn socket_path<'a>(key: &str, path: &'a Spanned<PathBuf>) -> Result<&'a Path, Mi
     Ok(path.get_ref())
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
+pub(crate) fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|&byte| byte == b'\n').count()
 }
 

@@ -3,6 +3,7 @@
 //! It lives on the control thread and touches no disk. One owner per state: a pool's thread owns the pool, this owns the
 //! list of them. Nothing here waits while it holds the list.
 
+use crate::control::Answering;
 use crate::target::config::Config;
 use crate::target::known::{Known, KnownError, KnownPool};
 use crate::target::pool::{Blueprint, Handle, Knock, Look, Opened, Start};
@@ -80,44 +81,6 @@ impl Director {
             }
         }))
         .await;
-    }
-
-    /// Does what a control request asks.
-    ///
-    /// # Errors
-    /// What to tell who asked.
-    pub async fn answer(&self, request: Request) -> Result<Reply, Refusal> {
-        match request {
-            Request::Status => Ok(Reply::Status(self.status().await)),
-            Request::PoolList => Ok(Reply::Pools(self.look().await.pools)),
-            Request::PoolCreate { pool, members, wipe } => self.create(pool, paths(&members), wipe).await,
-            Request::PoolStart { pool, members } => self.start(pool, paths(&members)).await,
-            Request::PoolStop { pool } => self.stop(pool).await,
-            Request::PoolShow { pool } => self.show(&pool).await,
-            Request::VolumeList { pool } => {
-                let all = self.look().await.volumes.into_iter();
-                Ok(Reply::Volumes(all.filter(|volume| pool.as_ref().is_none_or(|pool| *pool == volume.pool)).collect()))
-            }
-            Request::VolumeCreate { ref pool, ref volume, .. } => {
-                let (handle, volume) = (self.running(pool)?, volume.clone());
-                let _name = self.take_name(&volume)?;
-                handle.ask(request).await
-            }
-            Request::MemberFail { ref pool, .. }
-            | Request::MemberAdd { ref pool, .. }
-            | Request::MemberReplace { ref pool, .. } => {
-                let pool = pool.clone();
-                let reply = self.running(&pool)?.ask(request).await?;
-                self.remember_members(&pool, &reply);
-                Ok(reply)
-            }
-            Request::VolumeRemove { ref volume }
-            | Request::GrantShow { ref volume }
-            | Request::Floor { ref volume, .. }
-            | Request::Reserve { ref volume, .. }
-            | Request::Raise { ref volume, .. }
-            | Request::Override { ref volume, .. } => self.holder(volume)?.ask(request).await,
-        }
     }
 
     /// Opens an export for a client that is `knock.host`.
@@ -327,6 +290,46 @@ impl Director {
         let Reply::Pool(report) = reply else { return };
         if let Err(error) = self.remember(pool, report, false) {
             tracing::error!(%pool, %error, "the new members were not remembered: name them in 'disks' before a restart");
+        }
+    }
+}
+
+impl Answering for Director {
+    /// Does what a control request asks.
+    ///
+    /// # Errors
+    /// What to tell who asked.
+    async fn answer(&self, request: Request) -> Result<Reply, Refusal> {
+        match request {
+            Request::Status => Ok(Reply::Status(self.status().await)),
+            Request::PoolList => Ok(Reply::Pools(self.look().await.pools)),
+            Request::PoolCreate { pool, members, wipe } => self.create(pool, paths(&members), wipe).await,
+            Request::PoolStart { pool, members } => self.start(pool, paths(&members)).await,
+            Request::PoolStop { pool } => self.stop(pool).await,
+            Request::PoolShow { pool } => self.show(&pool).await,
+            Request::VolumeList { pool } => {
+                let all = self.look().await.volumes.into_iter();
+                Ok(Reply::Volumes(all.filter(|volume| pool.as_ref().is_none_or(|pool| *pool == volume.pool)).collect()))
+            }
+            Request::VolumeCreate { ref pool, ref volume, .. } => {
+                let (handle, volume) = (self.running(pool)?, volume.clone());
+                let _name = self.take_name(&volume)?;
+                handle.ask(request).await
+            }
+            Request::MemberFail { ref pool, .. }
+            | Request::MemberAdd { ref pool, .. }
+            | Request::MemberReplace { ref pool, .. } => {
+                let pool = pool.clone();
+                let reply = self.running(&pool)?.ask(request).await?;
+                self.remember_members(&pool, &reply);
+                Ok(reply)
+            }
+            Request::VolumeRemove { ref volume }
+            | Request::GrantShow { ref volume }
+            | Request::Floor { ref volume, .. }
+            | Request::Reserve { ref volume, .. }
+            | Request::Raise { ref volume, .. }
+            | Request::Override { ref volume, .. } => self.holder(volume)?.ask(request).await,
         }
     }
 }

@@ -9,7 +9,6 @@
 //! does *not* know the cluster: grants and floors are told to it over the control socket.
 
 pub mod config;
-mod control;
 mod director;
 mod door;
 mod known;
@@ -17,6 +16,10 @@ mod net;
 mod pool;
 mod session;
 
+pub(crate) use pool::export_info;
+pub(crate) use session::{Leave, Session};
+
+use crate::control;
 use config::{Config, ConfigError};
 use director::Director;
 use host::net::Listener;

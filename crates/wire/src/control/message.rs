@@ -1,6 +1,6 @@
 //! The requests a process takes and the replies it gives.
 
-use crate::control::report::{GrantReport, PoolReport, StatusReport, VolumeReport};
+use crate::control::report::{GrantReport, InitiatorReport, PoolReport, StatusReport, VolumeReport};
 use serde::{Deserialize, Serialize};
 use units::{ByteLen, Epoch, HostKey, Mode, PoolName, VolumeName};
 
@@ -195,6 +195,8 @@ pub enum Reply {
     Volume(VolumeReport),
     /// To what concerns a grant, as it is after the request.
     Grant(GrantReport),
+    /// To `Status`, from an initiator.
+    Initiator(InitiatorReport),
 }
 
 /// Why something was not done, for people.

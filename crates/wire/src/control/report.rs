@@ -19,6 +19,54 @@ pub struct StatusReport {
     pub sessions: Vec<SessionReport>,
 }
 
+/// An initiator at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitiatorReport {
+    /// The program's version.
+    pub version: String,
+    /// How long it has run.
+    pub up: Millis,
+    /// The VM's disks.
+    pub volumes: Vec<HeldReport>,
+}
+
+/// One disk of a VM, as its initiator sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldReport {
+    /// Its name.
+    pub volume: VolumeName,
+    /// How it is.
+    pub state: HeldState,
+    /// How long it has waited for a path, if it does.
+    pub waiting: Option<Millis>,
+    /// The epoch it attaches at.
+    pub epoch: Epoch,
+    /// The last incarnation it took.
+    pub incarnation: Incarnation,
+    /// Connections made so far.
+    pub sessions: u64,
+    /// Answered and not yet durable at the target.
+    pub unflushed: ByteLen,
+    /// Ranges written again after reconnects, in total.
+    pub rewritten: u64,
+    /// Why the last connection ended or the last attempt failed.
+    pub reason: Option<String>,
+}
+
+/// How a held disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeldState {
+    /// Has not been attached yet.
+    Opening,
+    /// No path: the guest waits.
+    Waiting,
+    /// Served.
+    Up,
+    /// Its epoch is over for good.
+    Fenced,
+}
+
 /// One pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolReport {

@@ -267,7 +267,7 @@ fn mode_for(volume: &GatedVolume, host: HostKey) -> Option<Mode> {
     owner.or_else(|| status.reservation.filter(|promise| promise.host == host).map(|_| Mode::Rw))
 }
 
-fn export_info(geometry: Geometry, mode: Mode) -> ExportInfo {
+pub fn export_info(geometry: Geometry, mode: Mode) -> ExportInfo {
     let always = [
         TransmissionFlags::SEND_FLUSH,
         TransmissionFlags::SEND_FUA,

@@ -94,7 +94,7 @@ fn declined(why: Declined) -> Refusal {
         | Declined::Superseded { .. }
         | Declined::Promised { .. } => Code::Fenced,
         Declined::NotShared { .. } | Declined::BadOwners(_) => Code::Invalid,
-        Declined::Blocked(_) => Code::Blocked,
+        Declined::Blocked(_) | Declined::NobodyOwns { .. } => Code::Blocked,
         Declined::StoreFailed { .. } => Code::Failed,
         Declined::TooMany { .. } => Code::Busy,
     };

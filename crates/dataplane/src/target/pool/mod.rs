@@ -14,6 +14,8 @@ mod export;
 mod grants;
 mod thread;
 
+pub(crate) use export::export_info;
+
 use host::net::Parts;
 use host::runtime::DataThread;
 use std::cell::RefCell;

@@ -149,7 +149,10 @@ pub fn wire_error(error: DeviceError) -> NbdError {
         DeviceError::ReadOnly => NbdError::Perm,
         DeviceError::OutOfRange { .. } | DeviceError::Unaligned { .. } => NbdError::Inval,
         DeviceError::Failed { errno: ENOSPC } => NbdError::NoSpc,
-        DeviceError::Failed { .. } | DeviceError::DataLost { .. } => NbdError::Io,
+        DeviceError::Failed { .. }
+        | DeviceError::DataLost { .. }
+        | DeviceError::Disconnected
+        | DeviceError::HoldExpired { .. } => NbdError::Io,
     }
 }
 
