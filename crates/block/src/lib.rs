@@ -10,6 +10,8 @@
 
 pub mod buffer;
 pub mod device;
+pub mod probe;
+pub mod raid;
 pub mod runtime;
 #[cfg(test)]
 mod testing;
