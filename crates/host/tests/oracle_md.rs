@@ -3,6 +3,7 @@
 //! This does not need a kernel with md: `--examine` and `--examine-bitmap` read files. The reverse, an array made by
 //! `mdadm --create`, does need one; instead a superblock is laid down byte by byte from md_p.h, as mdadm 4.2 lays it
 //! out, and is checked by mdadm before we read it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

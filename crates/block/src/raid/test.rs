@@ -5,6 +5,7 @@ mod fill;
 #[cfg(feature = "sabotage")]
 mod planted;
 mod serve;
+mod walk;
 
 use super::*;
 use crate::testing::{Hand, MemDisk, Seen};
