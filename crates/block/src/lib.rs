@@ -13,6 +13,8 @@ pub mod device;
 pub mod gate;
 pub mod health;
 pub mod hold;
+pub mod probe;
+pub mod raid;
 pub mod runtime;
 #[cfg(test)]
 mod testing;
