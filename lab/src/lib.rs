@@ -1,1 +1,11 @@
-//! A cluster on one machine for real.
+//! A cluster on one machine for real: the lab drives the real programs from outside and breaks the world around them.
+//!
+//! Rules: it uses `units` only, so that what it believes about muskox is what muskox shows to everybody; whatever it
+//! puts on the machine (mounts, processes, namespaces) is written to a [`ledger`] first and taken away at the end, also
+//! after a crash. It does *not* know how muskox works inside.
+
+pub mod bench;
+pub mod disks;
+pub mod ledger;
+pub mod load;
+pub mod signals;

@@ -95,7 +95,7 @@ async fn send(to: &mut Transport, mut bytes: &[u8]) {
 async fn receive(from: &mut Transport, len: usize) -> std::io::Result<Vec<u8>> {
     let (mut bytes, mut done) = (vec![0; len], 0);
     while done < len {
-        from.readable().await?;
+        tokio::time::timeout(LIMIT.into(), from.readable()).await.map_err(|_| ErrorKind::TimedOut)??;
         match from.try_read(&mut bytes[done..]) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(count) => done += count,

@@ -2,7 +2,10 @@
 
 mod cuts;
 mod fill;
+#[cfg(feature = "sabotage")]
+mod planted;
 mod serve;
+mod walk;
 
 use super::*;
 use crate::testing::{Hand, MemDisk, Seen};

@@ -1,0 +1,68 @@
+//! `muskox-lab`: the lab's command line.
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use lab::{bench, disks, ledger, load};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "muskox-lab", about = "The real programs on one machine, with faults", arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve disks that fail on command, until SIGTERM.
+    Disks(disks::Options),
+    /// Send one command to the disks and print the answer.
+    DisksCtl {
+        /// Their control socket.
+        #[arg(long)]
+        control: PathBuf,
+        /// For example {"do":"eio","disk":0,"on":"writes","count":1}.
+        command: String,
+    },
+    /// Load an NBD server over one connection and print what was measured as JSON.
+    NbdLoad(load::Options),
+    /// Measure servers side by side.
+    #[command(subcommand)]
+    Bench(bench::Which),
+    /// Take away what crashed (or running) labs left on the machine.
+    Clean {
+        /// Where they recorded it.
+        #[arg(long, default_value = "target/lab")]
+        state: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("muskox-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<i32> {
+    match Arguments::parse().command {
+        Command::Disks(options) => disks::run(&options),
+        Command::DisksCtl { control, command } => {
+            let answer = disks::control::Control::connect(&control)?.send_text(&command)?;
+            println!("{}", serde_json::to_string(&answer).context("writing the answer")?);
+            Ok(0)
+        }
+        Command::NbdLoad(options) => load::run(&options),
+        Command::Bench(which) => bench::run(&which),
+        Command::Clean { state } => {
+            let done = ledger::clean(&state)?;
+            done.iter().for_each(|thing| println!("taken away: {thing}"));
+            println!("{} leftovers", done.len());
+            Ok(0)
+        }
+    }
+}

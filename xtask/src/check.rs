@@ -1,0 +1,102 @@
+//! `check`, `fix`, `test`: what must hold, from the quickest to the slowest.
+
+use crate::step::{Steps, cargo};
+use crate::{fuzz, in_steps, setup, tidy};
+use std::path::Path;
+use std::process::Command;
+
+/// The rooms that hold planted bugs. `sim` always has them; with it in one build every room would.
+const SABOTAGED: [&str; 4] = ["units", "block", "dataplane", "sim"];
+
+/// How long the simulator looks for new trouble, at most; its tests run fixed seeds besides.
+const SIM_MINUTES: &str = "1";
+
+/// `cargo xtask check`.
+///
+/// # Errors
+/// When a step could not even be described; a failed step is `Ok(false)`.
+pub fn check(advisories: bool) -> anyhow::Result<bool> {
+    in_steps(|steps| {
+        look(steps);
+        let unit = ["test", "--workspace", "--exclude", "sim", "--lib", "--bins", "--no-fail-fast", "--quiet"];
+        steps.command("unit tests", &mut cargo(&unit));
+        document(steps);
+        licences(steps, advisories);
+        Ok(())
+    })
+}
+
+/// `cargo xtask fix`.
+///
+/// # Errors
+/// When a step could not even be described; a failed step is `Ok(false)`.
+pub fn fix() -> anyhow::Result<bool> {
+    in_steps(|steps| {
+        steps.command(
+            "clippy --fix",
+            &mut cargo(&["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"]),
+        );
+        steps.command("fmt", &mut cargo(&["fmt", "--all"]));
+        Ok(())
+    })
+}
+
+/// `cargo xtask test`.
+///
+/// # Errors
+/// When a step could not even be described; a failed step is `Ok(false)`.
+pub fn test(allow_missing: bool) -> anyhow::Result<bool> {
+    in_steps(|steps| {
+        steps.work("setup", || setup::for_tests(allow_missing));
+        look(steps);
+        document(steps);
+        licences(steps, false);
+        // Without `sim`: it switches the planted bugs on, and these tests are about the program we ship.
+        tests(steps, "tests, oracles, lab", &["--workspace", "--exclude", "sim"], allow_missing);
+        let mut sabotaged: Vec<&str> = SABOTAGED.iter().flat_map(|room| ["-p", room]).collect();
+        sabotaged.extend(["--features", "sabotage"]);
+        tests(steps, "tests with planted bugs", &sabotaged, allow_missing);
+        if Path::new("sim/src/main.rs").exists() {
+            steps.command("sim", &mut cargo(&["run", "--quiet", "-p", "sim", "--", "run", "--minutes", SIM_MINUTES]));
+        }
+        if Path::new("fuzz/Cargo.toml").exists() {
+            fuzz::replay(steps);
+        }
+        Ok(())
+    })
+}
+
+fn tests(steps: &mut Steps, name: &str, what: &[&str], allow_missing: bool) {
+    let mut command = cargo(&["test", "--no-fail-fast"]);
+    command.args(what);
+    if allow_missing {
+        command.env("MUSKOX_ALLOW_MISSING", "1");
+    }
+    steps.command(name, &mut command);
+}
+
+/// What can be seen without running anything.
+fn look(steps: &mut Steps) {
+    steps.command("fmt", &mut cargo(&["fmt", "--all", "--check"]));
+    steps.work("tidy", || tidy::run(Path::new(".")));
+    steps.command("clippy", &mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]));
+}
+
+fn document(steps: &mut Steps) {
+    steps.command("doc", cargo(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"));
+}
+
+/// Licences, sources and forbidden crates need no network; advisories do.
+fn licences(steps: &mut Steps, advisories: bool) {
+    let Some(deny) = setup::tools::cargo_deny() else {
+        println!("==> cargo-deny is not installed: `cargo xtask setup` builds it");
+        steps.work("licences", || Ok(vec!["cargo-deny is missing".into()]));
+        return;
+    };
+    let mut command = Command::new(deny);
+    command.args(["--offline", "--log-level", "error", "check", "bans", "licenses", "sources"]);
+    steps.command("licences", &mut command);
+    if advisories {
+        steps.command("advisories", Command::new(setup::tools::DENY).args(["check", "advisories"]));
+    }
+}
