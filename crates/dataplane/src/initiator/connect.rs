@@ -1,0 +1,140 @@
+//! From a portal's address to a [`Link`]: TCP, TLS, the NBD handshake, and an incarnation that no connection had before.
+//!
+//! Invariant: a number is durable before a target hears it. It does *not* decide when to connect; `hold` does.
+
+use super::incarnation::Incarnations;
+use super::link::Link;
+use block::health::HealthTiming;
+use block::hold::{ConnectError, Connecting, Connector, Session};
+use block::runtime::Rt;
+use host::net::{ClientTls, Expect, Transport, connect_tcp};
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use units::{Epoch, HostKey, Millis, Mode, VolumeName};
+use wire::nbd::{
+    AttachAs, ClientCommand, ClientConfig, ClientFailure, ClientHandshake, ClientTls as TlsChoice, ExportName, NoEntry,
+    Ready, Refusal,
+};
+
+/// A TCP connection that takes longer is tried again elsewhere: a SYN and two repeats.
+const CONNECT_MAX: Millis = Millis(3_500);
+/// A target may let an attach wait for the drain of the older incarnation: the gate's 1.5 s, and a slow disk's end.
+const ATTACH_MAX: Millis = Millis(30_000);
+/// The TLS handshake itself.
+const TLS_MAX: Millis = Millis(5_000);
+/// A handshake's replies are short; one receive takes them.
+const READ_BYTES: usize = 16 << 10;
+
+/// What one volume's sessions attach as, and where.
+pub struct Way {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The epoch this process was started for.
+    pub epoch: Epoch,
+    /// What it may do.
+    pub mode: Mode,
+    /// Where the target listens; tried in turn.
+    pub portals: Vec<SocketAddr>,
+    /// TLS and the target's key; `None`: plaintext, as the configuration asked for.
+    pub tls: Option<(ClientTls, HostKey)>,
+    /// The counter.
+    pub incarnations: Rc<Incarnations>,
+    /// When a session counts as dead.
+    pub timing: HealthTiming,
+    /// Time and tasks.
+    pub rt: Rt,
+    /// Which portal is tried next.
+    pub next: Cell<usize>,
+}
+
+/// A way as a hold wants it.
+pub struct Connect(pub Rc<Way>);
+
+impl Connector for Connect {
+    fn connect(&self) -> Connecting {
+        let way = Rc::clone(&self.0);
+        Box::pin(async move {
+            let portal = way.portals[way.next.get() % way.portals.len()];
+            let link = way.connect_to(portal).await;
+            if link.is_err() {
+                way.next.set(way.next.get() + 1);
+            }
+            link.map(|link| link as Rc<dyn Session>)
+        })
+    }
+}
+
+impl Way {
+    async fn connect_to(&self, portal: SocketAddr) -> Result<Rc<Link>, ConnectError> {
+        let later = |text: String| ConnectError::Later(format!("{portal}: {text}"));
+        let incarnation = self.incarnations.next().map_err(|error| later(error.to_string()))?;
+        let transport = connect_tcp(portal, CONNECT_MAX).await.map_err(|error| later(error.to_string()))?;
+        let name = ExportName {
+            volume: self.volume.clone(),
+            attach: Some(AttachAs { epoch: self.epoch, incarnation, mode: self.mode }),
+        };
+        let attach = tokio::time::timeout(ATTACH_MAX.into(), self.shake_hands(transport, name.to_string())).await;
+        match attach {
+            Err(_) => Err(later(format!("the target did not answer the attach within {ATTACH_MAX}"))),
+            Ok(Err(HandshakeError::Refused(refusal))) => Err(match NoEntry::of(&refusal) {
+                Some(NoEntry::EpochOver { held, current }) => ConnectError::Fenced { held, current },
+                _ => later(refusal.text),
+            }),
+            Ok(Err(error)) => Err(later(error.to_string())),
+            Ok(Ok((transport, received, ready))) => Ok(Link::start(&self.rt, transport, &received, ready, self.timing)),
+        }
+    }
+
+    async fn shake_hands(
+        &self,
+        mut transport: Transport,
+        export: String,
+    ) -> Result<(Transport, Vec<u8>, Ready), HandshakeError> {
+        let choice = if self.tls.is_some() { TlsChoice::Required } else { TlsChoice::Off };
+        let mut machine = ClientHandshake::new(ClientConfig { export, tls: choice, block_status: false });
+        let (mut received, mut room) = (Vec::new(), vec![0; READ_BYTES]);
+        loop {
+            let mut input = received.as_slice();
+            let command = machine.step(&mut input);
+            let left = input.len();
+            received.drain(..received.len() - left);
+            match command {
+                Some(ClientCommand::Send(bytes)) => {
+                    transport.write_all(&bytes).await?;
+                    transport.flush().await?;
+                }
+                Some(ClientCommand::StartTls) => {
+                    let (tls, key) = self.tls.as_ref().expect("only a machine that requires TLS starts it");
+                    transport = tls.connect(transport, &Expect::Key(*key), TLS_MAX).await?;
+                    machine.tls_started();
+                }
+                Some(ClientCommand::Ready(ready)) => return Ok((transport, received, ready)),
+                Some(ClientCommand::Failed(ClientFailure::Refused(refusal))) => {
+                    return Err(HandshakeError::Refused(refusal));
+                }
+                Some(ClientCommand::Failed(failure)) => return Err(HandshakeError::Failed(failure)),
+                None => match transport.read(&mut room).await? {
+                    0 => return Err(HandshakeError::Closed),
+                    count => received.extend_from_slice(&room[..count]),
+                },
+            }
+        }
+    }
+}
+
+/// Why a handshake came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum HandshakeError {
+    #[error("{}", .0.text)]
+    Refused(Refusal),
+    #[error(transparent)]
+    Failed(ClientFailure),
+    #[error("the target closed the connection during the handshake")]
+    Closed,
+    #[error(transparent)]
+    Tls(#[from] host::net::TlsError),
+    #[error("the connection broke during the handshake: {0}")]
+    Broken(#[from] std::io::Error),
+}
