@@ -5,7 +5,9 @@ use crate::cgroup::Cgroup;
 use crate::ledger::{Ledger, Thing};
 use crate::net::{NETWORKS, Network, Port, SEGMENTS, Switch, add_namespace, namespace_file};
 use anyhow::Context;
+use nix::sched::{CloneFlags, setns};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -139,6 +141,27 @@ impl Machine {
         let child = command.spawn().with_context(|| format!("starting something on {}", self.role.name()))?;
         self.ledger.record_child(child.id())?;
         Ok(child)
+    }
+
+    /// Does something of the lab's own on this machine's networks: sockets made in `work` stay there.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    ///
+    /// # Panics
+    /// When `work` does.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        let path = namespace_file(&self.namespace);
+        let namespace = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        // A thread of its own, which ends: the others stay where they are.
+        let entered = || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
+            Ok(work())
+        };
+        std::thread::scope(|scope| match scope.spawn(entered).join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
     }
 
     /// The folder of its cgroup.

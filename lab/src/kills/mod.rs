@@ -53,11 +53,13 @@ pub enum What {
     Segment,
     /// Both are.
     Segments,
+    /// The storage box stands still: what was on its way to it waits in its sockets, beside what was sent again.
+    Freeze,
     /// All of the above in turn.
     All,
 }
 
-const EACH: [What; 5] = [What::Target, What::Initiator, What::TargetPower, What::Segment, What::Segments];
+const EACH: [What; 6] = [What::Target, What::Initiator, What::TargetPower, What::Segment, What::Segments, What::Freeze];
 
 impl What {
     fn name(self) -> &'static str {
@@ -67,6 +69,7 @@ impl What {
             Self::TargetPower => "target-power",
             Self::Segment => "segment",
             Self::Segments => "segments",
+            Self::Freeze => "freeze",
             Self::All => "all",
         }
     }
@@ -140,6 +143,10 @@ pub fn run(options: &Options) -> anyhow::Result<i32> {
     };
     let done = play(options, &plan, &kinds, &ledger, &stop);
     ledger.settle()?;
+    if let Some(code) = stop.code() {
+        println!("stopped by a signal; logs are in {}", folder.display());
+        return Ok(code);
+    }
     let report = done.inspect_err(|_| println!("logs are in {}", folder.display()))?;
     report.print();
     report.write(&state.join("kills.json"))?;
@@ -177,7 +184,7 @@ fn play(
     let ended = stop.wait(patience, "the load does not come to its end", || !load.lives());
     let ended = played.and(ended).err().map(|error| format!("{error:#}"));
     let load = load.stats();
-    if ended.is_some() || load.violated > 0 {
+    if stop.code().is_none() && (ended.is_some() || load.violated > 0) {
         print!("{}", stack.last_words());
     }
     let ok = ended.is_none() && load.violated == 0 && load.errors == 0;
@@ -282,6 +289,11 @@ impl Play<'_> {
                 self.cut(&[segment])?;
             }
             What::Segments => self.cut(&SEGMENTS)?,
+            What::Freeze => {
+                self.stack.site.machine(Role::Storage).freeze()?;
+                self.nap(1000, 3000)?;
+                self.stack.site.machine(Role::Storage).thaw()?;
+            }
             What::All => {}
         }
         Ok(0)

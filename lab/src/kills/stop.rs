@@ -30,7 +30,12 @@ impl Stop {
 
     /// Whether it is over.
     pub fn is_over(&self) -> bool {
-        self.code.load(Ordering::Relaxed) != 0 || Instant::now() > self.deadline
+        self.code().is_some() || Instant::now() > self.deadline
+    }
+
+    /// The exit code, if a signal came.
+    pub fn code(&self) -> Option<i32> {
+        Some(self.code.load(Ordering::Relaxed)).filter(|code| *code != 0)
     }
 
     /// Waits until `done` says so.
@@ -57,8 +62,7 @@ impl Stop {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let code = self.code.load(Ordering::Relaxed);
-        anyhow::ensure!(code == 0, "stopped by a signal ({})", code - 128);
+        anyhow::ensure!(self.code().is_none(), "stopped by a signal");
         anyhow::ensure!(Instant::now() < self.deadline, "the run's deadline (--limit-secs) is over");
         Ok(())
     }
