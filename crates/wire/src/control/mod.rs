@@ -16,6 +16,6 @@ mod report;
 pub use frame::{Decoder, FRAME_MAX_BYTES, FrameError, encode};
 pub use message::{Answer, Ask, Code, Outcome, Owner, Refusal, Reply, Request, VERSION};
 pub use report::{
-    GrantReport, HeldReport, HeldState, InitiatorReport, MemberReport, MemberState, PoolReport, PoolState, ReservationReport, ServeState, SessionReport,
-    StatusReport, VolumeReport, WorkReport,
+    GrantReport, HeldReport, HeldState, InitiatorReport, MemberReport, MemberState, PoolReport, PoolState,
+    ReservationReport, ServeState, SessionReport, StatusReport, VolumeReport, WorkReport,
 };
