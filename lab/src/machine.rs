@@ -3,11 +3,9 @@
 
 use crate::cgroup::Cgroup;
 use crate::ledger::{Ledger, Thing};
-use crate::net::{NETWORKS, Network, Port, SEGMENTS, Switch, add_namespace, namespace_file};
+use crate::net::{NETWORKS, Network, Port, SEGMENTS, Switch, add_namespace, enter, namespace_file};
 use anyhow::Context;
-use nix::sched::{CloneFlags, setns};
 use std::ffi::OsStr;
-use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -151,17 +149,17 @@ impl Machine {
     /// # Panics
     /// When `work` does.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-        let path = namespace_file(&self.namespace);
-        let namespace = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
         // A thread of its own, which ends: the others stay where they are.
-        let entered = || {
-            setns(&namespace, CloneFlags::CLONE_NEWNET).context("entering a network namespace")?;
-            Ok(work())
-        };
+        let entered = || enter(&self.namespace()).map(|()| work());
         std::thread::scope(|scope| match scope.spawn(entered).join() {
             Ok(done) => done,
             Err(panic) => std::panic::resume_unwind(panic),
         })
+    }
+
+    /// The file of its network namespace.
+    pub fn namespace(&self) -> PathBuf {
+        namespace_file(&self.namespace)
     }
 
     /// The folder of its cgroup.

@@ -10,6 +10,8 @@
 
 use crate::ledger::{Ledger, Thing};
 use anyhow::Context;
+use nix::sched::{CloneFlags, setns};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -155,6 +157,15 @@ impl Switch {
 /// The file of a namespace.
 pub fn namespace_file(name: &str) -> PathBuf {
     Path::new(NAMESPACES).join(name)
+}
+
+/// Moves this thread, and every thread it starts, into the namespace of this file.
+///
+/// # Errors
+/// When it is gone, or that is not allowed.
+pub fn enter(namespace: &Path) -> anyhow::Result<()> {
+    let file = File::open(namespace).with_context(|| format!("opening {}", namespace.display()))?;
+    setns(file, CloneFlags::CLONE_NEWNET).context("entering a network namespace")
 }
 
 /// Makes a namespace with its loopback up.

@@ -4,6 +4,7 @@
 //! A round: a random moment of load, the fault, its end, everything that was asked before is answered, everything is
 //! read back. It does *not* know how target and initiator survive; it knows what a guest may see.
 
+mod delay;
 mod keys;
 mod stack;
 mod stop;
@@ -16,7 +17,7 @@ use crate::net::{Network, SEGMENTS};
 use crate::verify::{Load, Settings, one_line};
 use anyhow::Context;
 use serde::Serialize;
-use stack::{Plan, Stack};
+use stack::{Plan, Stack, Way};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,11 +56,14 @@ pub enum What {
     Segments,
     /// The storage box stands still: what was on its way to it waits in its sockets, beside what was sent again.
     Freeze,
+    /// What a lost connection had on the way arrives when its successor has written newer things.
+    Late,
     /// All of the above in turn.
     All,
 }
 
-const EACH: [What; 6] = [What::Target, What::Initiator, What::TargetPower, What::Segment, What::Segments, What::Freeze];
+const EACH: [What; 7] =
+    [What::Target, What::Initiator, What::TargetPower, What::Segment, What::Segments, What::Freeze, What::Late];
 
 impl What {
     fn name(self) -> &'static str {
@@ -70,6 +74,7 @@ impl What {
             Self::Segment => "segment",
             Self::Segments => "segments",
             Self::Freeze => "freeze",
+            Self::Late => "late",
             Self::All => "all",
         }
     }
@@ -238,18 +243,10 @@ impl Play<'_> {
             self.load.storm(true);
         }
         let failed = Instant::now();
-        let unflushed = self.fail(what)?;
+        let at_risk = self.fail(what)?;
         // What was asked from now on finds everything whole; what was asked before still has to be answered.
         let whole = Instant::now();
-        let patience = RECOVERY_LIMIT;
-        let (load, stack) = (self.load, &mut *self.stack);
-        let mut lives = Ok(());
-        let recovered = self.stop.wait(patience, "requests wait on although all is whole again", || {
-            lives = stack.check_lives();
-            lives.is_err() || load.is_past(whole) || !load.lives()
-        });
-        lives?;
-        recovered?;
+        self.wait_past(whole)?;
         self.load.storm(false);
         let stall_ms = self.load.take_stall();
         let swept = !self.load.lives() || self.load.sweep(SWEEP_LIMIT, || self.stop.is_over());
@@ -260,12 +257,12 @@ impl Play<'_> {
             violations: after.violated - before.violated,
             outage_ms: u64::try_from((whole - failed).as_millis()).unwrap_or(u64::MAX),
             stall_ms,
-            unflushed,
+            at_risk,
         })
     }
 
-    /// Lets it fail and makes it whole; how many sectors were at risk.
-    fn fail(&mut self, what: What) -> anyhow::Result<usize> {
+    /// Lets it fail and makes it whole; how much was at risk.
+    fn fail(&mut self, what: What) -> anyhow::Result<u64> {
         match what {
             What::Target => {
                 self.stack.kill_target()?;
@@ -275,14 +272,14 @@ impl Play<'_> {
             What::Initiator => {
                 self.stack.kill_initiator()?;
                 self.nap(0, 500)?;
-                self.stack.start_initiator()?;
+                self.stack.start_initiator(Way::Direct)?;
             }
             What::TargetPower => {
                 let seed = (self.dice.below(2) == 0).then(|| self.dice.throw());
-                let unflushed = self.stack.power_off(seed)?;
+                let at_risk = self.stack.power_off(seed)?;
                 self.nap(0, 1500)?;
                 self.stack.power_on()?;
-                return Ok(unflushed);
+                return Ok(at_risk as u64);
             }
             What::Segment => {
                 let segment = if self.dice.below(2) == 0 { SEGMENTS[0] } else { SEGMENTS[1] };
@@ -294,9 +291,45 @@ impl Play<'_> {
                 self.nap(1000, 3000)?;
                 self.stack.site.machine(Role::Storage).thaw()?;
             }
+            What::Late => return self.be_late(),
             What::All => {}
         }
         Ok(0)
+    }
+
+    /// The initiator is led over the slow wire, which keeps its connection's requests until the next one has written
+    /// newer things; then it is led back. Returns how many bytes were late.
+    fn be_late(&mut self) -> anyhow::Result<u64> {
+        let before = self.stack.delay()?.late_bytes();
+        self.lead(Way::Delayed)?;
+        self.nap(100, 400)?;
+        self.stack.delay()?.keep();
+        // By then as much waits as may be in flight, and the initiator has taken the silence for what it is.
+        self.nap(600, 700)?;
+        self.wait_past(Instant::now())?;
+        self.nap(200, 600)?;
+        self.stack.delay()?.deliver();
+        self.nap(200, 400)?;
+        let late = self.stack.delay()?.late_bytes() - before;
+        self.lead(Way::Direct)?;
+        Ok(late)
+    }
+
+    fn lead(&mut self, way: Way) -> anyhow::Result<()> {
+        self.stack.kill_initiator()?;
+        self.stack.start_initiator(way)?;
+        self.wait_past(Instant::now())
+    }
+
+    /// Waits until everything that was asked before `moment` is answered.
+    fn wait_past(&mut self, moment: Instant) -> anyhow::Result<()> {
+        let (load, stack) = (self.load, &mut *self.stack);
+        let mut lives = Ok(());
+        let past = self.stop.wait(RECOVERY_LIMIT, "requests wait on although all is whole", || {
+            lives = stack.check_lives();
+            lives.is_err() || load.is_past(moment) || !load.lives()
+        });
+        lives.and(past)
     }
 
     fn cut(&mut self, networks: &[Network]) -> anyhow::Result<()> {

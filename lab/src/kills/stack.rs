@@ -1,6 +1,7 @@
 //! The programs under test, each on its machine: disks that outlive the storage box's power, `muskox target` on a mirror
 //! of two, `muskox initiator` on the first host. They are started, killed and asked as an operator would.
 
+use super::delay::Delay;
 use super::keys::Keys;
 use super::stop::Stop;
 use crate::disks::control::{Command as DiskCommand, Control};
@@ -24,6 +25,9 @@ const POOL: &str = "tank";
 const VOLUME: &str = "web1";
 const EPOCH: u64 = 7;
 const PORT: u16 = 10809;
+const DELAY_PORT: u16 = 20809;
+const SOCKET: &str = "web1.sock";
+const PORTALS: &str = "@PORTALS@";
 const DISKS: usize = 2;
 /// How much of a killed program's log is shown.
 const LOG_TAIL: usize = 12;
@@ -57,6 +61,18 @@ pub struct Stack {
     disks: Child,
     target: Option<Child>,
     initiator: Option<Child>,
+    /// The initiator's configuration without its portals.
+    initiator_text: String,
+    delay: Option<Delay>,
+}
+
+/// How the initiator reaches the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Straight.
+    Direct,
+    /// Over [`Delay`].
+    Delayed,
 }
 
 impl Stack {
@@ -78,9 +94,10 @@ impl Stack {
             disks,
             target: None,
             initiator: None,
+            initiator_text: initiator_config(plan, keys.as_ref()),
+            delay: None,
         };
         std::fs::write(stack.path("target.toml"), stack.target_config(keys.as_ref().map(|[keys, _]| keys), &owner))?;
-        std::fs::write(stack.path("initiator.toml"), stack.initiator_config(keys.as_ref(), plan.hold_ms))?;
         stack.start_target()?;
         stack.ctl_soon(&["status"])?;
         let members: Vec<String> =
@@ -91,13 +108,13 @@ impl Stack {
         stack.ctl(&["volume", "create", POOL, VOLUME, &format!("{}M", plan.volume_mib)])?;
         // Refused while the new volume is being zeroed.
         stack.ctl_soon(&["grant", "raise", VOLUME, &EPOCH.to_string(), "--owner", &owner])?;
-        stack.start_initiator()?;
+        stack.start_initiator(Way::Direct)?;
         Ok(stack)
     }
 
     /// Where QEMU would come in.
     pub fn socket(&self) -> PathBuf {
-        self.path("web1.sock")
+        self.path(SOCKET)
     }
 
     /// The export's name there.
@@ -118,9 +135,28 @@ impl Stack {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start_initiator(&mut self) -> anyhow::Result<()> {
+    pub fn start_initiator(&mut self, way: Way) -> anyhow::Result<()> {
+        let portals = match way {
+            Way::Direct => self.portals(Role::Storage, PORT),
+            Way::Delayed => self.portals(Role::Host1, DELAY_PORT),
+        };
+        let text = self.initiator_text.replace(PORTALS, &format!("{portals:?}"));
+        std::fs::write(self.path("initiator.toml"), text)?;
         self.initiator = Some(self.spawn(Role::Host1, "initiator")?);
         Ok(())
+    }
+
+    /// The slow wire between the first host and the storage box, made when it is needed first.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn delay(&mut self) -> anyhow::Result<&Delay> {
+        if self.delay.is_none() {
+            let ways = self.portals(Role::Host1, DELAY_PORT).into_iter().zip(self.portals(Role::Storage, PORT));
+            let delay = Delay::start(&self.site.machine(Role::Host1).namespace(), &ways.collect::<Vec<_>>())?;
+            self.delay = Some(delay);
+        }
+        Ok(self.delay.as_ref().expect("it was made above"))
     }
 
     /// Kills the target, as `kill -9`.
@@ -251,7 +287,7 @@ impl Stack {
             self.path("target.sock").display().to_string(),
             self.path("target.state").display().to_string()
         );
-        for address in self.portals() {
+        for address in self.portals(Role::Storage, PORT) {
             let trust = match keys {
                 Some(keys) => format!("tls = {{ {} }}", keys.toml().join(", ")),
                 None => format!("plaintext = true\nidentity = \"{owner}\""),
@@ -261,28 +297,9 @@ impl Stack {
         text
     }
 
-    fn initiator_config(&self, keys: Option<&[Keys; 2]>, hold_ms: u64) -> String {
-        let path = |name: &str| format!("{:?}", self.path(name).display().to_string());
-        let mut text = format!("control = {}\nstate_dir = {}\n", path("initiator.sock"), path("initiator.state"));
-        if let Some([_, host]) = keys {
-            let _ = write!(text, "[tls]\n{}\n", host.toml().join("\n"));
-        }
-        let trust = keys
-            .map_or_else(|| "plaintext = true".to_owned(), |[storage, _]| format!("target = \"{}\"", storage.identity));
-        let portals: Vec<String> = self.portals().iter().map(|portal| format!("\"{portal}\"")).collect();
-        let _ = write!(
-            text,
-            "[[volume]]\nname = \"{VOLUME}\"\nepoch = {EPOCH}\nmode = \"rw\"\nportals = [{}]\n{trust}\n\
-             socket = {}\nhold_ms = {hold_ms}\nheartbeat_ms = 250\ndead_after_ms = 750\n",
-            portals.join(", "),
-            path("web1.sock")
-        );
-        text
-    }
-
-    fn portals(&self) -> Vec<String> {
-        let storage = self.site.machine(Role::Storage);
-        SEGMENTS.map(|segment| format!("{}:{PORT}", storage.address(segment))).into()
+    fn portals(&self, at: Role, port: u16) -> Vec<String> {
+        let machine = self.site.machine(at);
+        SEGMENTS.map(|segment| format!("{}:{port}", machine.address(segment))).into()
     }
 }
 
@@ -303,6 +320,25 @@ impl Drop for Stack {
         let _ = self.disks.kill();
         let _ = self.disks.wait();
     }
+}
+
+/// With [`PORTALS`] where the portals will be.
+fn initiator_config(plan: &Plan<'_>, keys: Option<&[Keys; 2]>) -> String {
+    let path = |name: &str| format!("{:?}", plan.folder.join(name).display().to_string());
+    let mut text = format!("control = {}\nstate_dir = {}\n", path("initiator.sock"), path("initiator.state"));
+    if let Some([_, host]) = keys {
+        let _ = write!(text, "[tls]\n{}\n", host.toml().join("\n"));
+    }
+    let trust =
+        keys.map_or_else(|| "plaintext = true".to_owned(), |[storage, _]| format!("target = \"{}\"", storage.identity));
+    let _ = write!(
+        text,
+        "[[volume]]\nname = \"{VOLUME}\"\nepoch = {EPOCH}\nmode = \"rw\"\nportals = {PORTALS}\n{trust}\n\
+         socket = {}\nhold_ms = {}\nheartbeat_ms = 250\ndead_after_ms = 750\n",
+        path(SOCKET),
+        plan.hold_ms
+    );
+    text
 }
 
 /// The disks are not in the storage box's cgroup: they stay when its power goes.

@@ -58,7 +58,11 @@ impl Stop {
     /// When the run is over.
     pub fn nap(&self, time: Duration) -> anyhow::Result<()> {
         let begun = Instant::now();
-        self.wait(time + LOOK_AGAIN * 2, "a nap", || begun.elapsed() >= time)
+        while begun.elapsed() < time {
+            self.check()?;
+            std::thread::sleep(LOOK_AGAIN.min(time));
+        }
+        Ok(())
     }
 
     fn check(&self) -> anyhow::Result<()> {

@@ -17,8 +17,8 @@ pub struct Round {
     pub outage_ms: u64,
     /// The longest that a request waited.
     pub stall_ms: u64,
-    /// How many sectors were not flushed when the power went.
-    pub unflushed: usize,
+    /// How much could have gone wrong: sectors that were not flushed when the power went, bytes that were late.
+    pub at_risk: u64,
 }
 
 /// All rounds of one kind.
@@ -38,8 +38,8 @@ pub struct Row {
     pub stall_ms_median: u64,
     /// None was longer.
     pub stall_ms_max: u64,
-    /// How many sectors were not flushed when the power went, in all.
-    pub unflushed_sectors: usize,
+    /// Sectors that were not flushed when the power went, bytes that were late, in all.
+    pub at_risk: u64,
 }
 
 /// `target/lab/kills.json`.
@@ -77,7 +77,7 @@ impl Row {
             outage_ms_median: median(&outages),
             stall_ms_median: median(&stalls),
             stall_ms_max: stalls.last().copied().unwrap_or(0),
-            unflushed_sectors: rounds.iter().map(|round| round.unflushed).sum(),
+            at_risk: rounds.iter().map(|round| round.at_risk).sum(),
         }
     }
 }
@@ -86,12 +86,12 @@ impl Report {
     /// Prints the table, and every violation.
     pub fn print(&self) {
         println!(
-            "\n{:<14} {:>6} {:>6} {:>10} {:>15} {:>14} {:>9} {:>17}",
-            "what", "rounds", "errors", "violations", "outage med. ms", "stall med. ms", "max ms", "unflushed sectors"
+            "\n{:<14} {:>6} {:>6} {:>10} {:>15} {:>14} {:>9} {:>9}",
+            "what", "rounds", "errors", "violations", "outage med. ms", "stall med. ms", "max ms", "at risk"
         );
         for row in &self.rows {
             println!(
-                "{:<14} {:>6} {:>6} {:>10} {:>15} {:>14} {:>9} {:>17}",
+                "{:<14} {:>6} {:>6} {:>10} {:>15} {:>14} {:>9} {:>9}",
                 row.what.name(),
                 row.rounds,
                 row.errors,
@@ -99,7 +99,7 @@ impl Report {
                 row.outage_ms_median,
                 row.stall_ms_median,
                 row.stall_ms_max,
-                row.unflushed_sectors
+                row.at_risk
             );
         }
         let load = &self.load;
@@ -130,9 +130,9 @@ mod test {
 
     #[test]
     fn rounds_are_summed_up() {
-        let round = |stall_ms| Round { errors: 1, violations: 2, outage_ms: 5, stall_ms, unflushed: 3 };
+        let round = |stall_ms| Round { errors: 1, violations: 2, outage_ms: 5, stall_ms, at_risk: 3 };
         let row = Row::new(What::Target, &[round(30), round(10), round(20)]);
-        assert_eq!((row.rounds, row.errors, row.violations, row.unflushed_sectors), (3, 3, 6, 9));
+        assert_eq!((row.rounds, row.errors, row.violations, row.at_risk), (3, 3, 6, 9));
         assert_eq!((row.stall_ms_median, row.stall_ms_max), (20, 30));
         let none = Row::new(What::Target, &[]);
         assert_eq!((none.rounds, none.stall_ms_median, none.stall_ms_max), (0, 0, 0));
