@@ -6,8 +6,20 @@
 
 use super::history::{History, Stamp, WriteId, stamps};
 use super::{Invariant, Tick, Verdict};
-use crate::disk::SECTOR;
+use crate::disk::{SECTOR, Sparse};
 use std::collections::BTreeMap;
+
+/// The data area of a member.
+pub struct Area<'a> {
+    /// Which disk.
+    pub disk: usize,
+    /// All of its content.
+    pub content: &'a Sparse,
+    /// Where the data begins.
+    pub start: usize,
+    /// How long it is.
+    pub len: usize,
+}
 
 /// What is known about the order of content.
 #[derive(Default)]
@@ -54,21 +66,20 @@ impl NoStaleMember {
     ///
     /// # Errors
     /// I6, if two of them differ.
-    pub fn equal(&self, members: &[(usize, &[u8])], all: bool, busy: impl Fn(u32) -> bool, history: &History) -> Verdict {
-        let Some((&(first, expect), others)) = members.split_first() else { return Ok(()) };
-        for &(other, content) in others {
-            if content == expect {
-                continue;
-            }
-            let pairs = expect.chunks_exact(SECTOR).zip(content.chunks_exact(SECTOR));
-            for (sector, (left, right)) in (0u32..).zip(pairs) {
-                if left != right && self.settled(sector, all, history) && !busy(sector) {
-                    let (left, right) = (Stamp::of(left), Stamp::of(right));
-                    let name = |stamp: Option<Stamp>| stamp.map_or(0, |stamp| stamp.write.0);
+    pub fn equal(&self, members: &[Area<'_>], all: bool, busy: impl Fn(u32) -> bool, history: &History) -> Verdict {
+        let Some((first, others)) = members.split_first() else { return Ok(()) };
+        for other in others {
+            let places = first.content.differing_sectors(other.content, first.start, first.len);
+            for place in places {
+                let sector = u32::try_from((place - first.start) / SECTOR).expect("a small volume");
+                if self.settled(sector, all, history) && !busy(sector) {
+                    let name = |area: &Area<'_>| Stamp::of(&area.content.get(place, SECTOR)).map_or(0, |stamp| stamp.write.0);
                     let detail = format!(
-                        "sector {sector} is write {} on disk {first} and write {} on disk {other}, both in sync",
-                        name(left),
-                        name(right)
+                        "sector {sector} is write {} on disk {} and write {} on disk {}, both in sync",
+                        name(first),
+                        first.disk,
+                        name(other),
+                        other.disk
                     );
                     return Err((Invariant::I6, detail));
                 }

@@ -4,13 +4,13 @@ use super::epochs_grow::EpochsGrow;
 use super::fail_stop::{FailStop, Standing};
 use super::history::{History, Op, Outcome, Stamp, WriteId, stamps};
 use super::no_lost_ack::NoLostAck;
-use super::no_stale_member::NoStaleMember;
+use super::no_stale_member::{Area, NoStaleMember};
 use super::single_writer::SingleWriter;
 use super::{Invariant, Tick, Verdict, Violation};
-use crate::disk::{Edge, SECTOR, SimDisk};
+use crate::disk::{Edge, Media, SECTOR, SimDisk, Sparse};
 use crate::executor::Executor;
 use block::{DeviceError, IoData};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::rc::{Rc, Weak};
 use units::{Epoch, Incarnation};
 
@@ -255,7 +255,10 @@ impl Referee {
         let disks: Vec<_> = self.disks.borrow().iter().filter_map(Weak::upgrade).collect();
         let used: Vec<_> = disks.iter().filter(|disk| in_sync.get(disk.number) == Some(&true)).collect();
         let media: Vec<_> = used.iter().map(|disk| (disk.number, disk.media())).collect();
-        let areas: Vec<_> = media.iter().map(|(number, media)| (*number, &media.live()[offset..offset + len])).collect();
+        let area = |(disk, media): &(usize, Ref<'_, Media>)| -> (usize, Sparse) { (*disk, media.live().clone()) };
+        let contents: Vec<_> = media.iter().map(area).collect();
+        let areas: Vec<_> =
+            contents.iter().map(|(disk, content)| Area { disk: *disk, content, start: offset, len }).collect();
         let busy = |sector: u32| used.iter().any(|disk| disk.busy_at(offset / SECTOR + sector as usize));
         self.judge(self.no_stale_member.borrow().equal(&areas, all, busy, &self.history.borrow()));
     }
@@ -285,7 +288,7 @@ impl Referee {
     /// Whether `stamp` stands at `at` on a disk other than `disk`, or on that one already.
     fn stands(&self, at: usize, sector: &[u8]) -> bool {
         let disks = self.disks.borrow();
-        disks.iter().filter_map(Weak::upgrade).any(|disk| disk.media().live().get(at..at + SECTOR) == Some(sector))
+        disks.iter().filter_map(Weak::upgrade).any(|disk| disk.media().live().get(at, SECTOR) == sector)
     }
 
     fn arrives(&self, disk: usize, at: usize, data: &[u8]) {

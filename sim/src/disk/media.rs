@@ -5,6 +5,7 @@
 //! whatever the order of the writes was. A sector is never half old and half new (docs/rfd/0002-block-device.md; the
 //! 512-byte promise is the drives').
 
+use super::sparse::Sparse;
 use crate::rng::Rng;
 use block::IoData;
 use std::collections::BTreeMap;
@@ -15,8 +16,8 @@ pub const SECTOR: usize = 512;
 /// The content of one member disk.
 #[derive(Clone)]
 pub struct Media {
-    live: Vec<u8>,
-    durable: Vec<u8>,
+    live: Sparse,
+    durable: Sparse,
     cached: BTreeMap<usize, Vec<Version>>,
     next_write: u64,
 }
@@ -33,25 +34,25 @@ impl Media {
     /// `len` zeroes.
     #[must_use]
     pub fn new(len: usize) -> Self {
-        Self::holding(vec![0; len])
+        Self::holding(Sparse::new(len))
     }
 
-    /// A disk with this content.
+    /// A disk with this content, all of it durable.
     #[must_use]
-    pub fn holding(content: Vec<u8>) -> Self {
-        assert!(content.len().is_multiple_of(SECTOR), "a disk is whole sectors");
+    pub fn holding(content: Sparse) -> Self {
+        assert!(content.size().is_multiple_of(SECTOR), "a disk is whole sectors");
         Self { durable: content.clone(), live: content, cached: BTreeMap::new(), next_write: 0 }
     }
 
     /// What a reader sees.
     #[must_use]
-    pub fn live(&self) -> &[u8] {
+    pub fn live(&self) -> &Sparse {
         &self.live
     }
 
     /// What certainly survives a power cut.
     #[must_use]
-    pub fn durable(&self) -> &[u8] {
+    pub fn durable(&self) -> &Sparse {
         &self.durable
     }
 
@@ -63,11 +64,11 @@ impl Media {
 
     /// A write takes effect.
     pub fn write(&mut self, at: usize, data: &IoData, fua: bool) {
-        self.live[at..at + data.len()].copy_from_slice(data);
+        self.live.write(at, data);
         let write = self.next_write;
         self.next_write += 1;
         if fua {
-            self.durable[at..at + data.len()].copy_from_slice(data);
+            self.durable.write(at, data);
         }
         for start in (0..data.len()).step_by(SECTOR) {
             let sector = (at + start) / SECTOR;
@@ -111,16 +112,15 @@ impl Media {
                     lost += 1;
                 }
             }
-            let range = sector * SECTOR..(sector + 1) * SECTOR;
-            self.live[range.clone()].copy_from_slice(&self.durable[range]);
         }
+        self.live = self.durable.clone();
         lost
     }
 }
 
-fn put(into: &mut [u8], sector: usize, version: &Version) {
+fn put(into: &mut Sparse, sector: usize, version: &Version) {
     let bytes = &version.data[version.start..version.start + SECTOR];
-    into[sector * SECTOR..(sector + 1) * SECTOR].copy_from_slice(bytes);
+    into.write(sector * SECTOR, bytes);
 }
 
 /// What a power cut makes of one write.
@@ -154,6 +154,10 @@ mod test {
     use super::*;
     use block::IoBuf;
 
+    fn byte(media: &Media, at: usize) -> u8 {
+        media.live().get(at, 1)[0]
+    }
+
     fn filled(byte: u8, sectors: usize) -> IoData {
         IoBuf::copy_of(&vec![byte; sectors * SECTOR]).freeze()
     }
@@ -170,12 +174,11 @@ mod test {
             media.write(2 * SECTOR, &filled(2, 2), false);
             media.flush(mark);
             media.write(4 * SECTOR, &filled(3, 2), true);
-            assert_eq!(media.live()[2 * SECTOR], 2);
+            assert_eq!(byte(&media, 2 * SECTOR), 2);
             media.power_cut(&mut Rng::new(seed), true);
-            assert_eq!(media.live()[0], 1, "written before the flush began");
-            assert_eq!(media.live()[4 * SECTOR], 3, "written with FUA");
-            assert_eq!(media.live(), media.durable());
-            seen.insert((media.live()[2 * SECTOR], media.live()[3 * SECTOR]));
+            assert_eq!(byte(&media, 0), 1, "written before the flush began");
+            assert_eq!(byte(&media, 4 * SECTOR), 3, "written with FUA");
+            seen.insert((byte(&media, 2 * SECTOR), byte(&media, 3 * SECTOR)));
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(0, 0), (0, 2), (2, 0), (2, 2)]);
     }
@@ -188,7 +191,7 @@ mod test {
             media.write(0, &filled(1, 4), false);
             media.write(SECTOR, &filled(2, 1), true);
             media.power_cut(&mut Rng::new(seed), true);
-            assert_eq!(media.live()[SECTOR], 2);
+            assert_eq!(byte(&media, SECTOR), 2);
         }
     }
 }

@@ -5,8 +5,10 @@
 //! the three; the checkers of I1 and I6 live there. Durability is [`Media`]'s. This file does *not* know arrays.
 
 mod media;
+mod sparse;
 
 pub use media::{Media, SECTOR};
+pub use sparse::Sparse;
 
 use crate::executor::Executor;
 use crate::rng::Rng;
@@ -184,7 +186,7 @@ impl SimDisk {
 
     fn geometry(&self) -> Geometry {
         Geometry {
-            size: ByteLen::of(self.media.borrow().live()),
+            size: ByteLen(self.media.borrow().live().size() as u64),
             block_bytes: 512,
             optimal_bytes: 4096,
             volatile_cache: true,
@@ -270,16 +272,22 @@ impl SimDisk {
         }
     }
 
+    fn read(&self, at: usize, len: usize) -> IoBuf {
+        let mut bytes = IoBuf::new(len);
+        self.media.borrow().live().read(at, &mut bytes);
+        bytes
+    }
+
     /// The operation takes effect. A failed write does so by chance, unless the disk is broken.
     fn apply(&self, op: u64, at: usize, work: &Work, mark: u64, well: bool) -> Option<IoBuf> {
         let broken = self.manners.get().broken.is_some();
         match work {
-            Work::Read(len) => well.then(|| IoBuf::copy_of(&self.media.borrow().live()[at..at + len])),
+            Work::Read(len) => well.then(|| self.read(at, *len)),
             Work::Write(data, fua) => {
                 if well || (!broken && self.rng.borrow_mut().coin()) {
                     if let Some(edge) = &*self.edge.borrow() {
                         let media = self.media.borrow();
-                        edge.applied(self.number, op, at as u64, data, &media.live()[at..at + data.len()]);
+                        edge.applied(self.number, op, at as u64, data, &media.live().get(at, data.len()));
                     }
                     self.media.borrow_mut().write(at, data, *fua && well);
                 }

@@ -35,7 +35,7 @@ fn a_killed_process_leaves_its_writes_to_the_kernel() {
         told.set(true);
     });
     assert_eq!(exec.run(1_000_000, || quiet.get()), Stopped::Done);
-    assert_eq!(disk.media().live()[4096], 7);
+    assert_eq!(disk.media().live().get(4096, 1)[0], 7);
 }
 
 /// Goal: a power cut ends nothing: what was in flight is never answered. Method: cut, then run on.
@@ -65,7 +65,7 @@ fn operations_in_flight_have_no_order() {
             });
         }
         assert_eq!(exec.run(u64::MAX, || false), Stopped::Quiet);
-        disk.media().live()[0]
+        disk.media().live().get(0, 1)[0]
     };
     let seen: std::collections::BTreeSet<u8> = (0..40).map(last).collect();
     assert!(seen.len() > 5, "{seen:?}");
