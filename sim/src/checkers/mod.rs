@@ -60,7 +60,15 @@ pub struct Violation {
 
 impl fmt::Display for Invariant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+        f.pad(match self {
+            Self::I1 => "I1",
+            Self::I3 => "I3",
+            Self::I6 => "I6",
+            Self::I11 => "I11",
+            Self::I12 => "I12",
+            Self::I14 => "I14",
+            Self::B11 => "B-11",
+        })
     }
 }
 
