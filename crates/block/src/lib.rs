@@ -10,6 +10,7 @@
 
 pub mod buffer;
 pub mod device;
+pub mod gate;
 pub mod runtime;
 #[cfg(test)]
 mod testing;
