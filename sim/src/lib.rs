@@ -10,7 +10,12 @@
 //! `sim replay --seed N`. Faults stay inside what the design promises to survive; which kinds are on differs from run to
 //! run. This room does *not* know protocols, processes of the real machine, or files.
 
+pub mod bugs;
 pub mod checkers;
+pub mod crash;
 pub mod disk;
 pub mod executor;
 pub mod rng;
+pub mod soak;
+mod stack;
+pub mod world;

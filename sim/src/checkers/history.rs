@@ -63,7 +63,7 @@ pub struct Op {
 }
 
 /// All writes of a run.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct History {
     ops: Vec<Op>,
 }

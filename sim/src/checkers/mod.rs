@@ -20,7 +20,7 @@ mod referee;
 mod single_writer;
 
 pub use history::{Op, Outcome, Stamp, WriteId};
-pub use referee::{Ask, Referee, Witness};
+pub use referee::{Ask, Frozen, Referee, Witness};
 
 use std::fmt;
 

@@ -12,12 +12,12 @@ use crate::disk::SECTOR;
 use std::collections::BTreeMap;
 
 /// The registers of one volume.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct NoLostAck {
     registers: BTreeMap<u32, Register>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Register {
     candidates: Vec<Candidate>,
 }

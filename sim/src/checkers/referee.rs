@@ -39,6 +39,49 @@ pub struct Referee {
     epochs_grow: RefCell<EpochsGrow>,
 }
 
+/// What clients may expect at one moment, kept apart from the world it comes from.
+#[derive(Clone)]
+pub struct Frozen {
+    history: History,
+    registers: NoLostAck,
+    tick: u64,
+}
+
+impl Frozen {
+    /// How many writes had been asked for.
+    #[must_use]
+    pub fn writes(&self) -> usize {
+        self.history.len()
+    }
+
+    /// What they may expect once the power is back.
+    #[must_use]
+    pub fn after_power_cut(&self) -> Self {
+        let mut after = self.clone();
+        let now = Some(after.begins());
+        for (_, op) in after.history.all_mut() {
+            op.ended = op.ended.or(now);
+        }
+        after.registers.power_cut(&after.history);
+        after
+    }
+
+    /// The next tick.
+    pub fn begins(&mut self) -> Tick {
+        self.tick += 1;
+        Tick(self.tick)
+    }
+
+    /// Judges a read.
+    ///
+    /// # Errors
+    /// What was wrong with it.
+    pub fn read(&mut self, began: Tick, sector: u32, bytes: &[u8]) -> Result<(), String> {
+        let now = self.begins();
+        self.registers.read(began, now, sector, bytes, &self.history).map_err(|(_, detail)| detail)
+    }
+}
+
 /// What a write of a client is before it is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask {
@@ -107,6 +150,13 @@ impl Referee {
     /// Notes what somebody else found.
     pub fn note(&self, invariant: Invariant, detail: String) {
         self.judge(Err((invariant, detail)));
+    }
+
+    /// What clients may expect now.
+    #[must_use]
+    pub fn freeze(&self) -> Frozen {
+        let (history, registers) = (self.history.borrow().clone(), self.no_lost_ack.borrow().clone());
+        Frozen { history, registers, tick: self.tick.get() }
     }
 
     fn judge(&self, verdict: Verdict) {

@@ -8,7 +8,7 @@
 use super::sparse::Sparse;
 use crate::rng::Rng;
 use block::IoData;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The unit that a power cut does not tear.
 pub const SECTOR: usize = 512;
@@ -101,12 +101,18 @@ impl Media {
 
     /// The power goes: what is left of the cache is chance, and the cache is empty. Returns how many sectors were lost.
     pub fn power_cut(&mut self, rng: &mut Rng, torn: bool) -> u64 {
-        let mut fate = BTreeMap::new();
+        let mut fates = rng.fork();
+        self.cut(rng, |_| Fate::of(&mut fates, torn))
+    }
+
+    /// The same, with a say in what becomes of each write.
+    pub fn cut(&mut self, rng: &mut Rng, mut fate: impl FnMut(u64) -> Fate) -> u64 {
+        let mut known = BTreeMap::new();
         let mut lost = 0;
         for (sector, versions) in std::mem::take(&mut self.cached) {
             for version in &versions {
-                let kept: Fate = *fate.entry(version.write).or_insert_with(|| Fate::of(rng, torn));
-                if kept.keeps(rng) {
+                let its_fate: Fate = *known.entry(version.write).or_insert_with(|| fate(version.write));
+                if its_fate.keeps(rng) {
                     put(&mut self.durable, sector, version);
                 } else {
                     lost += 1;
@@ -116,6 +122,12 @@ impl Media {
         self.live = self.durable.clone();
         lost
     }
+
+    /// The writes that a power cut may lose.
+    #[must_use]
+    pub fn volatile(&self) -> BTreeSet<u64> {
+        self.cached.values().flatten().map(|version| version.write).collect()
+    }
 }
 
 fn put(into: &mut Sparse, sector: usize, version: &Version) {
@@ -124,10 +136,13 @@ fn put(into: &mut Sparse, sector: usize, version: &Version) {
 }
 
 /// What a power cut makes of one write.
-#[derive(Clone, Copy)]
-enum Fate {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is on the media.
     Kept,
+    /// It is gone.
     Lost,
+    /// Some of its sectors are on the media.
     Torn,
 }
 

@@ -7,7 +7,7 @@
 mod media;
 mod sparse;
 
-pub use media::{Media, SECTOR};
+pub use media::{Fate, Media, SECTOR};
 pub use sparse::Sparse;
 
 use crate::executor::Executor;

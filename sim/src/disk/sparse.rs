@@ -76,6 +76,17 @@ impl Sparse {
         })
     }
 
+    /// A number that differs where the content differs.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let mut sum = self.len as u64;
+        for (&page, bytes) in self.pages.iter().filter(|(_, bytes)| bytes.iter().any(|&byte| byte != 0)) {
+            let words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
+            sum = words.fold(sum ^ page as u64, |sum, word| (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
+        }
+        sum
+    }
+
     fn same_page(&self, other: &Self, page: usize) -> bool {
         match (self.pages.get(&page), other.pages.get(&page)) {
             (None, None) => true,

@@ -3,6 +3,7 @@
 //! The nemesis keeps to what RAID 1 promises to survive: a member is harmed only while the array is whole, so that no
 //! two faults ever meet on the last good copy. It counts what it did.
 
+use super::call::call;
 use super::target::{DISK_LEN, Start, Target};
 use super::{Phase, World};
 use crate::disk::{EIO, ENODEV, Manners, Media};
@@ -201,7 +202,7 @@ pub async fn repair(world: Rc<World>, mut rng: Rng) {
             world.disks.iter().filter(|disk| disk.manners.get().broken.is_none()).for_each(|disk| disk.manners.set(WELL));
         }
         let Some(target) = world.target.borrow().clone() else { continue };
-        if world.blind.get() {
+        if !target.knows_floor() {
             world.did("the store is back and tells the floor");
             world.blind.set(false);
             target.floor(world.store.get());
@@ -224,8 +225,9 @@ async fn put_back(world: &Rc<World>, target: &Rc<Target>, number: usize, rng: &m
     }
     disk.manners.set(WELL);
     world.referee.disk_added(number);
-    target.add(number).await;
-    world.exec.fold(number as u64);
+    let far = Rc::clone(target);
+    let answer = call(target.process(), &Rc::default(), async move { far.add(number, false).await }).await;
+    world.say(|| format!("disk {number} is put into the array: {answer:?}"));
 }
 
 /// Looks at the members now and then: epochs, and members in sync being equal whenever nothing is to be copied.
