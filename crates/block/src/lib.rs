@@ -11,6 +11,8 @@
 pub mod buffer;
 pub mod device;
 pub mod gate;
+pub mod probe;
+pub mod raid;
 pub mod runtime;
 #[cfg(test)]
 mod testing;

@@ -28,8 +28,28 @@ pub struct MemDisk {
     /// Writes wait while this is set; `release` lets them go on.
     pub held: Cell<bool>,
     released: WaitList,
+    power: RefCell<Option<Rc<Power>>>,
     /// Every write and flush that arrived, in order: for tests that check an order.
     pub log: RefCell<Vec<Seen>>,
+}
+
+/// What several disks depend on: it lasts for so many writes and flushes, and goes during the next.
+pub struct Power(Cell<u64>);
+
+impl Power {
+    pub fn until(operations: u64) -> Rc<Self> {
+        Rc::new(Self(Cell::new(operations + 1)))
+    }
+
+    pub fn is_out(&self) -> bool {
+        self.0.get() == 0
+    }
+
+    fn spend(&self) -> bool {
+        let left = self.0.get();
+        self.0.set(left.saturating_sub(1));
+        left == 1
+    }
 }
 
 /// One entry of [`MemDisk::log`].
@@ -52,8 +72,14 @@ impl MemDisk {
             breaks_after: Cell::new(None),
             held: Cell::new(false),
             released: WaitList::default(),
+            power: RefCell::default(),
             log: RefCell::default(),
         })
+    }
+
+    /// From now on the disk goes out with `power`.
+    pub fn depend_on(&self, power: &Rc<Power>) {
+        self.power.replace(Some(Rc::clone(power)));
     }
 
     /// Lets held writes go on.
@@ -75,12 +101,39 @@ impl MemDisk {
         if self.broken.get() {
             return Err(DeviceError::Failed { errno: EIO });
         }
+        if self
+            .power
+            .borrow()
+            .as_ref()
+            .is_some_and(|power| power.is_out())
+        {
+            return Err(DeviceError::Failed { errno: EIO });
+        }
         self.geometry().check(at, len)
+    }
+
+    /// Counts a write or flush; true for the one during which the power goes.
+    fn is_last_before_cut(&self) -> bool {
+        self.power
+            .borrow()
+            .as_ref()
+            .is_some_and(|power| power.spend())
     }
 
     fn store(&self, at: ByteOffset, bytes: &[u8], how: Durability) -> Result<(), DeviceError> {
         self.check(at, ByteLen::of(bytes))?;
         let fua = how == Durability::Fua;
+        if self.is_last_before_cut() {
+            // The interrupted write is torn: its first half is on the media, in whole sectors.
+            let (start, half) = (
+                usize::try_from(at.0).expect("checked above"),
+                bytes.len() / 1024 * 512,
+            );
+            for copy in [&self.live, &self.durable] {
+                copy.borrow_mut()[start..start + half].copy_from_slice(&bytes[..half]);
+            }
+            return Err(DeviceError::Failed { errno: EIO });
+        }
         self.log.borrow_mut().push(Seen::Write {
             at: at.0,
             len: bytes.len() as u64,
@@ -151,6 +204,9 @@ impl BlockDevice for Shared {
     }
 
     fn flush(&self) -> IoFuture<()> {
+        if self.is_last_before_cut() {
+            return IoFuture::ready(Err(DeviceError::Failed { errno: EIO }));
+        }
         IoFuture::ready(self.check(ByteOffset(0), ByteLen(0)).map(|()| {
             self.log.borrow_mut().push(Seen::Flush);
             self.durable.borrow_mut().clone_from(&self.live.borrow());

@@ -1,0 +1,371 @@
+//! What an operator and the gate ask of a running array.
+
+use super::array::{Inner, LastOne};
+use super::assemble::read_superblock;
+use super::bitmap::Bitmap;
+use super::chunks::ChunkSet;
+use super::create::{clear_head, disk_error, failed, new_leg, own_superblock_at, refuse_used};
+use super::io::ArrayDisk;
+use super::layout::{self, BITMAP_AT};
+use super::leg::{Leg, Standing};
+use super::records::FactsTable;
+use super::status::ArrayStatus;
+use super::superblock::{FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, ROLES_KEPT, Role, Superblock};
+use super::{Member, RaidError, SLOTS_MAX};
+use crate::device::Disk;
+use std::rc::Rc;
+use units::{ByteLen, Millis, Moment, Sectors};
+
+/// A running array.
+pub struct Array(pub(super) Rc<Inner>);
+
+impl Array {
+    /// The array as a disk.
+    #[must_use]
+    pub fn disk(&self) -> Disk {
+        Rc::new(ArrayDisk(Rc::clone(&self.0)))
+    }
+
+    /// What there is to say about it.
+    #[must_use]
+    pub fn status(&self) -> ArrayStatus {
+        self.0.status()
+    }
+
+    /// The per-volume records on its members.
+    #[must_use]
+    pub fn facts(&self) -> FactsTable {
+        FactsTable(Rc::clone(&self.0))
+    }
+
+    /// Fails the member of a slot, recorded on the others when this answers.
+    ///
+    /// # Errors
+    /// [`RaidError::NoMember`], [`RaidError::LastMember`], [`RaidError::Broken`].
+    pub async fn fail(&self, slot: usize) -> Result<(), RaidError> {
+        let leg = self
+            .0
+            .board
+            .borrow()
+            .legs
+            .get(slot)
+            .and_then(Clone::clone)
+            .ok_or(RaidError::NoMember(slot))?;
+        self.0
+            .fail(&leg, "failed by an operator")
+            .map_err(|LastOne| RaidError::LastMember(slot))?;
+        self.0.may_answer().await.map_err(RaidError::Broken)
+    }
+
+    /// Fails every member on which an operation admitted before `older_than` still hangs, recorded on the others when
+    /// this answers; the composite operations then end without them. What hangs runs out in the background.
+    ///
+    /// # Errors
+    /// [`RaidError::LastMember`]: operations hang on every member in sync; none of those is failed, as that would
+    /// free nothing. [`RaidError::Broken`].
+    pub async fn fail_laggards(&self, older_than: Moment) -> Result<(), RaidError> {
+        let now = self.0.rt.now();
+        let laggards: Vec<Rc<Leg>> = self
+            .0
+            .live()
+            .into_iter()
+            .filter(|leg| leg.lags(older_than, now))
+            .collect();
+        let others = self
+            .0
+            .in_sync()
+            .into_iter()
+            .any(|leg| !leg.lags(older_than, now));
+        for leg in &laggards {
+            if leg.standing() == Standing::Recovering || others {
+                let failed = self
+                    .0
+                    .fail(leg, "operations hung on it while a fence waited");
+                failed.map_err(|LastOne| RaidError::LastMember(usize::from(leg.slot)))?;
+            }
+        }
+        self.0.may_answer().await.map_err(RaidError::Broken)?;
+        match laggards.iter().find(|leg| leg.is_in_sync()) {
+            Some(leg) if !others => Err(RaidError::LastMember(usize::from(leg.slot))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the mirror more slots, empty ones: a mirror of one gets its bitmap with that.
+    ///
+    /// # Errors
+    /// [`RaidError::CannotGrow`], [`RaidError::Broken`], [`RaidError::Closed`].
+    pub async fn grow(&self, slots: usize) -> Result<(), RaidError> {
+        let inner = &self.0;
+        self.check_open()?;
+        let now = inner.board.borrow().legs.len();
+        if slots <= now || slots > SLOTS_MAX {
+            return Err(RaidError::CannotGrow { now, asked: slots });
+        }
+        let legs = inner.live();
+        let room = legs.iter().all(|leg| leg.facts_room);
+        {
+            let mut board = inner.board.borrow_mut();
+            board.legs.resize(slots, None);
+            if board.bitmap.is_none() && room {
+                let bits = ChunkSet::empty(inner.chunk_count());
+                board.bitmap = Some(Bitmap::new(inner.shape.chunk_bytes, bits, board.events));
+                legs.iter()
+                    .for_each(|leg| leg.bitmap_at.set(Some(BITMAP_AT)));
+            }
+        }
+        let generation = inner.touch_superblocks();
+        Ok(inner.settle(generation).await?)
+    }
+
+    /// Takes a disk into the first slot that is empty or failed and starts filling it. A disk that was a member
+    /// before gets only what was written since; a foreign one is refused if it holds something, unless `wipe`.
+    ///
+    /// `device` is 16 random bytes, the identity of a new member.
+    ///
+    /// # Errors
+    /// [`RaidError`]: what is wrong with the disk, or [`RaidError::NoFreeSlot`].
+    pub async fn add(
+        &self,
+        member: Member,
+        wipe: bool,
+        device: [u8; 16],
+    ) -> Result<usize, RaidError> {
+        let inner = &self.0;
+        self.check_open()?;
+        self.free_slot()?;
+        let (served, found) = (
+            inner.geometry.get().block_bytes,
+            member.disk.geometry().block_bytes,
+        );
+        if found > served {
+            return Err(RaidError::BlockSize {
+                label: member.label,
+                found,
+                served,
+            });
+        }
+        let returning = self.recognise(&member, wipe).await?;
+        let own = match &returning {
+            Some(superblock) => superblock.clone(),
+            None => self.prepare_new(&member, wipe, device).await?,
+        };
+        self.check_open()?;
+        let slot = self.free_slot()?;
+        let leg = self.seat(&member, slot, own, returning.is_some());
+        let generation = inner.touch_superblocks();
+        inner.settle(generation).await?;
+        if !leg.is_live() {
+            return Err(failed(&leg));
+        }
+        inner.resync_later();
+        Ok(slot)
+    }
+
+    /// Ends everything and leaves the members as mdadm would: flushed, clean, the bitmap empty if all slots are in
+    /// sync. A recovery goes on from here at the next start.
+    ///
+    /// # Errors
+    /// [`RaidError::Broken`]: the last member failed; the array is stopped but not clean.
+    pub async fn stop(&self) -> Result<(), RaidError> {
+        let inner = &self.0;
+        if inner.closed.replace(true) {
+            return Ok(());
+        }
+        inner.resync.cancel.set(true);
+        while inner.resync.running.get() {
+            inner.resync.ended.wait().await;
+        }
+        while inner.ranges.writes.borrow().iter().any(Option::is_some) {
+            inner.ranges.write_ended.wait().await;
+        }
+        inner.settle(inner.progress.wanted.get()).await?;
+        inner.checkpoint().await?;
+        inner.tidy(Millis(0)).await?;
+        Ok(())
+    }
+
+    /// Waits until no resync is under way.
+    pub async fn resync_ended(&self) {
+        while self.0.resync.running.get() {
+            self.0.resync.ended.wait().await;
+        }
+    }
+
+    fn check_open(&self) -> Result<(), RaidError> {
+        match (self.0.closed.get(), self.0.broken.get()) {
+            (true, _) => Err(RaidError::Closed),
+            (false, Some(error)) => Err(RaidError::Broken(error)),
+            (false, None) => Ok(()),
+        }
+    }
+
+    fn free_slot(&self) -> Result<usize, RaidError> {
+        let board = self.0.board.borrow();
+        let free = board
+            .legs
+            .iter()
+            .position(|leg| leg.as_ref().is_none_or(|leg| !leg.is_live()));
+        free.ok_or(RaidError::NoFreeSlot(board.legs.len()))
+    }
+
+    /// The superblock of a former member that only lacks what the bitmap says; `None` for any other disk.
+    async fn recognise(
+        &self,
+        member: &Member,
+        wipe: bool,
+    ) -> Result<Option<Superblock>, RaidError> {
+        let inner = &self.0;
+        let Ok(own) = read_superblock(member).await else {
+            return Ok(None);
+        };
+        if wipe || own.array != inner.shape.id {
+            return Ok(None);
+        }
+        let board = inner.board.borrow();
+        let split = inner
+            .in_sync_numbers(&board.legs)
+            .any(|number| own.role_of(number) == Role::Faulty);
+        if own.events > board.events || split {
+            let (found, current) = (own.events, board.events);
+            return Err(RaidError::Newer {
+                label: member.label.clone(),
+                found,
+                current,
+            });
+        }
+        let Some(bitmap) = &board.bitmap else {
+            return Ok(None);
+        };
+        let complete = !own.has(FEATURE_RECOVERY) || own.has(FEATURE_RECOVERY_BITMAP);
+        let was_active = matches!(own.role(), Role::Active(_)) && own.size == inner.shape.size;
+        let unused = board
+            .legs
+            .iter()
+            .flatten()
+            .all(|leg| !leg.is_live() || leg.number != own.number);
+        let same = board
+            .legs
+            .iter()
+            .flatten()
+            .all(|leg| leg.number != own.number || leg.own.device == own.device);
+        let bytes = super::bitmap::bytes_on_disk(bitmap.set().possible()) as u64;
+        let fits = own.data_offset.bytes() + own.size.bytes() <= member.disk.geometry().size.0
+            && layout::bitmap_at(&own, bytes).is_some();
+        let by_bitmap = complete
+            && was_active
+            && unused
+            && same
+            && fits
+            && own.events >= bitmap.events_cleared();
+        Ok(by_bitmap.then_some(own))
+    }
+
+    /// Looks at a new disk, empties its head, and says where its data will lie.
+    async fn prepare_new(
+        &self,
+        member: &Member,
+        wipe: bool,
+        device: [u8; 16],
+    ) -> Result<Superblock, RaidError> {
+        let (inner, len) = (&self.0, member.disk.geometry().size);
+        let ours = matches!(read_superblock(member).await, Ok(own) if own.array == inner.shape.id);
+        refuse_used(member, wipe || ours).await?;
+        let size = inner.shape.size;
+        let fits = |offset: &Sectors| Sectors::floor(len).0 >= offset.0 + size.0;
+        let offsets = [layout::data_offset(len), layout::data_offset(ByteLen(0))];
+        let Some(offset) = offsets.into_iter().find(fits) else {
+            let least = ByteLen(offsets[1].bytes() + size.bytes());
+            return Err(RaidError::TooSmall {
+                label: member.label.clone(),
+                size: len,
+                least,
+            });
+        };
+        clear_head(&member.disk, wipe)
+            .await
+            .map_err(|source| disk_error(member, source))?;
+        let number = self.new_number();
+        Ok(own_superblock_at(len, offset, size, number, device))
+    }
+
+    /// A number nobody had, so that a former member is never taken for its successor; the least used one if all had.
+    fn new_number(&self) -> u32 {
+        let board = self.0.board.borrow();
+        let used = |number: usize| {
+            board
+                .roles
+                .get(number)
+                .is_some_and(|role| *role != Role::Spare)
+                || board
+                    .legs
+                    .iter()
+                    .flatten()
+                    .any(|leg| leg.number as usize == number)
+        };
+        let live = |number: usize| {
+            board
+                .legs
+                .iter()
+                .flatten()
+                .any(|leg| leg.is_live() && leg.number as usize == number)
+        };
+        let fresh = (0..ROLES_KEPT).find(|&number| !used(number));
+        let number = fresh.or_else(|| (0..ROLES_KEPT).find(|&number| !live(number)));
+        u32::try_from(number.expect("128 numbers, eight slots")).expect("below 128")
+    }
+
+    fn seat(&self, member: &Member, slot: usize, own: Superblock, returning: bool) -> Rc<Leg> {
+        let inner = &self.0;
+        let mut board = inner.board.borrow_mut();
+        let chunks = inner.chunk_count();
+        let bits = board.bitmap.as_ref().map(|bitmap| bitmap.set().clone());
+        let todo = bits
+            .filter(|_| returning)
+            .unwrap_or_else(|| ChunkSet::of_range(chunks, 0..chunks));
+        let role = u16::try_from(slot).expect("at most eight");
+        let number = own.number as usize;
+        let leg = new_leg(member, role, own, Standing::Recovering, todo);
+        leg.by_bitmap.set(returning);
+        if let Some(bitmap) = &mut board.bitmap {
+            bitmap.rewrite_all();
+            let bytes = super::bitmap::bytes_on_disk(chunks) as u64;
+            let kept = if returning {
+                layout::bitmap_at(&leg.own, bytes)
+            } else {
+                None
+            };
+            leg.bitmap_at.set(Some(kept.unwrap_or(BITMAP_AT)));
+        }
+        let leg = Rc::new(leg);
+        board.roles[number] = Role::Active(role);
+        board.legs[slot] = Some(Rc::clone(&leg));
+        board.outsiders.retain(|(label, _)| *label != member.label);
+        drop(board);
+        inner.measure();
+        leg
+    }
+}
+
+impl Inner {
+    fn in_sync_numbers<'a>(&self, legs: &'a [Option<Rc<Leg>>]) -> impl Iterator<Item = u32> + 'a {
+        legs.iter()
+            .flatten()
+            .filter(|leg| leg.is_in_sync())
+            .map(|leg| leg.number)
+    }
+
+    /// An array that was left active becomes clean again without waiting for a write.
+    pub(super) fn tidy_if_active(self: &Rc<Self>) {
+        let active = !self.board.borrow().clean;
+        let bits = self
+            .board
+            .borrow()
+            .bitmap
+            .as_ref()
+            .is_some_and(|bitmap| !bitmap.set().is_empty());
+        if active || bits && self.is_whole() {
+            self.tidy_later();
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The internal write-intent bitmap: which chunks may differ between the members, or lack on a missing one.
+//!
+//! Format: 256 bytes of header, then one bit per chunk, least significant first; little-endian, version 4. Source:
+//! mdadm's bitmap.h (`bitmap_super_t`) and drivers/md/md-bitmap.c. Invariant: before data of a chunk is written, its bit
+//! is durable on every member that gets the data; it is cleared only after a flush of *all* slots of the array.
+
+use super::chunks::ChunkSet;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use units::{ArrayId, ByteLen, ByteOffset, Sectors};
+
+/// The unit in which the bitmap is written.
+pub const PAGE_BYTES: usize = 4096;
+/// How long after its last write a chunk's bit is cleared, in seconds: mdadm's default `daemon_sleep`.
+pub const LAZY_SECONDS: u32 = 5;
+
+const MAGIC: u32 = 0x6d74_6962;
+const VERSION: u32 = 4;
+const HEADER_BYTES: usize = 256;
+
+/// The header of a member's bitmap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Whose bitmap.
+    pub array: ArrayId,
+    /// The superblock's `events` when it was written.
+    pub events: u64,
+    /// `events` when bits were last cleared: who is older than that cannot come back by this bitmap.
+    pub events_cleared: u64,
+    /// What the bits are about.
+    pub sync_size: Sectors,
+    /// Bit 1 (`BITMAP_STALE`) says that it is out of date.
+    pub state: u32,
+    /// Bytes per bit.
+    pub chunk_bytes: u32,
+    /// Seconds after which bits are cleared.
+    pub lazy_seconds: u32,
+    /// Write-behind of write-mostly members.
+    pub write_behind: u32,
+    /// Sectors that are kept for the bitmap.
+    pub sectors_reserved: u32,
+}
+
+/// The bits in memory, and which of them are on the members.
+#[derive(Debug)]
+pub struct Bitmap {
+    chunk_bytes: u64,
+    events_cleared: u64,
+    set: ChunkSet,
+    durable: ChunkSet,
+    dirty_pages: BTreeSet<usize>,
+}
+
+impl Header {
+    /// Reads a header; `None` if it is no bitmap of version 4 that we can use.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
+        let u32_at =
+            |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("fixed places"));
+        let u64_at =
+            |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("fixed places"));
+        let header = Self {
+            array: ArrayId(bytes[8..24].try_into().expect("fixed places")),
+            events: u64_at(24),
+            events_cleared: u64_at(32),
+            sync_size: Sectors(u64_at(40)),
+            state: u32_at(48),
+            chunk_bytes: u32_at(52),
+            lazy_seconds: u32_at(56),
+            write_behind: u32_at(60),
+            sectors_reserved: u32_at(64),
+        };
+        let sound = u32_at(0) == MAGIC
+            && u32_at(4) == VERSION
+            && u32_at(68) == 0
+            && header.chunk_bytes.is_power_of_two()
+            && header.chunk_bytes >= 512
+            && header.state & 2 == 0;
+        sound.then_some(header)
+    }
+
+    /// The 256 bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(0, &MAGIC.to_le_bytes());
+        put(4, &VERSION.to_le_bytes());
+        put(8, &self.array.0);
+        put(24, &self.events.to_le_bytes());
+        put(32, &self.events_cleared.to_le_bytes());
+        put(40, &self.sync_size.0.to_le_bytes());
+        put(48, &self.state.to_le_bytes());
+        put(52, &self.chunk_bytes.to_le_bytes());
+        put(56, &self.lazy_seconds.to_le_bytes());
+        put(60, &self.write_behind.to_le_bytes());
+        put(64, &self.sectors_reserved.to_le_bytes());
+        bytes
+    }
+}
+
+/// How many chunks an array has.
+#[must_use]
+pub fn chunk_count(size: ByteLen, chunk_bytes: u64) -> usize {
+    usize::try_from(size.0.div_ceil(chunk_bytes)).expect("bounded by the chunk's choice")
+}
+
+/// The chunks that a range of the array touches.
+#[must_use]
+pub fn chunks_of(at: ByteOffset, len: ByteLen, chunk_bytes: u64) -> Range<usize> {
+    let index = |byte: u64| usize::try_from(byte).expect("within the array");
+    index(at.0 / chunk_bytes)..index((at.0 + len.0).div_ceil(chunk_bytes))
+}
+
+/// The length of a bitmap on disk.
+#[must_use]
+pub fn bytes_on_disk(chunks: usize) -> usize {
+    HEADER_BYTES + chunks.div_ceil(8)
+}
+
+/// Reads the bits behind a header, all of the bitmap being `bytes`.
+#[must_use]
+pub fn decode_bits(bytes: &[u8], chunks: usize) -> ChunkSet {
+    let bits = bytes.get(HEADER_BYTES..).unwrap_or_default();
+    let mut set = ChunkSet::empty(chunks);
+    for chunk in 0..chunks {
+        if bits
+            .get(chunk / 8)
+            .is_none_or(|byte| byte >> (chunk % 8) & 1 == 1)
+        {
+            set.insert(chunk);
+        }
+    }
+    set
+}
+
+impl Bitmap {
+    /// A bitmap whose bits are `set`, none of them known to be on disk.
+    #[must_use]
+    pub fn new(chunk_bytes: u64, set: ChunkSet, events_cleared: u64) -> Self {
+        let durable = ChunkSet::empty(set.possible());
+        let mut bitmap = Self {
+            chunk_bytes,
+            events_cleared,
+            set,
+            durable,
+            dirty_pages: BTreeSet::new(),
+        };
+        bitmap.rewrite_all();
+        bitmap
+    }
+
+    /// Bytes per bit.
+    #[must_use]
+    pub fn chunk_bytes(&self) -> u64 {
+        self.chunk_bytes
+    }
+
+    /// The bits that are set.
+    #[must_use]
+    pub fn set(&self) -> &ChunkSet {
+        &self.set
+    }
+
+    /// `events` when bits were last cleared.
+    #[must_use]
+    pub fn events_cleared(&self) -> u64 {
+        self.events_cleared
+    }
+
+    /// Whether all of `chunks` are set on the members.
+    #[must_use]
+    pub fn is_durable(&self, mut chunks: Range<usize>) -> bool {
+        chunks.all(|chunk| self.durable.contains(chunk))
+    }
+
+    /// Sets bits; true if there is something to write now.
+    pub fn mark(&mut self, chunks: Range<usize>) -> bool {
+        for chunk in chunks {
+            if !self.set.contains(chunk) {
+                self.set.insert(chunk);
+                self.dirty_pages.insert(page_of(chunk));
+            }
+        }
+        !self.dirty_pages.is_empty()
+    }
+
+    /// Clears one bit; from this moment it does not count as durable.
+    pub fn clear(&mut self, chunk: usize, events: u64) {
+        self.set.remove(chunk);
+        self.durable.remove(chunk);
+        self.dirty_pages.insert(page_of(chunk));
+        self.events_cleared = events;
+    }
+
+    /// All of it has to be written again, as for a member that comes in.
+    pub fn rewrite_all(&mut self) {
+        self.dirty_pages = (0..bytes_on_disk(self.set.possible()).div_ceil(PAGE_BYTES)).collect();
+    }
+
+    /// The first page holds the header, which carries `events`.
+    pub fn rewrite_header(&mut self) {
+        self.dirty_pages.insert(0);
+    }
+
+    /// Takes the pages that have to be written, and what to tell [`Bitmap::written`] afterwards.
+    pub fn take_dirty(&mut self, header: &Header) -> (Vec<(usize, [u8; PAGE_BYTES])>, ChunkSet) {
+        let pages = std::mem::take(&mut self.dirty_pages);
+        let pages = pages
+            .into_iter()
+            .map(|page| (page, self.page(page, header)))
+            .collect();
+        (pages, self.set.clone())
+    }
+
+    /// What was set when the pages were taken is on the members now, unless it was cleared since.
+    pub fn written(&mut self, snapshot: &ChunkSet) {
+        let mut durable = snapshot.clone();
+        durable.keep_only(&self.set);
+        self.durable = durable;
+    }
+
+    fn page(&self, page: usize, header: &Header) -> [u8; PAGE_BYTES] {
+        let mut bytes = [0; PAGE_BYTES];
+        let from = page * PAGE_BYTES;
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            if let Some(bit_byte) = (from + at).checked_sub(HEADER_BYTES) {
+                *byte = self.set.byte(bit_byte);
+            }
+        }
+        if page == 0 {
+            bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
+        }
+        bytes
+    }
+}
+
+fn page_of(chunk: usize) -> usize {
+    (HEADER_BYTES + chunk / 8) / PAGE_BYTES
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            array: ArrayId([3; 16]),
+            events: 9,
+            events_cleared: 8,
+            sync_size: Sectors(2048),
+            state: 0,
+            chunk_bytes: 65_536,
+            lazy_seconds: 5,
+            write_behind: 0,
+            sectors_reserved: 0,
+        }
+    }
+
+    #[test]
+    fn a_header_survives_and_a_broken_one_is_refused() {
+        let bytes = header().encode();
+        assert_eq!(Header::decode(&bytes), Some(header()));
+        for (at, value) in [(0, 1), (4, 5), (52, 3), (48, 2), (68, 1)] {
+            let mut broken = bytes;
+            broken[at] = value;
+            assert_eq!(Header::decode(&broken), None, "byte {at}");
+        }
+        assert_eq!(Header::decode(&bytes[..255]), None);
+    }
+
+    /// Goal: a bit counts as durable only between being written and being cleared. Method: clear and set again while
+    /// a write of the page is under way.
+    #[test]
+    fn durable_is_what_was_written_and_not_cleared_since() {
+        let mut bitmap = Bitmap::new(65_536, ChunkSet::empty(40_000), 0);
+        let (pages, snapshot) = bitmap.take_dirty(&header());
+        assert_eq!(pages.len(), 2);
+        bitmap.written(&snapshot);
+
+        assert!(bitmap.mark(33_000..33_002));
+        assert!(!bitmap.is_durable(33_000..33_001));
+        let (pages, snapshot) = bitmap.take_dirty(&header());
+        assert_eq!(pages.iter().map(|(page, _)| *page).collect::<Vec<_>>(), [1]);
+        bitmap.clear(33_001, 9);
+        bitmap.written(&snapshot);
+        assert!(bitmap.is_durable(33_000..33_001));
+        assert!(!bitmap.is_durable(33_001..33_002));
+        assert!(bitmap.mark(33_001..33_002), "it has to be written again");
+    }
+
+    #[test]
+    fn bits_on_disk_are_the_bits_in_memory() {
+        let set = ChunkSet::of_range(40_000, 32_500..32_777);
+        let mut bitmap = Bitmap::new(65_536, set.clone(), 0);
+        let bytes: Vec<u8> = bitmap
+            .take_dirty(&header())
+            .0
+            .into_iter()
+            .flat_map(|(_, page)| page)
+            .collect();
+        assert_eq!(decode_bits(&bytes, 40_000), set);
+        assert_eq!(
+            decode_bits(&bytes[..300], 1000).len(),
+            1000 - 44 * 8,
+            "what cannot be read counts as set"
+        );
+    }
+}

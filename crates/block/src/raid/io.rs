@@ -1,0 +1,317 @@
+//! Application reads, writes and flushes.
+//!
+//! A write (1) takes its range, so that no resync window copies it meanwhile, (2) makes sure that the array is marked
+//! active and the chunk's bit is set, durably, (3) goes to every live member at once, (4) fails the members that
+//! failed it, and (5) is answered only when those failures are recorded on the others.
+//!
+//! Recovering members get every write, also above their recovery offset: the copy that comes later reads the same
+//! content from a member in sync, under the range lock, so it can only repeat it; and there is no border at which a
+//! write could be missed (B-01). They serve no reads.
+
+use super::array::{ChunkUse, Inner, LastOne};
+use super::leg::{Joined, Leg, Outcome};
+use crate::device::{BlockDevice, DeviceError, Durability, Geometry, IoFuture};
+use crate::runtime::run_to_end;
+use crate::{IoBuf, IoData};
+use std::rc::Rc;
+use units::sabotage::{Bug, planted};
+use units::{ByteLen, ByteOffset, Moment};
+
+/// The array as a disk.
+pub(super) struct ArrayDisk(pub Rc<Inner>);
+
+/// What a write does to its range.
+enum Change {
+    Data(IoData),
+    Zeroes { may_unmap: bool },
+}
+
+impl Change {
+    fn issue(&self, leg: &Leg, at: ByteOffset, len: ByteLen, how: Durability) -> IoFuture<()> {
+        match self {
+            Self::Data(data) => leg.disk.write(leg.place(at), data.clone(), how),
+            Self::Zeroes { may_unmap } => {
+                leg.disk.write_zeroes(leg.place(at), len, how, *may_unmap)
+            }
+        }
+    }
+}
+
+impl BlockDevice for ArrayDisk {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry.get()
+    }
+
+    fn read(&self, at: ByteOffset, into: IoBuf) -> IoFuture<IoBuf> {
+        if let Err(error) = self.0.check(at, into.byte_len()) {
+            return IoFuture::ready(Err(error));
+        }
+        let inner = Rc::clone(&self.0);
+        IoFuture::later(async move { inner.read(at, into).await })
+    }
+
+    fn write(&self, at: ByteOffset, from: IoData, how: Durability) -> IoFuture<()> {
+        self.change(at, from.byte_len(), Change::Data(from), how)
+    }
+
+    fn flush(&self) -> IoFuture<()> {
+        if let Err(error) = self.0.check_writable() {
+            return IoFuture::ready(Err(error));
+        }
+        if planted(Bug::FlushNotPassedOn) {
+            return IoFuture::ready(Ok(()));
+        }
+        let inner = Rc::clone(&self.0);
+        run_to_end(&self.0.rt, async move { inner.flush().await })
+    }
+
+    /// Reads of two members must agree afterwards, so a discard writes zeroes, unmapping where that is possible.
+    fn discard(&self, at: ByteOffset, len: ByteLen) -> IoFuture<()> {
+        if !self.0.geometry.get().discard {
+            return IoFuture::ready(self.0.check(at, len));
+        }
+        self.change(
+            at,
+            len,
+            Change::Zeroes { may_unmap: true },
+            Durability::Cached,
+        )
+    }
+
+    fn write_zeroes(
+        &self,
+        at: ByteOffset,
+        len: ByteLen,
+        how: Durability,
+        may_unmap: bool,
+    ) -> IoFuture<()> {
+        self.change(at, len, Change::Zeroes { may_unmap }, how)
+    }
+}
+
+impl ArrayDisk {
+    fn change(&self, at: ByteOffset, len: ByteLen, what: Change, how: Durability) -> IoFuture<()> {
+        if let Err(error) = self.0.check(at, len).and_then(|()| self.0.check_writable()) {
+            return IoFuture::ready(Err(error));
+        }
+        if len == ByteLen(0) {
+            return IoFuture::ready(Ok(()));
+        }
+        let how = if planted(Bug::FuaIgnored) {
+            Durability::Cached
+        } else {
+            how
+        };
+        let inner = Rc::clone(&self.0);
+        run_to_end(
+            &self.0.rt,
+            async move { inner.write(at, len, what, how).await },
+        )
+    }
+}
+
+/// A write's hold on its range and chunks.
+struct Ticket {
+    inner: Rc<Inner>,
+    key: usize,
+    at: ByteOffset,
+    len: ByteLen,
+}
+
+impl Inner {
+    fn check(&self, at: ByteOffset, len: ByteLen) -> Result<(), DeviceError> {
+        if self.closed.get() {
+            return Err(DeviceError::Closed);
+        }
+        self.geometry.get().check(at, len)
+    }
+
+    fn check_writable(&self) -> Result<(), DeviceError> {
+        if self.closed.get() {
+            return Err(DeviceError::Closed);
+        }
+        self.broken.get().map_or(Ok(()), Err)
+    }
+
+    async fn write(
+        self: Rc<Self>,
+        at: ByteOffset,
+        len: ByteLen,
+        what: Change,
+        how: Durability,
+    ) -> Result<(), DeviceError> {
+        let started = self.rt.now();
+        let ticket = self.admit(at, len).await;
+        if !planted(Bug::BitmapAfterData) {
+            self.intend(at, len).await?;
+        }
+        let joined = Joined::start(&self.rt, started, self.live().into_iter(), |leg| {
+            what.issue(leg, at, len, how)
+        });
+        let judged = self.judge(joined.await, "a write");
+        if planted(Bug::BitmapAfterData) {
+            self.intend(at, len).await?;
+        }
+        drop(ticket);
+        judged?;
+        self.may_answer().await
+    }
+
+    async fn flush(self: Rc<Self>) -> Result<(), DeviceError> {
+        self.flush_members().await?;
+        self.may_answer().await
+    }
+
+    /// Flushes every live member; who cannot is failed.
+    pub(super) async fn flush_members(self: &Rc<Self>) -> Result<(), DeviceError> {
+        let joined = Joined::start(&self.rt, self.rt.now(), self.live().into_iter(), |leg| {
+            leg.disk.flush()
+        });
+        self.judge(joined.await, "a flush")
+    }
+
+    /// Fails the members that did not do it. An error only if the last one in sync is among them; then for good.
+    fn judge(
+        self: &Rc<Self>,
+        answers: Vec<(Rc<Leg>, Outcome<()>)>,
+        what: &str,
+    ) -> Result<(), DeviceError> {
+        for (leg, outcome) in answers {
+            if let Outcome::Answered(Err(error)) = outcome {
+                if planted(Bug::EioRetried) {
+                    continue;
+                }
+                if let Err(LastOne) = self.fail(&leg, &format!("{what}: {error}")) {
+                    self.become_broken(error);
+                }
+            }
+        }
+        self.broken.get().map_or(Ok(()), Err)
+    }
+
+    /// Waits until no resync window covers the range, and takes it.
+    async fn admit(self: &Rc<Self>, at: ByteOffset, len: ByteLen) -> Ticket {
+        let range = (at.0, at.0 + len.0);
+        while overlaps(&self.ranges.windows.borrow(), range) {
+            self.ranges.window_closed.wait().await;
+        }
+        let mut writes = self.ranges.writes.borrow_mut();
+        let key = self.ranges.free.borrow_mut().pop().unwrap_or(writes.len());
+        if key == writes.len() {
+            writes.push(None);
+        }
+        writes[key] = Some(range);
+        let begun = self.ranges.begun.get() + 1;
+        self.ranges.begun.set(begun);
+        let mut board = self.board.borrow_mut();
+        if board.bitmap.is_some() {
+            for chunk in self.chunks_of(at, len) {
+                let uses: &mut ChunkUse = board.uses.entry(chunk).or_default();
+                uses.in_flight += 1;
+                uses.last_write = begun;
+            }
+        }
+        Ticket {
+            inner: Rc::clone(self),
+            key,
+            at,
+            len,
+        }
+    }
+
+    /// Before data is written: the array is active and the chunks' bits are set, on every member that gets the data.
+    async fn intend(self: &Rc<Self>, at: ByteOffset, len: ByteLen) -> Result<(), DeviceError> {
+        if std::mem::replace(&mut self.board.borrow_mut().clean, false) {
+            let generation = self.touch_superblocks();
+            self.progress.writes_need.set(generation);
+            self.tidy_later();
+        }
+        let chunks = self.chunks_of(at, len);
+        loop {
+            let (durable, marked) = match &mut self.board.borrow_mut().bitmap {
+                Some(bitmap) if !bitmap.is_durable(chunks.clone()) => {
+                    (false, bitmap.mark(chunks.clone()))
+                }
+                _ => (true, false),
+            };
+            if durable {
+                return self.settle(self.progress.writes_need.get()).await;
+            }
+            let generation = if marked {
+                self.touch()
+            } else {
+                self.progress.wanted.get()
+            };
+            self.tidy_later();
+            self.settle(generation).await?;
+        }
+    }
+
+    async fn read(self: Rc<Self>, at: ByteOffset, mut into: IoBuf) -> Result<IoBuf, DeviceError> {
+        let (started, len) = (self.rt.now(), into.byte_len());
+        loop {
+            let leg = self.reader(at, len);
+            let place = leg.place(at);
+            leg.next_read.set(at.0 + len.0);
+            // One leg, issued once: the cell hands the buffer into a closure that may be called for several.
+            let buffer = std::cell::Cell::new(Some(into));
+            let joined =
+                Joined::start(&self.rt, started, std::iter::once(Rc::clone(&leg)), |leg| {
+                    leg.disk
+                        .read(place, buffer.take().expect("one leg, one buffer"))
+                });
+            match joined.await.pop() {
+                Some((_, Outcome::Answered(Ok(filled)))) => return Ok(filled),
+                Some((_, Outcome::Answered(Err(error)))) => {
+                    self.fail(&leg, &format!("a read: {error}"))
+                        .map_err(|LastOne| error)?;
+                }
+                Some((_, Outcome::Abandoned)) | None => {}
+            }
+            into = IoBuf::new(usize::try_from(len.0).expect("it was a buffer before"));
+        }
+    }
+
+    /// Which member serves a read: one that needs no copy of this range; of those the one whose last read ended here,
+    /// or else the least busy, or else the one whose head is nearest.
+    fn reader(&self, at: ByteOffset, len: ByteLen) -> Rc<Leg> {
+        let chunks = self.chunks_of(at, len);
+        let board = self.board.borrow();
+        let in_sync = || board.legs.iter().flatten().filter(|leg| leg.is_in_sync());
+        let current = in_sync().filter(|leg| !leg.todo.borrow().touches(chunks.clone()));
+        let score = |leg: &&Rc<Leg>| {
+            let distance = leg.next_read.get().abs_diff(at.0);
+            if distance == 0 {
+                (0, 0)
+            } else {
+                (1 + leg.in_flight(), distance)
+            }
+        };
+        let best = current.min_by_key(score).or_else(|| in_sync().next());
+        Rc::clone(best.expect("the last member in sync is never failed"))
+    }
+}
+
+pub(super) fn overlaps(ranges: &[(u64, u64)], (from, to): (u64, u64)) -> bool {
+    ranges
+        .iter()
+        .any(|&(other_from, other_to)| from < other_to && other_from < to)
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let now: Moment = self.inner.rt.now();
+        {
+            let mut board = self.inner.board.borrow_mut();
+            for chunk in self.inner.chunks_of(self.at, self.len) {
+                if let Some(uses) = board.uses.get_mut(&chunk) {
+                    uses.in_flight = uses.in_flight.saturating_sub(1);
+                    uses.last_end = now;
+                }
+            }
+        }
+        self.inner.ranges.writes.borrow_mut()[self.key] = None;
+        self.inner.ranges.free.borrow_mut().push(self.key);
+        self.inner.ranges.write_ended.wake_all();
+    }
+}

@@ -1,0 +1,86 @@
+//! The gate's view of the facts: store a record on every member, load what all of them said.
+//!
+//! Invariant: a stored record is on every live member when `store` answers, and its epoch never goes back.
+
+use super::RaidError;
+use super::array::Inner;
+use super::facts::{RECORD_MAX_BYTES, RECORDS_MAX, Records, epoch_of};
+use std::rc::Rc;
+use units::VolumeId;
+
+/// The table of per-volume records of one array.
+#[derive(Clone)]
+pub struct FactsTable(pub(super) Rc<Inner>);
+
+impl FactsTable {
+    /// Every record: per volume the one with the highest epoch that any readable member held, or stored since.
+    #[must_use]
+    pub fn load(&self) -> Records {
+        self.0.board.borrow().records.clone()
+    }
+
+    /// Whether the facts of all slots' members could be read: only then is it certain that no higher epoch was granted.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.0.board.borrow().complete
+    }
+
+    /// Keeps a record durably on every live member. A member that cannot is failed, as for a data write.
+    ///
+    /// # Errors
+    /// [`RaidError::Record`], [`RaidError::EpochBack`], [`RaidError::NoFactsRoom`]: nothing changed.
+    /// [`RaidError::Broken`]: the last member failed; whether the record is kept is not known.
+    pub async fn store(&self, volume: VolumeId, record: &[u8]) -> Result<(), RaidError> {
+        let inner = &self.0;
+        if inner.closed.get() {
+            return Err(RaidError::Closed);
+        }
+        if let Some(leg) = inner.live().iter().find(|leg| !leg.facts_room) {
+            return Err(RaidError::NoFactsRoom(leg.label.clone()));
+        }
+        self.keep(volume, record)?;
+        let generation = inner.touch();
+        inner.settle(generation).await.map_err(RaidError::Broken)
+    }
+
+    /// Forgets a volume's record, durably: the volume is gone for good.
+    ///
+    /// # Errors
+    /// [`RaidError::Broken`], [`RaidError::Closed`].
+    pub async fn forget(&self, volume: VolumeId) -> Result<(), RaidError> {
+        if self.0.closed.get() {
+            return Err(RaidError::Closed);
+        }
+        {
+            let mut board = self.0.board.borrow_mut();
+            board.records.remove(&volume);
+            board.facts_dirty = true;
+        }
+        let generation = self.0.touch();
+        self.0.settle(generation).await.map_err(RaidError::Broken)
+    }
+
+    fn keep(&self, volume: VolumeId, record: &[u8]) -> Result<(), RaidError> {
+        let mut board = self.0.board.borrow_mut();
+        let len = record.len();
+        let full = board.records.len() >= RECORDS_MAX && !board.records.contains_key(&volume);
+        let Some(offered) = epoch_of(record).filter(|_| len <= RECORD_MAX_BYTES && !full) else {
+            return Err(RaidError::Record { volume, len });
+        };
+        if let Some(held) = board
+            .records
+            .get(&volume)
+            .and_then(|held| epoch_of(held))
+            .filter(|&held| held > offered)
+        {
+            return Err(RaidError::EpochBack {
+                volume,
+                held,
+                offered,
+            });
+        }
+        board.records.insert(volume, record.to_vec());
+        board.facts_dirty = true;
+        Ok(())
+    }
+}

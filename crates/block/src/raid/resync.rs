@@ -1,0 +1,280 @@
+//! Filling members: one task that copies the chunks members lack from one in sync.
+//!
+//! Both kinds of work are the same: after a crash the members in sync lack the chunks whose bits are set (they may
+//! differ there), and a new or returned member lacks all chunks, or those written while it was away. A window is copied
+//! under the range lock: no application write is in it from before the read to after the write (B-02, B-04).
+
+use super::array::{Inner, LastOne};
+use super::io::overlaps;
+use super::leg::{Joined, Leg, Outcome, Standing};
+use crate::device::{DeviceError, Durability};
+use crate::runtime::sleep;
+use crate::{IoBuf, IoData};
+use futures_util::stream::{StreamExt, iter};
+use std::rc::Rc;
+use units::sabotage::{Bug, planted};
+use units::{ByteLen, ByteOffset, Millis, Sectors};
+
+/// One copy: large enough to stream, small enough that an application write waits for few milliseconds.
+const WINDOW_BYTES: u64 = 512 << 10;
+/// Copies under way at once: keeps both disks busy.
+const WINDOWS_MAX: usize = 4;
+/// A checkpoint at least every so many bytes: what a restart repeats at most.
+const CHECKPOINT_BYTES: u64 = 256 << 20;
+/// And at least every so often.
+const CHECKPOINT_MS: u64 = 10_000;
+/// While applications work, a resync goes on at this speed: some progress always, little harm.
+const BUSY_BYTES_PER_SECOND: u64 = 20 << 20;
+
+/// Why a chunk was not copied.
+enum Stop {
+    Cancelled,
+    /// No member could be read: only the last one is left and it failed.
+    Source(DeviceError),
+}
+
+impl Inner {
+    /// Starts filling if a member lacks something and nobody does it yet.
+    pub fn resync_later(self: &Rc<Self>) {
+        if self.resync.running.get()
+            || self.resync.cancel.get()
+            || self.next_chunk().is_none() && !self.one_is_full()
+        {
+            return;
+        }
+        self.resync.running.set(true);
+        self.resync.started.set(self.rt.now());
+        self.resync.copied_bytes.set(0);
+        self.resync.blocked.replace(None);
+        let inner = Rc::clone(self);
+        self.rt.spawn(Box::pin(async move {
+            match inner.resync_all().await {
+                Ok(()) | Err(Stop::Cancelled) => {}
+                Err(Stop::Source(error)) => {
+                    inner.resync.blocked.replace(Some(format!(
+                        "the only member in sync cannot be read: {error}"
+                    )));
+                }
+            }
+            inner.resync.running.set(false);
+            inner.resync.ended.wake_all();
+            if inner.resync.blocked.borrow().is_none() {
+                inner.resync_later();
+            }
+        }));
+    }
+
+    fn lacking(&self) -> Vec<Rc<Leg>> {
+        self.live()
+            .into_iter()
+            .filter(|leg| !leg.todo.borrow().is_empty())
+            .collect()
+    }
+
+    fn one_is_full(&self) -> bool {
+        self.live()
+            .iter()
+            .any(|leg| leg.standing() == Standing::Recovering && leg.todo.borrow().is_empty())
+    }
+
+    fn next_chunk(&self) -> Option<usize> {
+        self.lacking()
+            .iter()
+            .filter_map(|leg| leg.todo.borrow().first())
+            .min()
+    }
+
+    async fn resync_all(self: &Rc<Self>) -> Result<(), Stop> {
+        let (mut since_checkpoint, mut last) = (0, self.rt.now());
+        loop {
+            self.welcome_full().await?;
+            let Some(chunk) = self.next_chunk() else {
+                break;
+            };
+            since_checkpoint += self.copy_chunk(chunk).await?;
+            if since_checkpoint >= CHECKPOINT_BYTES
+                || self.rt.now().since(last) >= Millis(CHECKPOINT_MS)
+            {
+                self.checkpoint().await.map_err(Stop::Source)?;
+                (since_checkpoint, last) = (0, self.rt.now());
+            }
+        }
+        self.tidy_later();
+        Ok(())
+    }
+
+    /// Members that lack nothing any more become in sync: flushed first, recorded before anything else.
+    async fn welcome_full(self: &Rc<Self>) -> Result<(), Stop> {
+        if !self.one_is_full() {
+            return Ok(());
+        }
+        self.flush_members().await.map_err(Stop::Source)?;
+        for leg in self.live() {
+            if leg.standing() == Standing::Recovering && leg.todo.borrow().is_empty() {
+                leg.become_in_sync();
+            }
+        }
+        let whole = self.is_whole();
+        self.board.borrow_mut().complete |= whole;
+        let generation = self.touch_superblocks();
+        self.settle(generation).await.map_err(Stop::Source)
+    }
+
+    /// Makes the progress durable: what was copied first, then the word about it.
+    pub async fn checkpoint(self: &Rc<Self>) -> Result<(), DeviceError> {
+        let chunk = self.shape.chunk_bytes;
+        let reached: Vec<(Rc<Leg>, Sectors)> = self
+            .live()
+            .into_iter()
+            .filter_map(|leg| {
+                let first = leg.todo.borrow().first()?;
+                (leg.standing() == Standing::Recovering)
+                    .then(|| (leg, Sectors(first as u64 * chunk / 512)))
+            })
+            .collect();
+        if reached
+            .iter()
+            .all(|(leg, sectors)| leg.recovered.get() == *sectors)
+        {
+            return Ok(());
+        }
+        self.flush_members().await?;
+        reached
+            .iter()
+            .for_each(|(leg, sectors)| leg.recovered.set(*sectors));
+        let generation = self.touch_superblocks();
+        self.settle(generation).await
+    }
+
+    /// Copies one chunk to all who lack it; returns how many bytes it has.
+    async fn copy_chunk(self: &Rc<Self>, chunk: usize) -> Result<u64, Stop> {
+        let from = chunk as u64 * self.shape.chunk_bytes;
+        let to = (from + self.shape.chunk_bytes).min(self.shape.size.bytes());
+        let targets: Vec<Rc<Leg>> = self
+            .lacking()
+            .into_iter()
+            .filter(|leg| leg.todo.borrow().contains(chunk))
+            .collect();
+        let starts = (from..to).step_by(usize::try_from(WINDOW_BYTES).expect("half a mebibyte"));
+        let copies =
+            iter(starts).map(|at| self.copy_window(at, (at + WINDOW_BYTES).min(to), &targets));
+        let done: Vec<Result<(), Stop>> = copies.buffer_unordered(WINDOWS_MAX).collect().await;
+        done.into_iter().collect::<Result<(), Stop>>()?;
+        targets
+            .iter()
+            .for_each(|leg| leg.todo.borrow_mut().remove(chunk));
+        Ok(to - from)
+    }
+
+    async fn copy_window(
+        self: &Rc<Self>,
+        from: u64,
+        to: u64,
+        targets: &[Rc<Leg>],
+    ) -> Result<(), Stop> {
+        if self.resync.cancel.get() {
+            return Err(Stop::Cancelled);
+        }
+        self.give_way(to - from).await;
+        let _window = Window::open(self, from, to).await;
+        let (started, at) = (self.rt.now(), ByteOffset(from));
+        let data = self.read_source(at, to - from).await?;
+        let targets = targets.iter().filter(|leg| leg.is_live()).map(Rc::clone);
+        let joined = Joined::start(&self.rt, started, targets, |leg| {
+            leg.disk
+                .write(leg.place(at), data.clone(), Durability::Cached)
+        });
+        for (leg, outcome) in joined.await {
+            if let Outcome::Answered(Err(error)) = outcome {
+                self.fail(&leg, &format!("a resync write: {error}"))
+                    .map_err(|LastOne| Stop::Source(error))?;
+            }
+        }
+        self.resync
+            .copied_bytes
+            .set(self.resync.copied_bytes.get() + (to - from));
+        Ok(())
+    }
+
+    async fn read_source(self: &Rc<Self>, at: ByteOffset, len: u64) -> Result<IoData, Stop> {
+        loop {
+            let chunks = self.chunks_of(at, ByteLen(len));
+            // After the source of a crash's resync has failed, a target is the source: its own copy is what counts.
+            let source = self
+                .in_sync()
+                .into_iter()
+                .find(|leg| !leg.todo.borrow().touches(chunks.clone()));
+            let source = source.expect("promote_source leaves one in sync that lacks nothing");
+            let place = source.place(at);
+            let len = usize::try_from(len).expect("a window");
+            let joined = Joined::start(
+                &self.rt,
+                self.rt.now(),
+                std::iter::once(Rc::clone(&source)),
+                |leg| leg.disk.read(place, IoBuf::new(len)),
+            );
+            match joined.await.pop() {
+                Some((_, Outcome::Answered(Ok(filled)))) => return Ok(filled.freeze()),
+                Some((leg, Outcome::Answered(Err(error)))) => {
+                    self.fail(&leg, &format!("a resync read: {error}"))
+                        .map_err(|LastOne| Stop::Source(error))?;
+                }
+                Some((_, Outcome::Abandoned)) | None => {}
+            }
+        }
+    }
+
+    /// Lets applications go first: while they write, a window is paid for with the time it takes at the least speed.
+    async fn give_way(&self, bytes: u64) {
+        if self.ranges.writes.borrow().iter().any(Option::is_some) {
+            sleep(&self.rt, Millis(bytes * 1000 / BUSY_BYTES_PER_SECOND)).await;
+        }
+    }
+}
+
+/// A range that a resync has for itself.
+struct Window<'a> {
+    inner: &'a Rc<Inner>,
+    range: (u64, u64),
+}
+
+impl<'a> Window<'a> {
+    /// New writes wait from now on; returns when those that were under way have ended.
+    async fn open(inner: &'a Rc<Inner>, from: u64, to: u64) -> Self {
+        if planted(Bug::ResyncOverwritesNewer) {
+            return Self {
+                inner,
+                range: (u64::MAX, u64::MAX),
+            };
+        }
+        inner.ranges.windows.borrow_mut().push((from, to));
+        let window = Self {
+            inner,
+            range: (from, to),
+        };
+        let busy = || {
+            inner
+                .ranges
+                .writes
+                .borrow()
+                .iter()
+                .flatten()
+                .any(|&write| overlaps(&[write], (from, to)))
+        };
+        while busy() {
+            inner.ranges.write_ended.wait().await;
+        }
+        window
+    }
+}
+
+impl Drop for Window<'_> {
+    fn drop(&mut self) {
+        self.inner
+            .ranges
+            .windows
+            .borrow_mut()
+            .retain(|range| *range != self.range);
+        self.inner.ranges.window_closed.wake_all();
+    }
+}

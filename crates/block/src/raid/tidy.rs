@@ -1,0 +1,101 @@
+//! What happens lazily after writes: bits are cleared and the array is marked clean again.
+//!
+//! Invariant: a bit is cleared only when every slot is in sync, nothing writes its chunk, and everything written to it
+//! was flushed on all members since; while a member is missing every bit stays, for its return.
+
+use super::array::Inner;
+use super::bitmap::LAZY_SECONDS;
+use crate::device::DeviceError;
+use crate::runtime::sleep;
+use std::rc::Rc;
+use units::Millis;
+
+impl Inner {
+    /// Sees to it that somebody tidies up a while from now.
+    pub fn tidy_later(self: &Rc<Self>) {
+        if self.tidying.replace(true) {
+            return;
+        }
+        let inner = Rc::clone(self);
+        self.rt.spawn(Box::pin(async move {
+            let span = Millis(u64::from(LAZY_SECONDS) * 1000);
+            while !inner.closed.get() && inner.broken.get().is_none() {
+                sleep(&inner.rt, span).await;
+                if inner.closed.get() || inner.tidy(span).await.unwrap_or(true) {
+                    break;
+                }
+            }
+            inner.tidying.set(false);
+            // A write between the last look and this line asked in vain.
+            if !inner.board.borrow().clean && !inner.closed.get() && inner.broken.get().is_none() {
+                inner.tidy_later();
+            }
+        }));
+    }
+
+    /// Clears what nobody wrote to for `idle`; true when the array is clean and there is nothing left to do.
+    pub async fn tidy(self: &Rc<Self>, idle: Millis) -> Result<bool, DeviceError> {
+        // What made the array whole (a member's coming in) is durable before a bit is cleared because of it.
+        self.settle(self.progress.wanted.get()).await?;
+        // What is looked at before the flush is covered by it: a copy that ends meanwhile is not.
+        let (begun, whole) = (self.ranges.begun.get(), self.is_whole());
+        let equal = self
+            .in_sync()
+            .iter()
+            .all(|leg| leg.todo.borrow().is_empty());
+        self.flush_members().await?;
+        self.may_answer().await?;
+        let cleared = whole && self.is_whole() && self.clear_bits(begun, idle);
+        if cleared {
+            let generation = self.touch();
+            self.settle(generation).await?;
+        }
+        if equal {
+            self.become_clean(begun).await
+        } else {
+            Ok(false)
+        }
+    }
+
+    fn clear_bits(&self, begun: u64, idle: Millis) -> bool {
+        let now = self.rt.now();
+        let mut board = self.board.borrow_mut();
+        let board = &mut *board;
+        let Some(bitmap) = &mut board.bitmap else {
+            return false;
+        };
+        let uses = &board.uses;
+        let idle = |chunk: &usize| {
+            uses.get(chunk).is_none_or(|u| {
+                u.in_flight == 0 && u.last_write <= begun && now.since(u.last_end) >= idle
+            })
+        };
+        let chunks: Vec<usize> = bitmap.set().iter().filter(idle).collect();
+        for &chunk in &chunks {
+            bitmap.clear(chunk, board.events);
+            board.uses.remove(&chunk);
+        }
+        !chunks.is_empty()
+    }
+
+    /// Marks the array clean if nothing was written since `begun`, all of which was flushed, and no copy is due.
+    async fn become_clean(self: &Rc<Self>, begun: u64) -> Result<bool, DeviceError> {
+        let quiet = self.ranges.begun.get() == begun
+            && self.ranges.writes.borrow().iter().all(Option::is_none);
+        let settled = !self.is_whole()
+            || self
+                .board
+                .borrow()
+                .bitmap
+                .as_ref()
+                .is_none_or(|b| b.set().is_empty());
+        if !(quiet && settled) {
+            return Ok(false);
+        }
+        if !std::mem::replace(&mut self.board.borrow_mut().clean, true) {
+            let generation = self.touch_superblocks();
+            self.settle(generation).await?;
+        }
+        Ok(self.board.borrow().clean)
+    }
+}
