@@ -72,11 +72,7 @@ impl IoBuf {
     #[must_use]
     pub fn freeze(self) -> IoData {
         let len = self.len;
-        IoData {
-            whole: Arc::new(self),
-            start: 0,
-            len,
-        }
+        IoData { whole: Arc::new(self), start: 0, len }
     }
 }
 
@@ -99,15 +95,8 @@ impl IoData {
     /// If that is not within these bytes.
     #[must_use]
     pub fn slice(&self, start: usize, len: usize) -> Self {
-        assert!(
-            start.checked_add(len).is_some_and(|end| end <= self.len),
-            "a slice lies within its bytes"
-        );
-        Self {
-            whole: Arc::clone(&self.whole),
-            start: self.start + start,
-            len,
-        }
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "a slice lies within its bytes");
+        Self { whole: Arc::clone(&self.whole), start: self.start + start, len }
     }
 }
 
@@ -171,9 +160,7 @@ impl Class {
     }
 
     fn of_pages(pages: usize) -> Self {
-        Self {
-            pages: pages.next_power_of_two(),
-        }
+        Self { pages: pages.next_power_of_two() }
     }
 
     fn shelf(self) -> usize {
@@ -199,8 +186,7 @@ impl Class {
                 shelves.resize_with(self.shelf() + 1, Vec::new);
             }
             let shelf = &mut shelves[self.shelf()];
-            if shelf.len() < SHELF_MAX_BUFFERS && (shelf.len() + 1) * self.pages <= SHELF_MAX_PAGES
-            {
+            if shelf.len() < SHELF_MAX_BUFFERS && (shelf.len() + 1) * self.pages <= SHELF_MAX_PAGES {
                 shelf.push(pages);
             }
         });

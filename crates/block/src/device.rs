@@ -132,9 +132,7 @@ impl<T: Unpin> Future for IoFuture<T> {
     type Output = Result<T, DeviceError>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            State::Ready(answer) => {
-                Poll::Ready(answer.take().expect("polled again after it was ready"))
-            }
+            State::Ready(answer) => Poll::Ready(answer.take().expect("polled again after it was ready")),
             State::Later(work) => work.as_mut().poll(cx),
         }
     }
@@ -159,13 +157,7 @@ pub trait BlockDevice {
     fn discard(&self, at: ByteOffset, len: ByteLen) -> IoFuture<()>;
 
     /// Makes a range read as zeroes; `may_unmap` allows giving the space back.
-    fn write_zeroes(
-        &self,
-        at: ByteOffset,
-        len: ByteLen,
-        how: Durability,
-        may_unmap: bool,
-    ) -> IoFuture<()>;
+    fn write_zeroes(&self, at: ByteOffset, len: ByteLen, how: Durability, may_unmap: bool) -> IoFuture<()>;
 }
 
 impl Geometry {
@@ -175,19 +167,11 @@ impl Geometry {
     /// [`DeviceError::Unaligned`] or [`DeviceError::OutOfRange`].
     pub fn check(&self, at: ByteOffset, len: ByteLen) -> Result<(), DeviceError> {
         if !at.is_aligned(self.block_bytes) || !len.is_aligned(self.block_bytes) {
-            return Err(DeviceError::Unaligned {
-                at,
-                len,
-                block_bytes: self.block_bytes,
-            });
+            return Err(DeviceError::Unaligned { at, len, block_bytes: self.block_bytes });
         }
         match at.checked_add(len) {
             Some(end) if end.0 <= self.size.0 => Ok(()),
-            _ => Err(DeviceError::OutOfRange {
-                at,
-                len,
-                size: self.size,
-            }),
+            _ => Err(DeviceError::OutOfRange { at, len, size: self.size }),
         }
     }
 }
@@ -208,14 +192,8 @@ mod test {
         let check = |at, len| geometry.check(ByteOffset(at), ByteLen(len));
         assert!(check(0, 8192).is_ok());
         assert!(check(8192, 0).is_ok());
-        assert!(matches!(
-            check(8192, 512),
-            Err(DeviceError::OutOfRange { .. })
-        ));
-        assert!(matches!(
-            check(u64::MAX - 511, 512),
-            Err(DeviceError::OutOfRange { .. })
-        ));
+        assert!(matches!(check(8192, 512), Err(DeviceError::OutOfRange { .. })));
+        assert!(matches!(check(u64::MAX - 511, 512), Err(DeviceError::OutOfRange { .. })));
         assert!(matches!(check(1, 512), Err(DeviceError::Unaligned { .. })));
         assert!(matches!(check(0, 100), Err(DeviceError::Unaligned { .. })));
     }

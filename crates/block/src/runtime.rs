@@ -1,7 +1,7 @@
 //! What block code is handed instead of a clock and threads: the moment, a way to wait, a way to leave work running.
 
-use crate::DeviceError;
 use crate::device::IoFuture;
+use crate::DeviceError;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -35,11 +35,7 @@ pub fn run_to_end<T: Unpin + 'static>(
     rt: &Rt,
     work: impl Future<Output = Result<T, DeviceError>> + 'static,
 ) -> IoFuture<T> {
-    IoFuture::later(RunToEnd {
-        rt: Rc::clone(rt),
-        work: Some(Box::pin(work)),
-        started: false,
-    })
+    IoFuture::later(RunToEnd { rt: Rc::clone(rt), work: Some(Box::pin(work)), started: false })
 }
 
 struct RunToEnd<F: Future + 'static> {
@@ -90,9 +86,7 @@ mod test {
     }
 
     fn poll_once<F: Future + Unpin>(future: &mut F) -> bool {
-        Pin::new(future)
-            .poll(&mut Context::from_waker(std::task::Waker::noop()))
-            .is_ready()
+        Pin::new(future).poll(&mut Context::from_waker(std::task::Waker::noop())).is_ready()
     }
 
     /// Goal: a started operation outlives its future. Method: drop it half way, run what the runtime was given.
@@ -110,19 +104,12 @@ mod test {
             })
         };
         drop(start());
-        assert!(
-            basket.0.borrow().is_empty(),
-            "what was never polled was never started"
-        );
+        assert!(basket.0.borrow().is_empty(), "what was never polled was never started");
 
         let mut begun = start();
         assert!(!poll_once(&mut begun));
         drop(begun);
-        let mut left = basket
-            .0
-            .borrow_mut()
-            .pop()
-            .expect("the rest goes to the runtime");
+        let mut left = basket.0.borrow_mut().pop().expect("the rest goes to the runtime");
         assert!(!poll_once(&mut left));
         gate.wake_all();
         assert!(poll_once(&mut left));

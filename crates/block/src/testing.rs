@@ -217,13 +217,7 @@ impl BlockDevice for Shared {
         IoFuture::ready(self.check(at, len))
     }
 
-    fn write_zeroes(
-        &self,
-        at: ByteOffset,
-        len: ByteLen,
-        how: Durability,
-        _may_unmap: bool,
-    ) -> IoFuture<()> {
+    fn write_zeroes(&self, at: ByteOffset, len: ByteLen, how: Durability, _may_unmap: bool) -> IoFuture<()> {
         let zeroes = IoData::zeroes(usize::try_from(len.0).expect("fits memory"));
         self.write(at, zeroes, how)
     }
@@ -256,10 +250,7 @@ impl Hand {
     pub fn turn(&self) {
         for _ in 0..1000 {
             let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
-            let left: Vec<Task> = tasks
-                .into_iter()
-                .filter_map(|mut task| (!poll(&mut task)).then_some(task))
-                .collect();
+            let left: Vec<Task> = tasks.into_iter().filter_map(|mut task| (!poll(&mut task)).then_some(task)).collect();
             let quiet = self.tasks.borrow().is_empty();
             self.tasks.borrow_mut().extend(left);
             if quiet {
@@ -276,8 +267,7 @@ impl Hand {
     pub fn run<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         for _ in 0..1000 {
-            if let Poll::Ready(answer) = work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-            {
+            if let Poll::Ready(answer) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 return answer;
             }
             self.turn();
@@ -288,9 +278,7 @@ impl Hand {
 
 /// Whether the future is done after one poll.
 pub fn poll<F: Future + Unpin>(future: &mut F) -> bool {
-    Pin::new(future)
-        .poll(&mut Context::from_waker(Waker::noop()))
-        .is_ready()
+    Pin::new(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 
 impl Runtime for Hand {

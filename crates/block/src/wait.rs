@@ -44,9 +44,7 @@ impl WaitList {
     /// Wakes the one who has waited longest, if any.
     pub fn wake_one(&self) {
         loop {
-            let Some(first) = self.waiting.borrow_mut().pop_front() else {
-                return;
-            };
+            let Some(first) = self.waiting.borrow_mut().pop_front() else { return };
             if first.call() {
                 return;
             }
@@ -97,9 +95,7 @@ mod test {
     use super::*;
 
     fn poll_once(wait: &mut Wait) -> bool {
-        Pin::new(wait)
-            .poll(&mut Context::from_waker(Waker::noop()))
-            .is_ready()
+        Pin::new(wait).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[test]

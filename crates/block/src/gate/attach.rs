@@ -34,12 +34,7 @@ impl Gate {
         out: &mut Vec<Command>,
     ) -> Result<(), Refused> {
         let is_in = self.sessions.iter().any(|entry| entry.session == session);
-        if is_in
-            || self
-                .waiting
-                .iter()
-                .any(|waiting| waiting.session == session)
-        {
+        if is_in || self.waiting.iter().any(|waiting| waiting.session == session) {
             return Err(Refused::SessionKnown);
         }
         if self.waiting.len() == WAITING_MAX {
@@ -56,32 +51,19 @@ impl Gate {
         if self.blocked() == Some(Blocked::Store) && attachment.epoch == self.rights.grant.epoch {
             return Err(Refused::Blocked(Blocked::Store));
         }
-        let Attachment {
-            host,
-            epoch,
-            incarnation,
-            ..
-        } = attachment;
+        let Attachment { host, epoch, incarnation, .. } = attachment;
         if incarnation > right.highest {
             self.rights.take_incarnation(host, epoch, incarnation);
             self.sweep(out);
         }
         let needs = self.needs();
-        self.waiting.push(Waiting {
-            session,
-            attachment,
-            needs,
-        });
+        self.waiting.push(Waiting { session, attachment, needs });
         Ok(())
     }
 
     pub(super) fn settle_waiting(&mut self, out: &mut Vec<Command>) {
         for waiting in std::mem::take(&mut self.waiting) {
-            let Waiting {
-                session,
-                attachment,
-                ..
-            } = waiting;
+            let Waiting { session, attachment, .. } = waiting;
             match self.judge(&waiting) {
                 Ok(Verdict::Wait) => self.waiting.push(waiting),
                 Ok(Verdict::Admit) => out.push(self.let_in(session, attachment)),
@@ -94,32 +76,22 @@ impl Gate {
         let attachment = &waiting.attachment;
         self.rights.check(attachment)?;
         if self.storing.failed(waiting.needs) {
-            return Err(Refused::StoreFailed {
-                held: attachment.incarnation,
-            });
+            return Err(Refused::StoreFailed { held: attachment.incarnation });
         }
         let being_raised = self.raising.is_some() && attachment.epoch == self.rights.grant.epoch;
         if being_raised && self.blocked() == Some(Blocked::Store) {
             return Err(Refused::Blocked(Blocked::Store));
         }
-        let overtakes =
-            self.sessions.host_drains(attachment.host) && !planted(Bug::IncarnationOvertakes);
+        let overtakes = self.sessions.host_drains(attachment.host) && !planted(Bug::IncarnationOvertakes);
         let wait = being_raised || overtakes || !self.storing.has(waiting.needs);
         Ok(if wait { Verdict::Wait } else { Verdict::Admit })
     }
 
     fn let_in(&mut self, session: SessionId, attachment: Attachment) -> Command {
-        let access = if self.rights.may_write(&attachment) {
-            Access::Write
-        } else {
-            Access::Read
-        };
+        let access = if self.rights.may_write(&attachment) { Access::Write } else { Access::Read };
         match self.sessions.enter(session, attachment, access) {
             Some(door) => Command::Admitted(session, door, attachment),
-            None => Command::Refused(
-                session,
-                self.refusal(Refused::TooManySessions { max: SESSIONS_MAX }),
-            ),
+            None => Command::Refused(session, self.refusal(Refused::TooManySessions { max: SESSIONS_MAX })),
         }
     }
 
@@ -130,27 +102,11 @@ impl Gate {
             return Err(Refused::NobodyOwns { epoch });
         }
         let highest = self.rights.right(host, epoch)?.highest;
-        let open = self
-            .sessions
-            .iter()
-            .filter(|entry| entry.is_open())
-            .map(|entry| &entry.attachment);
+        let open = self.sessions.iter().filter(|entry| entry.is_open()).map(|entry| &entry.attachment);
         let mut live = open.chain(self.waiting.iter().map(|waiting| &waiting.attachment));
-        let joins = live
-            .any(|other| (other.host, other.epoch, other.incarnation) == (host, epoch, highest));
-        let next = || {
-            highest
-                .0
-                .checked_add(1)
-                .map(Incarnation)
-                .ok_or(Refused::NoIncarnationLeft { epoch })
-        };
+        let joins = live.any(|other| (other.host, other.epoch, other.incarnation) == (host, epoch, highest));
+        let next = || highest.0.checked_add(1).map(Incarnation).ok_or(Refused::NoIncarnationLeft { epoch });
         let incarnation = if joins { highest } else { next()? };
-        Ok(Attachment {
-            host,
-            epoch,
-            incarnation,
-            mode,
-        })
+        Ok(Attachment { host, epoch, incarnation, mode })
     }
 }

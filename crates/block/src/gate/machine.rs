@@ -103,7 +103,8 @@ pub struct Gate {
     pub(super) shown: (State, Moment),
 }
 
-/// How far the grant is durable, by its `change`.
+/// How far the grant is durable on every in-sync member, by its `change`. What a start finds is not: a crash may have
+/// left it on one member only. So it is stored again before anybody relies on it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Storing {
     durable: u64,
@@ -126,25 +127,15 @@ impl Gate {
     /// The gate of `volume` after a start, by the records that the readable members hold. Without a floor, and with a
     /// member missing or a record unreadable, it serves nobody.
     #[must_use]
-    pub fn open(
-        volume: VolumeName,
-        records: &[Vec<u8>],
-        complete: bool,
-        floor: Option<Epoch>,
-        now: Moment,
-    ) -> Self {
+    pub fn open(volume: VolumeName, records: &[Vec<u8>], complete: bool, floor: Option<Epoch>, now: Moment) -> Self {
         let (newest, unreadable) = Grant::newest(records.iter().map(Vec::as_slice));
         let grant = newest.unwrap_or_default();
-        let storing = Storing {
-            durable: grant.change,
-            ..Storing::default()
-        };
         let mut gate = Self {
             volume,
             rights: Rights { grant, floor },
             complete: complete && unreadable == 0,
             overridden: None,
-            storing,
+            storing: Storing::default(),
             sessions: Sessions::default(),
             waiting: Vec::new(),
             raising: None,
@@ -236,9 +227,12 @@ impl Gate {
 
     fn settle_store(&mut self, out: &mut Vec<Command>) {
         let newest = self.rights.grant.change;
-        if self.storing.running.is_some()
-            || newest <= self.storing.durable.max(self.storing.given_up)
-        {
+        let tried = self.storing.durable.max(self.storing.given_up);
+        if newest <= tried || self.storing.running.is_some() || self.blocked() == Some(Blocked::Floor) {
+            return;
+        }
+        // Below the floor the grant serves nobody, and a member that comes back may hold a higher one.
+        if self.rights.grant.epoch < self.rights.epoch() {
             return;
         }
         if planted(Bug::GrantNotDurable) {
@@ -267,10 +261,7 @@ impl Gate {
     }
 
     pub(super) fn refusal(&self, why: super::Refused) -> Refusal {
-        Refusal {
-            volume: self.volume.clone(),
-            why,
-        }
+        Refusal { volume: self.volume.clone(), why }
     }
 
     fn on_stored(&mut self, answer: Result<(), DeviceError>) {
@@ -291,10 +282,7 @@ impl Gate {
         let known = (self.rights.grant.epoch, self.rights.grant.change);
         if was_blocked && (newest.epoch, newest.change) > known {
             // Nobody was served by the older record, so nothing is lost by taking the newer one whole.
-            self.storing = Storing {
-                durable: newest.change,
-                ..Storing::default()
-            };
+            self.storing = Storing::default();
             self.rights.grant = newest;
         } else if newest.epoch > self.rights.epoch() {
             self.on_floor(newest.epoch, out);
@@ -307,31 +295,14 @@ impl Gate {
             return;
         }
         let asked = self.rights.grant.epoch;
-        let overtaken = self
-            .raising
-            .take()
-            .into_iter()
-            .flat_map(|raising| raising.asks);
-        out.extend(overtaken.map(|ask| {
-            Command::Decline(
-                ask,
-                Declined::Lower {
-                    asked,
-                    current: epoch,
-                },
-            )
-        }));
+        let overtaken = self.raising.take().into_iter().flat_map(|raising| raising.asks);
+        out.extend(overtaken.map(|ask| Command::Decline(ask, Declined::Lower { asked, current: epoch })));
         self.sweep(out);
     }
 
     fn on_override(&mut self, word: &str) {
         if self.blocked() == Some(Blocked::Floor) {
-            self.overridden = Some(
-                word.chars()
-                    .filter(|c| !c.is_control())
-                    .take(WORD_MAX)
-                    .collect(),
-            );
+            self.overridden = Some(word.chars().filter(|c| !c.is_control()).take(WORD_MAX).collect());
         }
     }
 }

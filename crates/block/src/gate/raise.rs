@@ -54,20 +54,12 @@ impl Gate {
         if claim.epoch > self.rights.grant.epoch {
             let by = claim.epoch;
             let asked = self.rights.grant.epoch;
-            let overtaken = self
-                .raising
-                .iter_mut()
-                .flat_map(|raising| raising.asks.drain(..));
-            out.extend(
-                overtaken.map(|ask| Command::Decline(ask, Declined::Superseded { asked, by })),
-            );
+            let overtaken = self.raising.iter_mut().flat_map(|raising| raising.asks.drain(..));
+            out.extend(overtaken.map(|ask| Command::Decline(ask, Declined::Superseded { asked, by })));
             self.rights.grant(claim);
             self.sweep(out);
         }
-        let again = self
-            .raising
-            .as_ref()
-            .is_some_and(|raising| self.storing.failed(raising.needs));
+        let again = self.raising.as_ref().is_some_and(|raising| self.storing.failed(raising.needs));
         let needs = self.needs();
         // A raise that overtakes another keeps its deadline: the same disks hang.
         let raising = self.raising.get_or_insert_with(|| Raising {
@@ -98,15 +90,8 @@ impl Gate {
         if asked == self.rights.grant.epoch && !self.rights.is_granted(claim) {
             return Err(Declined::OtherOwners { epoch: asked });
         }
-        let crowded = self
-            .raising
-            .as_ref()
-            .is_some_and(|raising| raising.asks.len() >= ASKS_MAX);
-        if crowded {
-            Err(Declined::TooMany { max: ASKS_MAX })
-        } else {
-            Ok(())
-        }
+        let crowded = self.raising.as_ref().is_some_and(|raising| raising.asks.len() >= ASKS_MAX);
+        if crowded { Err(Declined::TooMany { max: ASKS_MAX }) } else { Ok(()) }
     }
 
     /// Acknowledges the raise once the grant is durable and every older epoch has drained.
@@ -116,8 +101,7 @@ impl Gate {
         let Some(raising) = &mut self.raising else {
             return;
         };
-        let failed = self.storing.failed(raising.needs);
-        if failed {
+        if self.storing.failed(raising.needs) {
             let asks = raising.asks.drain(..);
             out.extend(asks.map(|ask| Command::Decline(ask, Declined::StoreFailed { asked })));
         }
@@ -125,9 +109,8 @@ impl Gate {
             out.extend(raising.asks.drain(..).map(Command::Ack));
             self.raising = None;
             let rights = &self.rights;
-            self.sessions
-                .promote(|attachment| rights.may_write(attachment));
-        } else if !raising.tick_asked && !(drained && failed) {
+            self.sessions.promote(|attachment| rights.may_write(attachment));
+        } else if !raising.tick_asked {
             raising.tick_asked = true;
             out.push(Command::WakeAt(raising.laggards_at));
         }
@@ -136,13 +119,10 @@ impl Gate {
     /// A hanging disk holds up the store as well as the drain, so either is reason enough to fail it.
     pub(super) fn on_tick(&mut self, now: Moment, out: &mut Vec<Command>) {
         let Some(raising) = &self.raising else { return };
-        let hangs = !self.storing.failed(raising.needs)
-            || self.sessions.older_in_flight(self.rights.grant.epoch);
+        let hangs = !self.storing.failed(raising.needs) || self.sessions.older_in_flight(self.rights.grant.epoch);
         if hangs && now >= raising.laggards_at && !self.failing_laggards {
             self.failing_laggards = true;
-            out.push(Command::FailLaggards(Moment(
-                now.0.saturating_sub(FENCE_DRAIN_MAX.0),
-            )));
+            out.push(Command::FailLaggards(Moment(now.0.saturating_sub(FENCE_DRAIN_MAX.0))));
         }
     }
 
@@ -167,10 +147,10 @@ impl Gate {
         }
         let current = self.rights.epoch();
         if epoch <= current {
-            return Err(Declined::Lower {
-                asked: epoch,
-                current,
-            });
+            return Err(Declined::Lower { asked: epoch, current });
+        }
+        if self.rights.grant.epoch < current {
+            return Err(Declined::NobodyOwns { epoch: current });
         }
         if self.promises.len() >= ASKS_MAX {
             return Err(Declined::TooMany { max: ASKS_MAX });
@@ -178,51 +158,29 @@ impl Gate {
         match self.rights.grant.reservation {
             Some(promised) if (promised.epoch, promised.host) == (epoch, host) => {}
             Some(promised) if promised.epoch >= epoch => {
-                return Err(Declined::Promised {
-                    promised: promised.epoch,
-                });
+                return Err(Declined::Promised { promised: promised.epoch });
             }
             _ => {
                 let incarnation = Incarnation(0);
-                self.rights.grant.reservation = Some(Reservation {
-                    epoch,
-                    host,
-                    incarnation,
-                });
+                self.rights.grant.reservation = Some(Reservation { epoch, host, incarnation });
                 self.rights.grant.change += 1;
                 self.sweep(out);
             }
         }
         let needs = self.needs();
-        self.promises.push(Promise {
-            ask,
-            epoch,
-            host,
-            needs,
-        });
+        self.promises.push(Promise { ask, epoch, host, needs });
         Ok(())
     }
 
     pub(super) fn settle_promises(&mut self, out: &mut Vec<Command>) {
         for promise in std::mem::take(&mut self.promises) {
-            let Promise {
-                ask,
-                epoch,
-                host,
-                needs,
-            } = promise;
+            let Promise { ask, epoch, host, needs } = promise;
             let reservation = self.rights.grant.reservation;
-            if !reservation.is_some_and(|r| (r.epoch, r.host) == (epoch, host)) {
+            if reservation.is_none_or(|r| (r.epoch, r.host) != (epoch, host)) {
                 let by = reservation.map_or(self.rights.epoch(), |r| r.epoch);
-                out.push(Command::Decline(
-                    ask,
-                    Declined::Superseded { asked: epoch, by },
-                ));
+                out.push(Command::Decline(ask, Declined::Superseded { asked: epoch, by }));
             } else if self.storing.failed(needs) {
-                out.push(Command::Decline(
-                    ask,
-                    Declined::StoreFailed { asked: epoch },
-                ));
+                out.push(Command::Decline(ask, Declined::StoreFailed { asked: epoch }));
             } else if self.storing.has(needs) {
                 out.push(Command::Ack(ask));
             } else {

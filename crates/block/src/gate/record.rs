@@ -67,9 +67,7 @@ pub enum RecordError {
         len: usize,
     },
     /// Written by a later muskox.
-    #[error(
-        "the grant record has version {0}, this muskox reads version {VERSION}: use the later one"
-    )]
+    #[error("the grant record has version {0}, this muskox reads version {VERSION}: use the later one")]
     Version(u16),
     /// A field holds what no muskox writes.
     #[error("the grant record is damaged: {0}")]
@@ -107,8 +105,7 @@ impl Grant {
     /// If the grant breaks a rule of [`Grant::check`]: such a grant must never reach a disk.
     #[must_use]
     pub fn encode(&self) -> [u8; RECORD_BYTES] {
-        self.check()
-            .expect("only grants that keep the rules are stored");
+        self.check().expect("only grants that keep the rules are stored");
         let mut raw = Raw::new_zeroed();
         raw.epoch = U64::new(self.epoch.0);
         raw.change = U64::new(self.change);
@@ -125,11 +122,7 @@ impl Grant {
         for (slot, owner) in raw.owner.iter_mut().zip(&self.owners) {
             slot.host = owner.host.0;
             slot.incarnation = U64::new(owner.incarnation.0);
-            slot.mode = if owner.mode == Mode::Rw {
-                RAW_RW
-            } else {
-                RAW_RO
-            };
+            slot.mode = if owner.mode == Mode::Rw { RAW_RW } else { RAW_RO };
         }
         let mut bytes = [0; RECORD_BYTES];
         bytes.copy_from_slice(raw.as_bytes());
@@ -169,14 +162,8 @@ impl Grant {
 
     /// The newest of the records that the readable members hold, and how many of them are no grants.
     pub fn newest<'a>(records: impl IntoIterator<Item = &'a [u8]>) -> (Option<Self>, usize) {
-        let (good, bad): (Vec<_>, Vec<_>) = records
-            .into_iter()
-            .map(Self::decode)
-            .partition(Result::is_ok);
-        let newest = good
-            .into_iter()
-            .flatten()
-            .max_by_key(|grant| (grant.epoch, grant.change));
+        let (good, bad): (Vec<_>, Vec<_>) = records.into_iter().map(Self::decode).partition(Result::is_ok);
+        let newest = good.into_iter().flatten().max_by_key(|grant| (grant.epoch, grant.change));
         (newest, bad.len())
     }
 
@@ -185,54 +172,28 @@ impl Grant {
     /// # Errors
     /// [`RecordError::Damaged`] naming the broken rule.
     pub fn check(&self) -> Result<(), RecordError> {
-        let writers = self
-            .owners
-            .iter()
-            .filter(|owner| owner.mode == Mode::Rw)
-            .count();
+        let writers = self.owners.iter().filter(|owner| owner.mode == Mode::Rw).count();
         let rules = [
             (self.change <= CHANGE_MAX, "impossibly many changes"),
             (self.owners.len() <= OWNERS_MAX, "too many owners"),
-            (
-                self.owners.is_sorted_by(|a, b| a.host < b.host),
-                "owners out of order",
-            ),
-            (
-                self.shared || writers <= 1,
-                "two writers on a volume that is not shared",
-            ),
-            (
-                self.epoch.0 > 0 || self.owners.is_empty(),
-                "owners of epoch 0",
-            ),
-            (
-                self.reservation.is_none_or(|r| r.epoch > self.epoch),
-                "a reservation that is not ahead",
-            ),
+            (self.owners.is_sorted_by(|a, b| a.host < b.host), "owners out of order"),
+            (self.shared || writers <= 1, "two writers on a volume that is not shared"),
+            (self.epoch.0 > 0 || self.owners.is_empty(), "owners of epoch 0"),
+            (self.reservation.is_none_or(|r| r.epoch > self.epoch), "a reservation that is not ahead"),
         ];
-        rules
-            .iter()
-            .find(|(kept, _)| !kept)
-            .map_or(Ok(()), |(_, broken)| Err(RecordError::Damaged(broken)))
+        rules.iter().find(|(kept, _)| !kept).map_or(Ok(()), |(_, broken)| Err(RecordError::Damaged(broken)))
     }
 }
 
 fn decode_owners(raw: &Raw) -> Result<Vec<Owner>, RecordError> {
-    let used = raw
-        .owner
-        .get(..usize::from(raw.owners))
-        .ok_or(RecordError::Damaged("too many owners"))?;
+    let used = raw.owner.get(..usize::from(raw.owners)).ok_or(RecordError::Damaged("too many owners"))?;
     let owner = |slot: &RawOwner| {
         let mode = match slot.mode {
             RAW_RO => Mode::Ro,
             RAW_RW => Mode::Rw,
             _ => return Err(RecordError::Damaged("an unknown mode")),
         };
-        Ok(Owner {
-            host: HostKey(slot.host),
-            mode,
-            incarnation: Incarnation(slot.incarnation.get()),
-        })
+        Ok(Owner { host: HostKey(slot.host), mode, incarnation: Incarnation(slot.incarnation.get()) })
     };
     used.iter().map(owner).collect()
 }
@@ -242,46 +203,19 @@ mod test {
     use super::*;
 
     fn owner(key: u8, mode: Mode, incarnation: u64) -> Owner {
-        Owner {
-            host: HostKey([key; 32]),
-            mode,
-            incarnation: Incarnation(incarnation),
-        }
+        Owner { host: HostKey([key; 32]), mode, incarnation: Incarnation(incarnation) }
     }
 
     fn samples() -> Vec<Grant> {
-        let reservation = Some(Reservation {
-            epoch: Epoch(9),
-            host: HostKey([7; 32]),
-            incarnation: Incarnation(u64::MAX),
-        });
-        let one = Grant {
-            epoch: Epoch(7),
-            change: 3,
-            owners: vec![owner(1, Mode::Rw, 5)],
-            ..Grant::default()
-        };
-        let full = (0..8).map(|key| {
-            owner(
-                key,
-                if key % 2 == 0 { Mode::Rw } else { Mode::Ro },
-                u64::from(key),
-            )
-        });
+        let reservation =
+            Some(Reservation { epoch: Epoch(9), host: HostKey([7; 32]), incarnation: Incarnation(u64::MAX) });
+        let one = Grant { epoch: Epoch(7), change: 3, owners: vec![owner(1, Mode::Rw, 5)], ..Grant::default() };
+        let full = (0..8).map(|key| owner(key, if key % 2 == 0 { Mode::Rw } else { Mode::Ro }, u64::from(key)));
         vec![
             Grant::default(),
             one.clone(),
-            Grant {
-                reservation,
-                ..one.clone()
-            },
-            Grant {
-                shared: true,
-                owners: full.collect(),
-                epoch: Epoch(u64::MAX),
-                change: CHANGE_MAX,
-                ..one
-            },
+            Grant { reservation, ..one.clone() },
+            Grant { shared: true, owners: full.collect(), epoch: Epoch(u64::MAX), change: CHANGE_MAX, ..one },
         ]
     }
 
@@ -294,11 +228,7 @@ mod test {
             let mut slot = [0; 512];
             slot[..RECORD_BYTES].copy_from_slice(&bytes);
             assert_eq!(Grant::decode(&slot), Ok(grant.clone()));
-            assert_eq!(
-                u64::from_le_bytes(bytes[..8].try_into().unwrap()),
-                grant.epoch.0,
-                "the epoch leads"
-            );
+            assert_eq!(u64::from_le_bytes(bytes[..8].try_into().unwrap()), grant.epoch.0, "the epoch leads");
         }
     }
 
@@ -307,9 +237,7 @@ mod test {
     fn the_byte_map_is_as_documented() {
         let bytes = samples()[2].encode();
         assert_eq!(bytes.len(), 456);
-        let mut expect = vec![
-            7, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, b'M', b'X', b'G', b'R', 1, 0, 2, 1,
-        ];
+        let mut expect = vec![7, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, b'M', b'X', b'G', b'R', 1, 0, 2, 1];
         expect.extend([9, 0, 0, 0, 0, 0, 0, 0]);
         expect.extend([255; 8]);
         expect.extend([7; 32]);
@@ -326,10 +254,7 @@ mod test {
         for grant in samples() {
             let bytes = grant.encode();
             for len in 0..RECORD_BYTES {
-                assert_eq!(
-                    Grant::decode(&bytes[..len]),
-                    Err(RecordError::NotAGrant { len })
-                );
+                assert_eq!(Grant::decode(&bytes[..len]), Err(RecordError::NotAGrant { len }));
             }
             for at in 0..RECORD_BYTES {
                 for value in [0, 1, 2, 3, 8, 9, 127, 128, 255, bytes[at] ^ 1] {
@@ -354,63 +279,26 @@ mod test {
         };
         assert_eq!(broken(16, b'x'), RecordError::NotAGrant { len: 456 });
         assert_eq!(broken(20, 2), RecordError::Version(2));
-        assert_eq!(
-            broken(15, 255),
-            RecordError::Damaged("impossibly many changes")
-        );
-        assert_eq!(
-            broken(22, 4 | 2),
-            RecordError::Damaged("a byte that must be zero is not")
-        );
-        assert_eq!(
-            broken(22, 0),
-            RecordError::Damaged("a byte that must be zero is not")
-        );
+        assert_eq!(broken(15, 255), RecordError::Damaged("impossibly many changes"));
+        assert_eq!(broken(22, 4 | 2), RecordError::Damaged("a byte that must be zero is not"));
+        assert_eq!(broken(22, 0), RecordError::Damaged("a byte that must be zero is not"));
         assert_eq!(broken(23, 9), RecordError::Damaged("too many owners"));
         assert_eq!(broken(23, 2), RecordError::Damaged("an unknown mode"));
-        assert_eq!(
-            broken(24, 7),
-            RecordError::Damaged("a reservation that is not ahead")
-        );
+        assert_eq!(broken(24, 7), RecordError::Damaged("a reservation that is not ahead"));
         assert_eq!(broken(112, 3), RecordError::Damaged("an unknown mode"));
         assert_eq!(broken(0, 0), RecordError::Damaged("owners of epoch 0"));
-        let twins = Grant {
-            owners: vec![owner(1, Mode::Ro, 0); 2],
-            epoch: Epoch(1),
-            ..Grant::default()
-        };
-        assert_eq!(
-            twins.check(),
-            Err(RecordError::Damaged("owners out of order"))
-        );
+        let twins = Grant { owners: vec![owner(1, Mode::Ro, 0); 2], epoch: Epoch(1), ..Grant::default() };
+        assert_eq!(twins.check(), Err(RecordError::Damaged("owners out of order")));
         let rivals = vec![owner(1, Mode::Rw, 0), owner(2, Mode::Rw, 0)];
-        let rivals = Grant {
-            owners: rivals,
-            epoch: Epoch(1),
-            ..Grant::default()
-        };
-        assert_eq!(
-            rivals.check(),
-            Err(RecordError::Damaged(
-                "two writers on a volume that is not shared"
-            ))
-        );
+        let rivals = Grant { owners: rivals, epoch: Epoch(1), ..Grant::default() };
+        assert_eq!(rivals.check(), Err(RecordError::Damaged("two writers on a volume that is not shared")));
     }
 
     /// Goal: a stale member never wins, not even within one epoch. Method: records of several ages, one of them rot.
     #[test]
     fn the_newest_record_is_by_epoch_and_then_by_change() {
-        let at = |epoch, change| Grant {
-            epoch: Epoch(epoch),
-            change,
-            ..Grant::default()
-        };
-        let records = [
-            at(7, 1).encode(),
-            at(7, 2).encode(),
-            at(6, 9).encode(),
-            [0xff; RECORD_BYTES],
-        ];
+        let at = |epoch, change| Grant { epoch: Epoch(epoch), change, ..Grant::default() };
+        let records = [at(7, 1).encode(), at(7, 2).encode(), at(6, 9).encode(), [0xff; RECORD_BYTES]];
         let (newest, bad) = Grant::newest(records.iter().map(<[u8; RECORD_BYTES]>::as_slice));
         assert_eq!((newest, bad), (Some(at(7, 2)), 1));
         assert_eq!(Grant::newest([]), (None, 0));

@@ -18,9 +18,7 @@ pub struct Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// For ever.
-    #[error(
-        "is at {current}, you hold {held}: a later start or takeover has replaced this one for good"
-    )]
+    #[error("is at {current}, you hold {held}: a later start or takeover has replaced this one for good")]
     OldEpoch {
         /// What the caller carries.
         held: Epoch,
@@ -84,9 +82,7 @@ pub enum Refused {
     #[error("is {0}")]
     Blocked(Blocked),
     /// The incarnation could not be made durable.
-    #[error(
-        "could not store {held} with the grant: its array takes no writes; see to its disks, then try again"
-    )]
+    #[error("could not store {held} with the grant: its array takes no writes; see to its disks, then try again")]
     StoreFailed {
         /// What the caller carries.
         held: Incarnation,
@@ -174,6 +170,12 @@ pub enum Declined {
     Promised {
         /// Which.
         promised: Epoch,
+    },
+    /// The store is ahead of the grant: a promise would be stored with the older epoch, which must only go up.
+    #[error("nobody was granted {epoch} yet: raise it first")]
+    NobodyOwns {
+        /// The store's floor.
+        epoch: Epoch,
     },
     /// The gate serves nobody.
     #[error("the volume is {0}")]

@@ -38,30 +38,17 @@ impl Rights {
     pub fn right(&self, host: HostKey, epoch: Epoch) -> Result<Right, Refused> {
         let current = self.epoch();
         if epoch < current {
-            return Err(Refused::OldEpoch {
-                held: epoch,
-                current,
-            });
+            return Err(Refused::OldEpoch { held: epoch, current });
         }
         if epoch == self.grant.epoch {
             let owner = self.grant.owners.iter().find(|owner| owner.host == host);
             let owner = owner.ok_or(Refused::NotGranted { epoch, host })?;
-            return Ok(Right {
-                mode: owner.mode,
-                highest: owner.incarnation,
-            });
+            return Ok(Right { mode: owner.mode, highest: owner.incarnation });
         }
         match self.grant.reservation {
-            Some(r) if r.epoch == epoch && r.host == host => Ok(Right {
-                mode: Mode::Rw,
-                highest: r.incarnation,
-            }),
+            Some(r) if r.epoch == epoch && r.host == host => Ok(Right { mode: Mode::Rw, highest: r.incarnation }),
             _ if epoch == current => Err(Refused::NobodyOwns { epoch }),
-            _ => Err(Refused::NotReserved {
-                held: epoch,
-                current,
-                host,
-            }),
+            _ => Err(Refused::NotReserved { held: epoch, current, host }),
         }
     }
 
@@ -70,12 +57,7 @@ impl Rights {
     /// # Errors
     /// What is wrong with it.
     pub fn check(&self, attachment: &Attachment) -> Result<Right, Refused> {
-        let Attachment {
-            host,
-            epoch,
-            incarnation,
-            mode,
-        } = *attachment;
+        let Attachment { host, epoch, incarnation, mode } = *attachment;
         let right = self.right(host, epoch)?;
         if mode == Mode::Rw && right.mode == Mode::Ro {
             return Err(Refused::GrantedReadOnly { epoch, host });
@@ -84,10 +66,7 @@ impl Rights {
             return Err(Refused::NoIncarnation);
         }
         if incarnation < right.highest {
-            return Err(Refused::OldIncarnation {
-                held: incarnation,
-                highest: right.highest,
-            });
+            return Err(Refused::OldIncarnation { held: incarnation, highest: right.highest });
         }
         Ok(right)
     }
@@ -96,38 +75,24 @@ impl Rights {
     #[must_use]
     pub fn fenced(&self, attachment: &Attachment) -> Option<DeviceError> {
         if attachment.epoch < self.epoch() {
-            return Some(DeviceError::Fenced {
-                held: attachment.epoch,
-                current: self.epoch(),
-            });
+            return Some(DeviceError::Fenced { held: attachment.epoch, current: self.epoch() });
         }
-        self.check(attachment)
-            .is_err()
-            .then_some(DeviceError::Closed)
+        self.check(attachment).is_err().then_some(DeviceError::Closed)
     }
 
     /// Whether `attachment` may write once its epoch is raised: not standby, not `ro`.
     #[must_use]
     pub fn may_write(&self, attachment: &Attachment) -> bool {
-        attachment.mode == Mode::Rw
-            && attachment.epoch == self.grant.epoch
-            && self.check(attachment).is_ok()
+        attachment.mode == Mode::Rw && attachment.epoch == self.grant.epoch && self.check(attachment).is_ok()
     }
 
     /// Makes `incarnation` the highest of `host` in `epoch`, which it has a right in.
     pub fn take_incarnation(&mut self, host: HostKey, epoch: Epoch, incarnation: Incarnation) {
         let grant = &mut self.grant;
         let highest = if epoch == grant.epoch {
-            grant
-                .owners
-                .iter_mut()
-                .find(|owner| owner.host == host)
-                .map(|owner| &mut owner.incarnation)
+            grant.owners.iter_mut().find(|owner| owner.host == host).map(|owner| &mut owner.incarnation)
         } else {
-            grant
-                .reservation
-                .as_mut()
-                .map(|reservation| &mut reservation.incarnation)
+            grant.reservation.as_mut().map(|reservation| &mut reservation.incarnation)
         };
         *highest.expect("asked only after check() found the right") = incarnation;
         grant.change += 1;
@@ -140,15 +105,8 @@ impl Rights {
             Some(r) if r.epoch == claim.epoch && r.host == host => r.incarnation,
             _ => Incarnation(0),
         };
-        let mut owners: Vec<Owner> = claim
-            .owners
-            .iter()
-            .map(|&(host, mode)| Owner {
-                host,
-                mode,
-                incarnation: incarnation(host),
-            })
-            .collect();
+        let mut owners: Vec<Owner> =
+            claim.owners.iter().map(|&(host, mode)| Owner { host, mode, incarnation: incarnation(host) }).collect();
         owners.sort_by_key(|owner| owner.host);
         assert!(claim.epoch > self.grant.epoch, "epochs never go back");
         self.grant = Grant {
@@ -165,11 +123,7 @@ impl Rights {
     pub fn is_granted(&self, claim: &Claim) -> bool {
         let mut asked = claim.owners.clone();
         asked.sort();
-        let granted = self
-            .grant
-            .owners
-            .iter()
-            .map(|owner| (owner.host, owner.mode));
+        let granted = self.grant.owners.iter().map(|owner| (owner.host, owner.mode));
         claim.epoch == self.grant.epoch && claim.shared == self.grant.shared && granted.eq(asked)
     }
 }
@@ -186,15 +140,7 @@ impl Claim {
         if hosts.len() < self.owners.len() || hosts.len() > super::record::OWNERS_MAX {
             return Err(Declined::BadOwners(self.owners.len()));
         }
-        let writers = self
-            .owners
-            .iter()
-            .filter(|&&(_, mode)| mode == Mode::Rw)
-            .count();
-        if writers > 1 && !self.shared {
-            Err(Declined::NotShared { writers })
-        } else {
-            Ok(())
-        }
+        let writers = self.owners.iter().filter(|&&(_, mode)| mode == Mode::Rw).count();
+        if writers > 1 && !self.shared { Err(Declined::NotShared { writers }) } else { Ok(()) }
     }
 }

@@ -1,4 +1,4 @@
-//! One session's disk: every operation passes the gate, and what passed runs to its end whatever becomes of the session.
+//! One session's disk: every operation passes the gate; what passed runs to its end whatever becomes of the session.
 
 use super::Attachment;
 use super::sessions::{Door, Kind, Ticket};
@@ -21,18 +21,8 @@ pub struct Session {
 }
 
 impl Session {
-    pub(super) fn new(
-        volume: Rc<Inner>,
-        door: Door,
-        attachment: Attachment,
-        notice: Rc<Answer<()>>,
-    ) -> Self {
-        Self {
-            volume,
-            door,
-            attachment,
-            notice,
-        }
+    pub(super) fn new(volume: Rc<Inner>, door: Door, attachment: Attachment, notice: Rc<Answer<()>>) -> Self {
+        Self { volume, door, attachment, notice }
     }
 
     /// What it was admitted as; for a stock client, what the gate assigned.
@@ -59,16 +49,10 @@ impl Session {
         Rc::<Self>::clone(self)
     }
 
-    fn pass<T: Unpin + 'static>(
-        &self,
-        kind: Kind,
-        work: impl FnOnce(&Disk) -> IoFuture<T> + 'static,
-    ) -> IoFuture<T> {
+    fn pass<T: Unpin + 'static>(&self, kind: Kind, work: impl FnOnce(&Disk) -> IoFuture<T> + 'static) -> IoFuture<T> {
         let ticket = match self.volume.admit(self.door, kind) {
             Ok(ticket) => ticket,
-            Err(DeviceError::Fenced { .. })
-                if planted(Bug::RequeueNewEpoch) && kind == Kind::Write =>
-            {
+            Err(DeviceError::Fenced { .. }) if planted(Bug::RequeueNewEpoch) && kind == Kind::Write => {
                 let volume = Rc::clone(&self.volume);
                 return IoFuture::later(async move {
                     volume.until_serving().await;
@@ -84,10 +68,7 @@ impl Session {
             }
             Err(work) => {
                 let volume = Rc::clone(&self.volume);
-                IoFuture::later(Passage {
-                    volume,
-                    below: Some((work, ticket)),
-                })
+                IoFuture::later(Passage { volume, below: Some((work, ticket)) })
             }
         }
     }
@@ -120,16 +101,8 @@ impl BlockDevice for Session {
         self.pass(Kind::Write, move |disk| disk.discard(at, len))
     }
 
-    fn write_zeroes(
-        &self,
-        at: ByteOffset,
-        len: ByteLen,
-        how: Durability,
-        may_unmap: bool,
-    ) -> IoFuture<()> {
-        self.pass(Kind::Write, move |disk| {
-            disk.write_zeroes(at, len, how, may_unmap)
-        })
+    fn write_zeroes(&self, at: ByteOffset, len: ByteLen, how: Durability, may_unmap: bool) -> IoFuture<()> {
+        self.pass(Kind::Write, move |disk| disk.write_zeroes(at, len, how, may_unmap))
     }
 }
 
@@ -143,10 +116,7 @@ struct Passage<T: Unpin + 'static> {
 impl<T: Unpin + 'static> Future for Passage<T> {
     type Output = Result<T, DeviceError>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (work, _) = self
-            .below
-            .as_mut()
-            .expect("polled again after it was ready");
+        let (work, _) = self.below.as_mut().expect("polled again after it was ready");
         let answer = ready!(Pin::new(work).poll(cx));
         let (_, ticket) = self.below.take().expect("it was there a line above");
         self.volume.ended(ticket);

@@ -111,10 +111,7 @@ impl Sessions {
             (Access::Shut(answer), _) => return Err(answer),
         }
         entry.in_flight += 1;
-        Ok(Ticket {
-            slot: door.slot,
-            place: self.started.put(now),
-        })
+        Ok(Ticket { slot: door.slot, place: self.started.put(now) })
     }
 
     /// Takes an operation back that is really done. True: a session that may not go on has just drained.
@@ -129,19 +126,8 @@ impl Sessions {
     }
 
     /// Makes room for an admitted session; `None` when all slots are taken.
-    pub fn enter(
-        &mut self,
-        session: SessionId,
-        attachment: Attachment,
-        access: Access,
-    ) -> Option<Door> {
-        let entry = Entry {
-            session,
-            attachment,
-            access,
-            in_flight: 0,
-            detached: false,
-        };
+    pub fn enter(&mut self, session: SessionId, attachment: Attachment, access: Access) -> Option<Door> {
+        let entry = Entry { session, attachment, access, in_flight: 0, detached: false };
         let free = self.slots.iter().position(Option::is_none);
         if free.is_none() && self.slots.len() == SESSIONS_MAX {
             return None;
@@ -151,20 +137,12 @@ impl Sessions {
             self.slots.push(None);
         }
         self.slots[slot] = Some(entry);
-        Some(Door {
-            slot: u32::try_from(slot).expect("at most SESSIONS_MAX"),
-            session,
-        })
+        Some(Door { slot: u32::try_from(slot).expect("at most SESSIONS_MAX"), session })
     }
 
     /// The session's connection is gone: it starts nothing more, and its slot is free once it has drained.
     pub fn leave(&mut self, session: SessionId) {
-        if let Some(entry) = self
-            .slots
-            .iter_mut()
-            .flatten()
-            .find(|entry| entry.session == session)
-        {
+        if let Some(entry) = self.slots.iter_mut().flatten().find(|entry| entry.session == session) {
             entry.detached = true;
             if entry.is_open() {
                 entry.access = Access::Shut(DeviceError::Closed);
@@ -176,10 +154,7 @@ impl Sessions {
     /// Frees the slots of sessions that are gone and have drained.
     pub fn reap(&mut self) {
         for slot in &mut self.slots {
-            if slot
-                .as_ref()
-                .is_some_and(|entry| entry.detached && entry.in_flight == 0)
-            {
+            if slot.as_ref().is_some_and(|entry| entry.detached && entry.in_flight == 0) {
                 *slot = None;
             }
         }
@@ -188,12 +163,7 @@ impl Sessions {
     /// Shuts every open session for which `answer` has one; their names.
     pub fn shut(&mut self, answer: impl Fn(&Attachment) -> Option<DeviceError>) -> Vec<SessionId> {
         let mut shut = Vec::new();
-        for entry in self
-            .slots
-            .iter_mut()
-            .flatten()
-            .filter(|entry| entry.is_open())
-        {
+        for entry in self.slots.iter_mut().flatten().filter(|entry| entry.is_open()) {
             if let Some(answer) = answer(&entry.attachment) {
                 entry.access = Access::Shut(answer);
                 shut.push(entry.session);
@@ -219,15 +189,13 @@ impl Sessions {
     /// Whether a session of `host` that may not go on still has operations below the gate.
     #[must_use]
     pub fn host_drains(&self, host: HostKey) -> bool {
-        self.iter()
-            .any(|entry| entry.attachment.host == host && entry.is_draining())
+        self.iter().any(|entry| entry.attachment.host == host && entry.is_draining())
     }
 
     /// Whether anything of an epoch older than `epoch` is still below the gate.
     #[must_use]
     pub fn older_in_flight(&self, epoch: Epoch) -> bool {
-        self.iter()
-            .any(|entry| entry.attachment.epoch < epoch && entry.in_flight > 0)
+        self.iter().any(|entry| entry.attachment.epoch < epoch && entry.in_flight > 0)
     }
 
     /// When the oldest operation that is still below the gate was admitted.
@@ -251,8 +219,7 @@ impl Starts {
             self.places[place as usize] = Some(now);
             return place;
         }
-        let place = u32::try_from(self.places.len())
-            .expect("queues bound what is in flight far below 2^32");
+        let place = u32::try_from(self.places.len()).expect("queues bound what is in flight far below 2^32");
         self.places.push(Some(now));
         place
     }
@@ -275,12 +242,8 @@ mod test {
     use units::{Incarnation, Mode};
 
     fn enter(sessions: &mut Sessions, name: u64) -> Option<Door> {
-        let attachment = Attachment {
-            host: HostKey([1; 32]),
-            epoch: Epoch(1),
-            incarnation: Incarnation(1),
-            mode: Mode::Rw,
-        };
+        let attachment =
+            Attachment { host: HostKey([1; 32]), epoch: Epoch(1), incarnation: Incarnation(1), mode: Mode::Rw };
         sessions.enter(SessionId(name), attachment, Access::Write)
     }
 
@@ -293,18 +256,12 @@ mod test {
         sessions.leave(SessionId(1));
         assert!(sessions.host_drains(HostKey([1; 32])));
         let second = enter(&mut sessions, 2).unwrap();
-        assert_ne!(
-            first.slot, second.slot,
-            "the draining session keeps its slot"
-        );
+        assert_ne!(first.slot, second.slot, "the draining session keeps its slot");
         assert!(sessions.ended(ticket), "it has drained");
         sessions.reap();
         let third = enter(&mut sessions, 3).unwrap();
         assert_eq!(first.slot, third.slot);
-        assert_eq!(
-            sessions.admit(first, Kind::Read, Moment(6)).unwrap_err(),
-            DeviceError::Closed
-        );
+        assert_eq!(sessions.admit(first, Kind::Read, Moment(6)).unwrap_err(), DeviceError::Closed);
     }
 
     /// Goal: the age of the oldest operation is right in any order of ends. Method: three, ended from the middle.
@@ -312,18 +269,12 @@ mod test {
     fn the_oldest_operation_is_known() {
         let mut sessions = Sessions::default();
         let door = enter(&mut sessions, 1).unwrap();
-        let mut tickets: Vec<Ticket> = [30, 10, 20]
-            .map(|at| sessions.admit(door, Kind::Read, Moment(at)).unwrap())
-            .into();
+        let mut tickets: Vec<Ticket> =
+            [30, 10, 20].map(|at| sessions.admit(door, Kind::Read, Moment(at)).unwrap()).into();
         assert_eq!(sessions.oldest(), Some(Moment(10)));
-        assert!(
-            !sessions.ended(tickets.remove(1)),
-            "an open session that is idle is no news"
-        );
+        assert!(!sessions.ended(tickets.remove(1)), "an open session that is idle is no news");
         assert_eq!(sessions.oldest(), Some(Moment(20)));
-        tickets
-            .into_iter()
-            .for_each(|ticket| assert!(!sessions.ended(ticket)));
+        tickets.into_iter().for_each(|ticket| assert!(!sessions.ended(ticket)));
         assert_eq!(sessions.oldest(), None);
     }
 

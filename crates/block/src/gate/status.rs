@@ -109,60 +109,28 @@ impl fmt::Display for State {
 /// The first line says it all; then a line per owner, promise and session.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "volume {}: {}, {}, for {}",
-            self.volume, self.epoch, self.state, self.for_ms
-        )?;
+        write!(f, "volume {}: {}, {}, for {}", self.volume, self.epoch, self.state, self.for_ms)?;
         if let Some(word) = &self.overridden {
             write!(f, "\n  opened by an operator: {word}")?;
         }
         if self.granted < self.epoch {
-            write!(
-                f,
-                "\n  nobody owns {} yet, the grant is of {}",
-                self.epoch, self.granted
-            )?;
+            write!(f, "\n  nobody owns {} yet, the grant is of {}", self.epoch, self.granted)?;
         }
-        for Owner {
-            host,
-            mode,
-            incarnation,
-        } in &self.owners
-        {
+        for Owner { host, mode, incarnation } in &self.owners {
             write!(f, "\n  owner {host} {mode}, {incarnation}")?;
         }
-        if let Some(Reservation {
-            epoch,
-            host,
-            incarnation,
-        }) = self.reservation
-        {
+        if let Some(Reservation { epoch, host, incarnation }) = self.reservation {
             write!(f, "\n  {epoch} is promised to {host}, {incarnation}")?;
         }
-        for SessionStatus {
-            session,
-            attachment,
-            open,
-            in_flight,
-        } in &self.sessions
-        {
-            let Attachment {
-                host,
-                epoch,
-                incarnation,
-                mode,
-            } = attachment;
+        for SessionStatus { session, attachment, open, in_flight } in &self.sessions {
+            let Attachment { host, epoch, incarnation, mode } = attachment;
             let what = match (open, *mode) {
                 (false, _) => "closed",
                 (true, Mode::Rw) if *epoch > self.granted => "standby",
                 (true, _) => "open",
             };
             let name = session.0;
-            write!(
-                f,
-                "\n  session {name} of {host}, {epoch}, {incarnation}, {mode}: {what}, {in_flight} in flight"
-            )?;
+            write!(f, "\n  session {name} of {host}, {epoch}, {incarnation}, {mode}: {what}, {in_flight} in flight")?;
         }
         if let Some(oldest) = self.oldest_ms {
             write!(f, "\n  the oldest operation has run for {oldest}")?;

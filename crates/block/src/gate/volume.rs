@@ -53,13 +53,16 @@ pub struct Parts {
 #[derive(Clone)]
 pub struct GatedVolume(Rc<Inner>);
 
+/// Who waits for which answer.
+type Waiting<Who, T> = RefCell<BTreeMap<Who, Rc<Answer<T>>>>;
+
 /// What a volume and its sessions share.
 pub(super) struct Inner {
     pub(super) parts: Parts,
     gate: RefCell<Gate>,
-    attaching: RefCell<BTreeMap<SessionId, Rc<Answer<Result<Rc<Session>, Refusal>>>>>,
-    asking: RefCell<BTreeMap<AskId, Rc<Answer<Result<(), Declined>>>>>,
-    notices: RefCell<BTreeMap<SessionId, Rc<Answer<()>>>>,
+    attaching: Waiting<SessionId, Result<Rc<Session>, Refusal>>,
+    asking: Waiting<AskId, Result<(), Declined>>,
+    notices: Waiting<SessionId, ()>,
     names: Cell<u64>,
 }
 
@@ -67,13 +70,7 @@ impl GatedVolume {
     /// The volume as a start of the target finds it. `floor` is what the store says, if it could be asked.
     #[must_use]
     pub fn open(parts: Parts, found: &Found, floor: Option<Epoch>) -> Self {
-        let gate = Gate::open(
-            parts.name.clone(),
-            &found.records,
-            found.complete,
-            floor,
-            parts.rt.now(),
-        );
+        let gate = Gate::open(parts.name.clone(), &found.records, found.complete, floor, parts.rt.now());
         Self(Rc::new(Inner {
             parts,
             gate: RefCell::new(gate),
@@ -90,15 +87,9 @@ impl GatedVolume {
     /// # Errors
     /// Why not, in words for the client's log.
     pub async fn attach(&self, request: Request) -> Result<Rc<Session>, Refusal> {
-        let knock = Knock {
-            volume: Rc::clone(&self.0),
-            session: SessionId(self.0.name()),
-        };
+        let knock = Knock { volume: Rc::clone(&self.0), session: SessionId(self.0.name()) };
         let answer = Rc::new(Answer::default());
-        self.0
-            .attaching
-            .borrow_mut()
-            .insert(knock.session, Rc::clone(&answer));
+        self.0.attaching.borrow_mut().insert(knock.session, Rc::clone(&answer));
         self.0.step(Event::Attach(knock.session, request));
         answer.wait().await
     }
@@ -127,10 +118,7 @@ impl GatedVolume {
 
     /// Members that were missing have been read.
     pub fn found(&self, found: Found) {
-        self.0.step(Event::Found {
-            records: found.records,
-            complete: found.complete,
-        });
+        self.0.step(Event::Found { records: found.records, complete: found.complete });
     }
 
     /// An operator opens a volume that is blocked(floor), by a word that the caller has audited.
@@ -155,9 +143,7 @@ impl GatedVolume {
 
 impl Inner {
     pub(super) fn admit(&self, door: Door, kind: Kind) -> Result<Ticket, DeviceError> {
-        self.gate
-            .borrow_mut()
-            .admit(door, kind, self.parts.rt.now())
+        self.gate.borrow_mut().admit(door, kind, self.parts.rt.now())
     }
 
     pub(super) fn ended(self: &Rc<Self>, ticket: Ticket) {
@@ -197,18 +183,8 @@ impl Inner {
             Command::WakeAt(when) => self.later(self.parts.rt.sleep_until(when), |()| Event::Tick),
             Command::Admitted(session, door, attachment) => {
                 let notice = Rc::new(Answer::default());
-                self.notices
-                    .borrow_mut()
-                    .insert(session, Rc::clone(&notice));
-                self.answer_attach(
-                    session,
-                    Ok(Rc::new(Session::new(
-                        Rc::clone(self),
-                        door,
-                        attachment,
-                        notice,
-                    ))),
-                );
+                self.notices.borrow_mut().insert(session, Rc::clone(&notice));
+                self.answer_attach(session, Ok(Rc::new(Session::new(Rc::clone(self), door, attachment, notice))));
             }
             Command::Refused(session, refusal) => self.answer_attach(session, Err(refusal)),
             Command::Revoke(sessions) => {
@@ -225,30 +201,18 @@ impl Inner {
 
     fn store(self: &Rc<Self>, grant: &Grant) {
         let record = grant.encode();
-        assert_eq!(
-            Grant::decode(&record).as_ref(),
-            Ok(grant),
-            "a grant is read back as it was written"
-        );
-        self.later(
-            self.parts.store.store(self.parts.id, &record),
-            Event::Stored,
-        );
+        assert_eq!(Grant::decode(&record).as_ref(), Ok(grant), "a grant is read back as it was written");
+        self.later(self.parts.store.store(self.parts.id, &record), Event::Stored);
     }
 
     fn fail_laggards(self: &Rc<Self>, older_than: Moment) {
         // An array that cannot say has not failed anybody: that is shown as blocked, and asked again.
-        let event =
-            |answer: Result<_, _>| Event::LaggardsFailed(answer.unwrap_or(Laggards::LastMember));
+        let event = |answer: Result<_, _>| Event::LaggardsFailed(answer.unwrap_or(Laggards::LastMember));
         self.later(self.parts.store.fail_laggards(older_than), event);
     }
 
     /// Steps with the event that `work` ends in.
-    fn later<T: 'static>(
-        self: &Rc<Self>,
-        work: impl Future<Output = T> + 'static,
-        event: fn(T) -> Event,
-    ) {
+    fn later<T: 'static>(self: &Rc<Self>, work: impl Future<Output = T> + 'static, event: fn(T) -> Event) {
         let this = Rc::clone(self);
         self.parts.rt.spawn(Box::pin(async move {
             let outcome = work.await;
@@ -278,12 +242,7 @@ struct Knock {
 
 impl Drop for Knock {
     fn drop(&mut self) {
-        let unanswered = self
-            .volume
-            .attaching
-            .borrow_mut()
-            .remove(&self.session)
-            .is_some();
+        let unanswered = self.volume.attaching.borrow_mut().remove(&self.session).is_some();
         if unanswered {
             self.volume.detach(self.session);
         }
@@ -298,10 +257,7 @@ pub(super) struct Answer<T> {
 
 impl<T> Default for Answer<T> {
     fn default() -> Self {
-        Self {
-            said: RefCell::new(None),
-            waiting: WaitList::default(),
-        }
+        Self { said: RefCell::new(None), waiting: WaitList::default() }
     }
 }
 

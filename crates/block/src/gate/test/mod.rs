@@ -1,8 +1,10 @@
 //! Tests of the whole gate: its rules as a table of scripts, a random walk under an oracle, and the volume in time.
 
 mod script;
+mod speed;
 mod table;
 mod volume;
+mod walk;
 
 use units::HostKey;
 

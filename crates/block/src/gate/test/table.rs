@@ -1,4 +1,4 @@
-//! The rules of docs/rfd/0003-gate.md as scripts. Goal of each: the rule in its title, every refusal in its exact words.
+//! The rules of docs/rfd/0003-gate.md as scripts. Goal of each: the rule in its name, every refusal in its exact words.
 //! Method: events and the commands they must bring, in order; nothing more, nothing less.
 
 use super::script::play;
@@ -62,7 +62,11 @@ fn rule_2_raise() {
         write 1 => epoch 6 is over, the volume is at epoch 7
     ",
     );
-    play("again, lower, others", "e7 B:rw", true, "
+    play(
+        "again, lower, others",
+        "e7 B:rw",
+        true,
+        "
         raise 1 e7 B:rw => ack 1
         raise 2 e6 B:rw => decline 2: the volume is at epoch 7 already, epoch 6 is over: read the store again
         raise 3 e7 A:rw => decline 3: epoch 7 was granted to other owners: take a higher epoch
@@ -72,7 +76,8 @@ fn rule_2_raise() {
         raise-shared 7 e8 B:rw A:rw => store e8 A:rw:0 B:rw:0; wake 1500
         raise-shared 8 e8 A:rw B:rw =>
         stored => ack 7; ack 8
-    ");
+    ",
+    );
     play(
         "a higher one overtakes",
         "e6 A:rw",
@@ -93,15 +98,20 @@ fn rule_2_raise() {
         state => blocked(store)
         attach 3 B e7 i2 rw => refused 3: volume web1 is blocked(store): the grant could not be written; see to the array's disks, then raise again
         write 1 => epoch 6 is over, the volume is at epoch 7
+        pass 2000 =>
         tick =>
-        raise 4 e7 B:rw => store e7 B:rw:1; wake 1500
+        raise 4 e7 B:rw => store e7 B:rw:1; wake 3500
         stored => ack 4
     ");
 }
 
 #[test]
 fn rule_3_drain_is_bounded() {
-    play("a disk hangs", "e6 A:rw:1", true, "
+    play(
+        "a disk hangs",
+        "e6 A:rw:1",
+        true,
+        "
         attach 1 A e6 i1 rw => admitted 1 e6 i1
         write 1 => passed
         pass 5000 =>
@@ -121,7 +131,8 @@ fn rule_3_drain_is_bounded() {
         end 1 => ack 1
         state => serving
         tick =>
-    ");
+    ",
+    );
     play(
         "a hanging disk holds up the store",
         "e6 A:rw",
@@ -179,7 +190,11 @@ fn rule_5_a_dead_sessions_drain() {
         end 1 => admitted 3 e7 i1
     ",
     );
-    play("stock clients join the live ones, or start a life", "e7 A:rw:4 B:ro", true, "
+    play(
+        "stock clients join the live ones, or start a life",
+        "e7 A:rw:4 B:ro",
+        true,
+        "
         stock 1 A rw => store e7 A:rw:5 B:ro:0
         stock 2 A rw =>
         stored => admitted 1 e7 i5; admitted 2 e7 i5
@@ -196,11 +211,25 @@ fn rule_5_a_dead_sessions_drain() {
         stored => store e8 A:rw:1; ack 1
         stored => admitted 5 e8 i1
         stock 6 B rw => refused 6: volume web1 at epoch 8 is not granted to B: grant it to that host first
-    ");
+    ",
+    );
+    play(
+        "a dying session is no company",
+        "e7 A:rw:4",
+        true,
+        "
+        attach 1 A e7 i4 rw => admitted 1 e7 i4
+        write 1 => passed
+        detach 1 =>
+        stock 2 A rw => store e7 A:rw:5
+        stored =>
+        end 1 => admitted 2 e7 i5
+    ",
+    );
 }
 
 #[test]
-fn rule_6_restart() {
+fn rule_6_restart_and_floor() {
     let blocked = "blocked(floor): a member that may hold a higher grant is missing and the store is out of reach; \
                    bring back either, or override";
     play(
@@ -216,8 +245,10 @@ fn rule_6_restart() {
         reserve 2 e9 B => decline 2: the volume is {blocked}
         found-nothing =>
         state => blocked(floor)
-        floor 7 =>
-        attach 3 A e7 i1 rw => admitted 3 e7 i1
+        floor 7 => store e7 A:rw:1
+        attach 3 A e7 i1 rw =>
+        raise 3 e7 A:rw => wake 1500
+        stored => ack 3; admitted 3 e7 i1
     "
         ),
     );
@@ -230,7 +261,11 @@ fn rule_6_restart() {
         raise 2 e8 B:rw => store e8 B:rw:0; wake 1500
         stored => ack 2
     ");
-    play("a floor fences a running volume", "e7 A:rw:1", true, "
+    play(
+        "a floor fences a running volume",
+        "e7 A:rw:1",
+        true,
+        "
         attach 1 A e7 i1 rw => admitted 1 e7 i1
         floor 7 =>
         write 1 => passed
@@ -239,9 +274,15 @@ fn rule_6_restart() {
         floor 3 =>
         raise 1 e8 => store e8; wake 1500
         floor 9 => decline 1: the volume is at epoch 9 already, epoch 8 is over: read the store again
-    ");
+    ",
+    );
+}
+
+#[test]
+fn rule_6_what_else_opens_or_closes() {
     play("the member comes back with a higher grant", "e7 A:rw:1", false, "
-        found e9 B:rw:2 =>
+        found e9 B:rw:2 => store e9 B:rw:2
+        stored =>
         attach 1 A e7 i1 rw => refused 1: volume web1 is at epoch 9, you hold epoch 7: a later start or takeover has replaced this one for good
         attach 2 B e9 i2 rw => admitted 2 e9 i2
         found e12 C:rw => revoke 2
@@ -252,7 +293,8 @@ fn rule_6_restart() {
         "e7 A:rw:1",
         false,
         "
-        override the other disk burnt, ticket 12 =>
+        override the other disk burnt, ticket 12 => store e7 A:rw:1
+        stored =>
         attach 1 A e7 i1 rw => admitted 1 e7 i1
     ",
     );
@@ -262,7 +304,9 @@ fn rule_6_restart() {
         true,
         "
         state => blocked(floor)
-        floor 7 =>
+        found rot =>
+        state => blocked(floor)
+        floor 7 => store e7 A:rw:1
         state => serving
     ",
     );
@@ -302,7 +346,11 @@ fn standby() {
         stored => ack 7
         write 1 => passed
     ");
-    play("a promise replaced, a promise not kept", "e7 A:rw", true, "
+    play(
+        "a promise replaced, a promise not kept",
+        "e7 A:rw",
+        true,
+        "
         reserve 1 e9 B => store e7 A:rw:0 +9B:0
         stored => ack 1
         attach 1 B e9 i1 rw => store e7 A:rw:0 +9B:1
@@ -318,7 +366,8 @@ fn standby() {
         stored => admitted 2 e11 i1
         raise 5 e11 C:rw => revoke 2; store e11 C:rw:0; wake 1500
         stored => ack 5
-    ");
+    ",
+    );
     play(
         "a promise granted read-only",
         "e7 A:rw +9B",
@@ -339,13 +388,15 @@ fn standby() {
 #[test]
 fn limits() {
     let many = |line: &str, count: usize, last: &str| {
-        let lines: String = (1..=count)
-            .map(|n| format!("{}\n", line.replace('#', &n.to_string())))
-            .collect();
+        let lines: String = (1..=count).map(|n| format!("{}\n", line.replace('#', &n.to_string()))).collect();
         format!("{lines}{}", last.replace('#', &(count + 1).to_string()))
     };
-    let attaches = many("attach # A e7 i1 rw =>", 63, "attach # A e7 i1 rw =>
-        attach 65 A e7 i1 rw => refused 65: volume web1 has 64 attaches waiting already: try again later");
+    let attaches = many(
+        "attach # A e7 i1 rw =>",
+        63,
+        "attach # A e7 i1 rw =>
+        attach 65 A e7 i1 rw => refused 65: volume web1 has 64 attaches waiting already: try again later",
+    );
     play(
         "waiting",
         "e6 C:rw:1",
@@ -357,11 +408,7 @@ fn limits() {
     "
         ),
     );
-    let asks = many(
-        "raise # e7 A:rw =>",
-        63,
-        "raise # e7 A:rw => decline 64: 64 callers wait for this already",
-    );
+    let asks = many("raise # e7 A:rw =>", 63, "raise # e7 A:rw => decline 64: 64 callers wait for this already");
     play(
         "asking",
         "e6 A:rw",
@@ -379,11 +426,7 @@ fn limits() {
         "attach # A e6 i1 rw => refused #: volume web1 has 256 sessions already: close some first",
     );
     play("sessions", "e6 A:rw:1", true, &sessions);
-    let promises = many(
-        "reserve # e8 A =>",
-        63,
-        "reserve # e8 A => decline 64: 64 callers wait for this already",
-    );
+    let promises = many("reserve # e8 A =>", 63, "reserve # e8 A => decline 64: 64 callers wait for this already");
     play(
         "promises",
         "e6 A:rw",

@@ -44,11 +44,7 @@ impl GrantStore for FactsHandle {
 
     fn fail_laggards(&self, older_than: Moment) -> IoFuture<Laggards> {
         self.0.laggards.borrow_mut().push(older_than);
-        IoFuture::ready(Ok(if self.0.last_member.get() {
-            Laggards::LastMember
-        } else {
-            Laggards::Failed
-        }))
+        IoFuture::ready(Ok(if self.0.last_member.get() { Laggards::LastMember } else { Laggards::Failed }))
     }
 }
 
@@ -62,63 +58,33 @@ struct Target {
 fn open(hand: &Rc<Hand>, disk: &Rc<MemDisk>, facts: &Rc<Facts>) -> GatedVolume {
     let rt: Rt = hand.rt();
     let store = Rc::new(FactsHandle(Rc::clone(facts)));
-    let parts = Parts {
-        id: VolumeId([1; 16]),
-        name: "web1".parse().unwrap(),
-        disk: disk.disk(),
-        store,
-        rt,
-    };
-    let found = Found {
-        records: facts.record.borrow().clone(),
-        complete: true,
-    };
+    let parts = Parts { id: VolumeId([1; 16]), name: "web1".parse().unwrap(), disk: disk.disk(), store, rt };
+    let found = Found { records: facts.record.borrow().clone(), complete: true };
     GatedVolume::open(parts, &found, None)
 }
 
 impl Target {
     /// A volume that was granted to `A` at epoch 1.
     fn new() -> Self {
-        let (hand, disk, facts) = (
-            Hand::new(),
-            MemDisk::new(ByteLen(8192)),
-            Rc::new(Facts::default()),
-        );
+        let (hand, disk, facts) = (Hand::new(), MemDisk::new(ByteLen(8192)), Rc::new(Facts::default()));
         let volume = open(&hand, &disk, &facts);
         hand.run(volume.raise(claim(1, 'A'))).unwrap();
-        Self {
-            hand,
-            disk,
-            facts,
-            volume,
-        }
+        Self { hand, disk, facts, volume }
     }
 
     /// The target is killed and started again; the disk and its facts stay.
     fn restarted(&self) -> Self {
         let hand = Hand::new();
         let volume = open(&hand, &self.disk, &self.facts);
-        Self {
-            hand,
-            disk: Rc::clone(&self.disk),
-            facts: Rc::clone(&self.facts),
-            volume,
-        }
+        Self { hand, disk: Rc::clone(&self.disk), facts: Rc::clone(&self.facts), volume }
     }
 
     fn session(&self, letter: char) -> Rc<Session> {
-        let request = Request::Stock {
-            host: host(letter),
-            mode: Mode::Rw,
-        };
+        let request = Request::Stock { host: host(letter), mode: Mode::Rw };
         self.hand.run(self.volume.attach(request)).unwrap()
     }
 
-    fn raise(
-        &self,
-        epoch: u64,
-        letter: char,
-    ) -> Pin<Box<dyn Future<Output = Result<(), Declined>>>> {
+    fn raise(&self, epoch: u64, letter: char) -> Pin<Box<dyn Future<Output = Result<(), Declined>>>> {
         let volume = self.volume.clone();
         Box::pin(async move { volume.raise(claim(epoch, letter)).await })
     }
@@ -137,19 +103,11 @@ impl Target {
 }
 
 fn claim(epoch: u64, letter: char) -> Claim {
-    Claim {
-        epoch: Epoch(epoch),
-        shared: false,
-        owners: vec![(host(letter), Mode::Rw)],
-    }
+    Claim { epoch: Epoch(epoch), shared: false, owners: vec![(host(letter), Mode::Rw)] }
 }
 
 fn write(session: &Session, byte: u8) -> IoFuture<()> {
-    session.write(
-        ByteOffset(0),
-        IoBuf::copy_of(&[byte; 512]).freeze(),
-        Durability::Fua,
-    )
+    session.write(ByteOffset(0), IoBuf::copy_of(&[byte; 512]).freeze(), Durability::Fua)
 }
 
 /// Goal: a raise is answered only when what was admitted before it has landed. Method: hold one write below the gate,
@@ -164,17 +122,10 @@ fn a_raise_waits_for_the_drain() {
     assert!(!poll(&mut raise));
     it.hand.turn();
     let grant = Grant::decode(&it.facts.record.borrow()[0]).unwrap();
-    assert_eq!(
-        grant.epoch,
-        Epoch(2),
-        "stored before the drain, so that a restart comes up closed"
-    );
+    assert_eq!(grant.epoch, Epoch(2), "stored before the drain, so that a restart comes up closed");
     assert!(old.is_revoked() && poll(&mut Box::pin(old.revoked())));
     it.pass(1490);
-    assert!(
-        !poll(&mut raise),
-        "acknowledged while a write of the old epoch is below the gate"
-    );
+    assert!(!poll(&mut raise), "acknowledged while a write of the old epoch is below the gate");
     assert!(it.facts.laggards.borrow().is_empty());
     it.disk.release();
     assert!(poll(&mut held));
@@ -209,11 +160,7 @@ fn a_refused_write_is_forgotten() {
             break;
         }
     }
-    assert_eq!(
-        it.disk.live.borrow()[0],
-        2,
-        "a write of epoch 1 landed in epoch 2"
-    );
+    assert_eq!(it.disk.live.borrow()[0], 2, "a write of epoch 1 landed in epoch 2");
 }
 
 #[test]
@@ -222,27 +169,11 @@ fn refused_writes_are_forgotten() {
     let it = Target::new();
     let old = it.session('A');
     it.hand.run(it.raise(2, 'B')).unwrap();
-    let fenced = DeviceError::Fenced {
-        held: Epoch(1),
-        current: Epoch(2),
-    };
-    assert_eq!(
-        write(&old, 1).try_now().ok(),
-        Some(Err(fenced)),
-        "the refusal is there at once"
-    );
-    assert_eq!(
-        old.read(ByteOffset(0), IoBuf::new(512))
-            .try_now()
-            .ok()
-            .map(|answer| answer.err()),
-        Some(Some(fenced))
-    );
+    let fenced = DeviceError::Fenced { held: Epoch(1), current: Epoch(2) };
+    assert_eq!(write(&old, 1).try_now().ok(), Some(Err(fenced)), "the refusal is there at once");
+    assert_eq!(old.read(ByteOffset(0), IoBuf::new(512)).try_now().ok().map(|answer| answer.err()), Some(Some(fenced)));
     assert_eq!(old.flush().try_now().ok(), Some(Err(fenced)));
-    assert_eq!(
-        old.discard(ByteOffset(0), ByteLen(512)).try_now().ok(),
-        Some(Err(fenced))
-    );
+    assert_eq!(old.discard(ByteOffset(0), ByteLen(512)).try_now().ok(), Some(Err(fenced)));
     let zeroes = old.write_zeroes(ByteOffset(0), ByteLen(512), Durability::Cached, true);
     assert_eq!(zeroes.try_now().ok(), Some(Err(fenced)));
 }
@@ -265,32 +196,15 @@ fn a_hanging_disk_is_failed_and_the_last_one_blocks() {
     assert_eq!(it.state(), State::Blocked(Blocked::Fence));
     it.pass(5000);
     assert!(!poll(&mut raise));
-    assert_eq!(
-        it.facts.laggards.borrow().len(),
-        11,
-        "asked again every 500 ms"
-    );
+    assert_eq!(it.facts.laggards.borrow().len(), 11, "asked again every 500 ms");
     let status = it.volume.status();
-    assert_eq!(
-        (status.for_ms, status.oldest_ms),
-        (units::Millis(5010), Some(units::Millis(6510)))
-    );
+    assert_eq!((status.for_ms, status.oldest_ms), (units::Millis(5010), Some(units::Millis(6510))));
     let text = status.to_string();
-    assert!(
-        text.starts_with("volume web1: epoch 2, blocked(fence): operations of an older epoch hang"),
-        "{text}"
-    );
-    assert!(
-        text.contains("closed, 1 in flight\n  the oldest operation has run for 6.5 s"),
-        "{text}"
-    );
+    assert!(text.starts_with("volume web1: epoch 2, blocked(fence): operations of an older epoch hang"), "{text}");
+    assert!(text.contains("closed, 1 in flight\n  the oldest operation has run for 6.5 s"), "{text}");
     it.disk.release();
     assert!(poll(&mut held));
-    assert_eq!(
-        it.hand.run(raise),
-        Ok(()),
-        "blocked(fence) acknowledges when the drain completes"
-    );
+    assert_eq!(it.hand.run(raise), Ok(()), "blocked(fence) acknowledges when the drain completes");
 }
 
 /// Goal: dropping a connection drops no admitted operation. Method: drop the future (polled or not) and the session of
@@ -331,32 +245,11 @@ fn a_restart_keeps_the_grant() {
     it.disk.held.set(false);
     let after = it.restarted();
     assert_eq!(after.volume.status().epoch, Epoch(2));
-    let exact = Attachment {
-        host: host('A'),
-        epoch: Epoch(1),
-        incarnation: Incarnation(1),
-        mode: Mode::Rw,
-    };
-    let refused = after
-        .hand
-        .run(after.volume.attach(Request::Exact(exact)))
-        .err()
-        .map(|refusal| refusal.why);
-    assert_eq!(
-        refused,
-        Some(Refused::OldEpoch {
-            held: Epoch(1),
-            current: Epoch(2)
-        })
-    );
+    let exact = Attachment { host: host('A'), epoch: Epoch(1), incarnation: Incarnation(1), mode: Mode::Rw };
+    let refused = after.hand.run(after.volume.attach(Request::Exact(exact))).err().map(|refusal| refusal.why);
+    assert_eq!(refused, Some(Refused::OldEpoch { held: Epoch(1), current: Epoch(2) }));
     assert_eq!(after.hand.run(after.raise(2, 'B')), Ok(()));
-    assert_eq!(
-        after.hand.run(after.raise(1, 'A')),
-        Err(Declined::Lower {
-            asked: Epoch(1),
-            current: Epoch(2)
-        })
-    );
+    assert_eq!(after.hand.run(after.raise(1, 'A')), Err(Declined::Lower { asked: Epoch(1), current: Epoch(2) }));
 }
 
 #[test]
@@ -370,15 +263,9 @@ fn a_broken_store_blocks_until_raised_again() {
     let it = Target::new();
     let old = it.session('A');
     it.facts.broken.set(true);
-    assert_eq!(
-        it.hand.run(it.raise(2, 'B')),
-        Err(Declined::StoreFailed { asked: Epoch(2) })
-    );
+    assert_eq!(it.hand.run(it.raise(2, 'B')), Err(Declined::StoreFailed { asked: Epoch(2) }));
     assert_eq!(it.state(), State::Blocked(Blocked::Store));
-    assert!(
-        write(&old, 1).try_now().is_ok_and(|answer| answer.is_err()),
-        "closed to the old epoch all the same"
-    );
+    assert!(write(&old, 1).try_now().is_ok_and(|answer| answer.is_err()), "closed to the old epoch all the same");
     it.facts.broken.set(false);
     assert_eq!(it.hand.run(it.raise(2, 'B')), Ok(()));
     assert_eq!(it.hand.run(write(&it.session('B'), 2)), Ok(()));
@@ -389,10 +276,7 @@ fn a_broken_store_blocks_until_raised_again() {
 fn an_attach_given_up_leaves_nothing() {
     let it = Target::new();
     it.facts.held.set(true);
-    let request = Request::Stock {
-        host: host('A'),
-        mode: Mode::Rw,
-    };
+    let request = Request::Stock { host: host('A'), mode: Mode::Rw };
     let mut waits = Box::pin(it.volume.attach(request));
     assert!(!poll(&mut waits));
     assert_eq!(it.volume.status().waiting, 1);
@@ -415,22 +299,10 @@ fn ready_answers_stay_ready() {
     let session = it.session('A');
     assert_eq!(session.attachment().incarnation, Incarnation(1));
     assert_eq!(write(&session, 7).try_now().ok(), Some(Ok(())));
-    let bytes = session
-        .read(ByteOffset(0), IoBuf::new(512))
-        .try_now()
-        .ok()
-        .unwrap()
-        .unwrap();
+    let bytes = session.read(ByteOffset(0), IoBuf::new(512)).try_now().ok().unwrap().unwrap();
     assert_eq!(bytes[0], 7);
     assert_eq!(session.flush().try_now().ok(), Some(Ok(())));
-    assert_eq!(
-        session
-            .disk()
-            .discard(ByteOffset(0), ByteLen(512))
-            .try_now()
-            .ok(),
-        Some(Ok(()))
-    );
+    assert_eq!(session.disk().discard(ByteOffset(0), ByteLen(512)).try_now().ok(), Some(Ok(())));
     let zeroes = session.write_zeroes(ByteOffset(0), ByteLen(512), Durability::Cached, false);
     assert_eq!(zeroes.try_now().ok(), Some(Ok(())));
     assert_eq!(session.geometry(), it.disk.disk().geometry());

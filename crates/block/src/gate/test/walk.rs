@@ -8,6 +8,7 @@ use super::host;
 use crate::gate::record::{Grant, Owner};
 use crate::gate::*;
 use std::collections::{BTreeMap, BTreeSet};
+use units::Moment;
 
 const HOSTS: [char; 3] = ['A', 'B', 'C'];
 
@@ -40,8 +41,8 @@ struct World {
     now: Moment,
     gate: Gate,
     members: [Vec<Vec<u8>>; 2],
-    /// The second member is out of the array; what it holds grows old.
-    away: bool,
+    /// Who is in the array; what an absent member holds grows old.
+    present: [bool; 2],
     storing: Option<Grant>,
     failing: bool,
     names: u64,
@@ -100,7 +101,7 @@ impl World {
             now: Moment(0),
             gate: new_gate(&[], true, None, Moment(0)),
             members: [Vec::new(), Vec::new()],
-            away: false,
+            present: [true; 2],
             storing: None,
             failing: false,
             names: 0,
@@ -127,15 +128,35 @@ impl World {
             82..=92 => self.answer_store(),
             93..=95 => self.tick(),
             96 => self.feed(Event::Floor(self.top())),
-            97 => {
-                self.away = self.dice.chance(2);
-                if !self.away {
-                    self.members[1].clone_from(&self.members[0]);
+            97 => self.lose_or_regain_a_member(),
+            _ => {
+                if self.dice.chance(4) {
+                    self.restart()
+                } else {
+                    Ok(())
                 }
-                Ok(())
             }
-            _ => if self.dice.chance(4) { self.restart() } else { Ok(()) },
         }
+    }
+
+    fn lose_or_regain_a_member(&mut self) -> Kept {
+        if self.present == [true; 2] {
+            self.present[self.dice.roll(2)] = false;
+            return Ok(());
+        }
+        // The array's part: a member counts as in sync only once it holds the newest records.
+        let records = self.members.concat();
+        if let Some(newest) = Grant::newest(records.iter().map(Vec::as_slice)).0 {
+            self.members = [(); 2].map(|()| vec![newest.encode().to_vec()]);
+        }
+        self.present = [true; 2];
+        self.feed(Event::Found { records, complete: true })
+    }
+
+    /// The oldest epoch and incarnation facts that every present member holds.
+    fn durable(&self) -> Vec<Grant> {
+        let present = self.members.iter().zip(self.present).filter(|&(_, present)| present);
+        present.map(|(records, _)| Grant::newest(records.iter().map(Vec::as_slice)).0.unwrap_or_default()).collect()
     }
 
     fn host(&mut self) -> HostKey {
@@ -267,7 +288,7 @@ impl World {
 
     fn write_members(&mut self, grant: &Grant, torn: bool) {
         for member in 0..2 {
-            let skipped = (member == 1 && self.away) || (torn && self.dice.chance(2));
+            let skipped = !self.present[member] || (torn && self.dice.chance(2));
             if !skipped {
                 self.members[member] = vec![grant.encode().to_vec()];
             }
@@ -299,6 +320,14 @@ impl World {
         let missing = [None, Some(0), Some(1)][self.dice.roll(3)];
         let readable = (0..2).filter(|&member| missing != Some(member));
         let records: Vec<Vec<u8>> = readable.flat_map(|member| self.members[member].clone()).collect();
+        let reading = [0, 1].map(|member| missing != Some(member));
+        self.present = [0, 1].map(|member| self.present[member] && reading[member]);
+        if self.present == [false; 2] {
+            // Only a member is there that the array had failed: its bytes are as old as its incarnations, which is the
+            // array's to prevent. The floor still keeps the epochs.
+            self.present = reading;
+            self.highest.clear();
+        }
         let floor = self.dice.chance(2).then(|| self.top());
         self.gate = new_gate(&records, missing.is_none(), floor, self.now);
         if missing.is_some() && floor.is_none() {
@@ -308,6 +337,7 @@ impl World {
             claim!(state == State::Blocked(Blocked::Floor), "{state} with a member missing and no floor");
             self.raise()?;
             let (records, complete) = (self.members.concat(), true);
+            self.present = [true; 2];
             return self.feed(Event::Found { records, complete });
         }
         let (epoch, acked) = (self.gate.rights.epoch(), self.acked);
@@ -356,7 +386,7 @@ impl World {
     fn check_ack(&mut self, epoch: Epoch) -> Kept {
         self.seen.acks += 1;
         self.acked = self.acked.max(epoch);
-        let durable = Grant::newest(self.members[0].iter().map(Vec::as_slice)).0.unwrap_or_default().epoch;
+        let durable = self.durable().iter().map(|grant| grant.epoch).min().expect("a member is present");
         claim!(durable >= epoch, "{epoch} acknowledged, {durable} is durable");
         let old = self.below.iter().find(|below| below.attachment.epoch < self.acked);
         claim!(old.is_none(), "{epoch} acknowledged over {:?}", old.map(|below| below.attachment));
@@ -370,14 +400,17 @@ impl World {
         *highest = incarnation;
         let doors = &self.doors;
         let overtaken = self.below.iter().filter(|below| below.attachment.host == host).find(|below| {
-            !doors.contains_key(&below.session) || (below.attachment.epoch, below.attachment.incarnation) < (epoch, incarnation)
-                && below.attachment.epoch == epoch
+            !doors.contains_key(&below.session)
+                || (below.attachment.epoch, below.attachment.incarnation) < (epoch, incarnation)
+                    && below.attachment.epoch == epoch
         });
         claim!(overtaken.is_none(), "{attachment:?} admitted over {:?}", overtaken.map(|below| below.attachment));
-        let durable = Grant::newest(self.members[0].iter().map(Vec::as_slice)).0.unwrap_or_default();
-        let owner = |o: &Owner| durable.epoch == epoch && o.host == host && o.incarnation >= incarnation;
-        let standby = durable.reservation.is_some_and(|r| (r.epoch, r.host) == (epoch, host) && r.incarnation >= incarnation);
-        claim!(standby || durable.owners.iter().any(owner), "{attachment:?} admitted, durable is {durable:?}");
+        for durable in self.durable() {
+            let owner = |o: &Owner| durable.epoch == epoch && o.host == host && o.incarnation >= incarnation;
+            let promise = durable.reservation.filter(|r| (r.epoch, r.host) == (epoch, host));
+            let standby = promise.is_some_and(|r| r.incarnation >= incarnation);
+            claim!(standby || durable.owners.iter().any(owner), "{attachment:?} admitted, durable is {durable:?}");
+        }
         Ok(())
     }
 
