@@ -66,6 +66,8 @@ pub struct Op {
 #[derive(Clone, Default)]
 pub struct History {
     ops: Vec<Op>,
+    /// Before this place all writes are durable or were lost by a power cut.
+    settled: usize,
 }
 
 impl Stamp {
@@ -143,6 +145,14 @@ impl History {
     /// All writes, oldest first.
     pub fn all_mut(&mut self) -> impl Iterator<Item = (WriteId, &mut Op)> {
         self.ops.iter_mut().enumerate().map(|(at, op)| (WriteId(u32::try_from(at + 1).expect("few writes")), op))
+    }
+
+    /// The acknowledged writes that a flush has to make durable, or a few more: those acknowledged after `since`. Writes
+    /// below the first one that is not durable and not lost are never looked at again.
+    pub fn acked_after(&mut self, since: Tick) -> impl Iterator<Item = &mut Op> {
+        let done = |op: &Op| op.durable.is_some() || op.told.is_some_and(|(told, _)| told <= since);
+        self.settled += self.ops[self.settled..].iter().take_while(|op| done(op)).count();
+        self.ops[self.settled..].iter_mut()
     }
 
     /// How many writes there are.

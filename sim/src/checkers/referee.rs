@@ -27,9 +27,13 @@ pub trait Witness {
 /// All checkers and what they lean on.
 pub struct Referee {
     exec: Executor,
+    /// Tells whoever replays a seed what the disks see.
+    pub verbose: Cell<bool>,
     disks: RefCell<Vec<Weak<SimDisk>>>,
     witness: RefCell<Option<Rc<dyn Witness>>>,
     tick: Cell<u64>,
+    /// The last power cut: what was volatile then is no business of a later flush.
+    cut: Cell<Tick>,
     history: RefCell<History>,
     violations: RefCell<Vec<Violation>>,
     single_writer: RefCell<SingleWriter>,
@@ -105,9 +109,11 @@ impl Referee {
     pub fn new(exec: &Executor) -> Rc<Self> {
         Rc::new(Self {
             exec: exec.clone(),
+            verbose: Cell::new(false),
             disks: RefCell::default(),
             witness: RefCell::new(None),
             tick: Cell::new(0),
+            cut: Cell::default(),
             history: RefCell::default(),
             violations: RefCell::default(),
             single_writer: RefCell::default(),
@@ -162,6 +168,12 @@ impl Referee {
     fn judge(&self, verdict: Verdict) {
         if let Err((invariant, detail)) = verdict {
             self.violations.borrow_mut().push(Violation { invariant, detail, at_us: self.exec.now_us() });
+        }
+    }
+
+    fn say(&self, what: impl FnOnce() -> String) {
+        if self.verbose.get() {
+            println!("{:>10} us      {}", self.exec.now_us(), what());
         }
     }
 
@@ -225,8 +237,9 @@ impl Referee {
     pub fn flush_done(&self, began: Tick) {
         let now = self.tick();
         self.exec.fold(now.0);
-        for (_, op) in self.history.borrow_mut().all_mut() {
-            if op.durable.is_none() && op.acked().is_some_and(|acked| acked < began) {
+        let since = self.cut.get();
+        for op in self.history.borrow_mut().acked_after(since) {
+            if op.durable.is_none() && op.acked().is_some_and(|acked| acked > since && acked < began) {
                 op.durable = Some(now);
             }
         }
@@ -289,6 +302,7 @@ impl Referee {
         }
         self.no_lost_ack.borrow_mut().power_cut(&self.history.borrow());
         self.no_stale_member.borrow_mut().power_cut(now);
+        self.cut.set(now);
     }
 
     /// An operator puts a disk (back) into the array.
@@ -360,6 +374,13 @@ impl Referee {
     }
 }
 
+/// Which writes the bytes are of.
+fn brief(data: &IoData) -> String {
+    let mut writes: Vec<u32> = stamps(data).map(|(_, stamp)| stamp.write.0).collect();
+    writes.dedup();
+    if writes.is_empty() { format!("{} bytes", data.len()) } else { format!("writes {writes:?}") }
+}
+
 impl Edge for Referee {
     fn received(&self, disk: usize, op: u64, at: u64, data: &IoData) {
         self.exec.fold(op << 8 | disk as u64);
@@ -372,13 +393,15 @@ impl Edge for Referee {
         }
     }
 
-    fn applied(&self, disk: usize, op: u64, _at: u64, data: &IoData, before: &[u8]) {
+    fn applied(&self, disk: usize, op: u64, at: u64, data: &IoData, before: &[u8]) {
+        self.say(|| format!("disk {disk}: {} at {at} applied", brief(data)));
         self.exec.fold(op << 8 | 0x80 | disk as u64);
         self.judge(self.no_stale_member.borrow().applied(disk, data, before, &self.history.borrow()));
     }
 
     fn ended(&self, disk: usize, op: u64, data: Option<&IoData>, answer: Result<(), DeviceError>) {
         self.exec.fold(op << 8 | 0xc0 | disk as u64);
+        self.say(|| format!("disk {disk}: {} ended: {answer:?}", data.map_or("flush".to_owned(), brief)));
         if answer.is_err() {
             let now = self.tick();
             self.fail_stop.borrow_mut().failed(disk, data.map(|data| &**data), now);

@@ -9,7 +9,7 @@ use super::{Phase, World};
 use crate::checkers::{Ask, Outcome, Stamp};
 use crate::executor::Sleep;
 use crate::rng::Rng;
-use block::{DeviceError, Durability, IoBuf, IoData};
+use block::{DeviceError, Durability, IoBuf};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use units::{ByteOffset, Epoch, Incarnation};
@@ -252,6 +252,7 @@ impl Life {
             disk.flush().await
         };
         let answer = call(link.target.process(), &link.torn, work).await;
+        self.world.say(|| format!("host {} {} {}: flush of tick {}: {answer:?}", self.host, self.epoch, self.incarnation, began.0));
         if answer == Some(Ok(())) {
             self.world.referee.flush_done(began);
         }
@@ -296,12 +297,4 @@ pub async fn read_all(world: &World, session: &Session, target: &Target) -> Opti
         }
     }
     Some(Ok(()))
-}
-
-/// Bytes of one sector-sized write, for tests.
-#[must_use]
-pub fn stamped(stamp: Stamp) -> IoData {
-    let mut bytes = IoBuf::new(512);
-    stamp.fill(&mut bytes);
-    bytes.freeze()
 }

@@ -79,6 +79,10 @@ async fn raise(world: &Rc<World>, epoch: Epoch, host: u8) -> bool {
             world.did("a fence is acknowledged");
             true
         }
+        Some(Err(Declined::ForEver(_))) if world.store.get() > epoch => {
+            world.did("a raise is overtaken by a higher one");
+            false
+        }
         Some(Err(Declined::ForEver(why))) => {
             let detail = format!("a raise to {epoch}, the highest there is, is declined: {why}");
             world.referee.note(Invariant::I12, detail);

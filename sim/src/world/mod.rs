@@ -23,7 +23,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use target::Target;
-use units::{ByteLen, Epoch};
+use units::Epoch;
 
 /// How long convergence may take once faults have stopped: a resync of one megabyte, a few drains of 1500 ms, restarts
 /// of at most 2 s; a healthy run takes about a tenth.
@@ -97,6 +97,7 @@ pub fn run(seed: u64, verbose: bool) -> Report {
         (0..knobs.disks).map(|number| SimDisk::new(number, target::DISK_LEN, &exec, rng.fork())).collect();
     let referee = Referee::new(&exec);
     referee.watch(&disks);
+    referee.verbose.set(verbose);
     let world = Rc::new(World {
         exec: exec.clone(),
         knobs,
@@ -228,8 +229,4 @@ impl World {
         }
     }
 
-    /// The length of the volume in use.
-    pub fn volume_len(&self) -> ByteLen {
-        ByteLen(u64::from(self.knobs.sectors) * 512)
-    }
 }

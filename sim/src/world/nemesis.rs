@@ -242,7 +242,9 @@ pub async fn look(world: Rc<World>) {
         }
         world.referee.stands_at(target.epoch());
         let is_whole = target.is_whole();
-        if is_whole {
+        // A member that vanished with its cache is not equal; the array notices with the next operation.
+        let all_there = world.disks.iter().all(|disk| disk.manners.get().broken.is_none());
+        if is_whole && all_there {
             world.referee.compare(false);
             if !was_whole {
                 world.did("the array is whole again");
