@@ -14,8 +14,8 @@ use units::{ArrayId, ByteLen, Moment};
 
 /// Where an array's data begins on members below 16 GiB (`block::raid::layout`).
 pub const DATA_OFFSET: u64 = 16 << 20;
-/// A member: one mebibyte of data, the smallest an array may have.
-pub const DISK_LEN: ByteLen = ByteLen::mib(17);
+/// A member: eight mebibytes of data are 128 chunks of the bitmap, few enough to fill, enough to find one unmarked.
+pub const DISK_LEN: ByteLen = ByteLen::mib(24);
 /// A wall clock that stands still: 2026-01-01.
 const UNIX_SECONDS: u64 = 1_767_225_600;
 

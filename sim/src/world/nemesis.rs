@@ -46,11 +46,17 @@ pub async fn create(world: &Rc<World>, mut rng: Rng) {
 /// Does harm until the faults stop.
 pub async fn harm(world: Rc<World>, mut rng: Rng) {
     while world.phase.get() == Phase::Chaos {
-        world.exec.sleep_us(rng.between(1, 2 * world.knobs.nemesis_ms) * 1000).await;
+        let filling = wait(&world, &mut rng).await;
         if world.phase.get() != Phase::Chaos {
             break;
         }
         let choices = choices(&world);
+        if filling && (world.knobs.kill || world.knobs.power) {
+            world.did("the target goes down while a member is being filled");
+            let power = world.knobs.power && (!world.knobs.kill || rng.coin());
+            restart(&world, &mut rng, power).await;
+            continue;
+        }
         if choices.is_empty() {
             continue;
         }
@@ -61,6 +67,35 @@ pub async fn harm(world: Rc<World>, mut rng: Rng) {
             member => harm_member(&world, member, &mut rng).await,
         }
     }
+}
+
+/// Waits for the next deed; true if it shall be one while a member is being filled: resync is where mirrors lose data.
+async fn wait(world: &Rc<World>, rng: &mut Rng) -> bool {
+    const SLICE_US: u64 = 2_000;
+    let until_us = world.exec.now_us() + rng.between(1, 2 * world.knobs.nemesis_ms) * 1000;
+    let cruel = rng.chance(4000);
+    while world.exec.now_us() < until_us {
+        world.exec.sleep_us(rng.between(1, SLICE_US)).await;
+        if cruel && world.target.borrow().as_ref().is_some_and(|target| target.is_filling()) {
+            world.exec.sleep_us(rng.below(40_000)).await;
+            return world.target.borrow().as_ref().is_some_and(|target| target.is_filling());
+        }
+    }
+    false
+}
+
+/// Waits until a host has just asked for a write, for a while: a crash is worst in the middle of one.
+async fn until_a_write(world: &Rc<World>, rng: &mut Rng) {
+    const LOOK_US: u64 = 100;
+    const LOOKS_MAX: u32 = 5_000;
+    let before = world.referee.writes();
+    for _ in 0..LOOKS_MAX {
+        if world.referee.writes() > before {
+            break;
+        }
+        world.exec.sleep_us(LOOK_US).await;
+    }
+    world.exec.sleep_us(rng.below(2_000)).await;
 }
 
 fn choices(world: &World) -> Vec<Harm> {
@@ -132,6 +167,9 @@ async fn slow(world: &Rc<World>, rng: &mut Rng) {
 
 /// The target is killed, or the box loses its power; the successor waits for what the kernel still has.
 async fn restart(world: &Rc<World>, rng: &mut Rng, power: bool) {
+    if rng.coin() {
+        until_a_write(world, rng).await;
+    }
     let Some(target) = world.target.borrow_mut().take() else { return };
     let was_whole = target.is_whole() && world.disks.iter().all(|disk| disk.manners.get().broken.is_none());
     target.process().kill();

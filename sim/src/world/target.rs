@@ -149,6 +149,11 @@ impl Target {
         stack::is_whole(&self.array)
     }
 
+    /// Whether something is being copied to a member.
+    pub fn is_filling(&self) -> bool {
+        stack::is_filling(&self.array)
+    }
+
     /// A disk that is not at work in the array.
     pub fn lost_disk(&self) -> Option<usize> {
         let at_work = stack::at_work(&self.array);
