@@ -2,7 +2,7 @@
 //! caches may have kept their writes.
 //!
 //! Idea: CrashMonkey and ACE (Mohan and others, OSDI 2018): few operations in all combinations find more than long random
-//! ones. A two-way mirror of 1 MiB runs one to three [`Step`]s; at each event of a member (a write received, applied or
+//! ones. A two-way mirror of 8 MiB runs one to three [`Step`]s; at each event of a member (a write received, applied or
 //! ended, a flush ended) the world is frozen; from each frozen moment every subset of what is volatile is a crash state, per
 //! member on its own, torn at 512 bytes as well; each state is assembled by the production code from both members, and
 //! from each one alone while both were in sync, read back and judged (I3), resynced and compared (I6).
@@ -41,13 +41,26 @@ pub enum Step {
     Add,
     /// A clean stop.
     Stop,
+    /// Nothing for so long that bits are cleared and the array is marked clean.
+    Idle,
 }
 
-const STEPS: [Step; 7] = [Step::Small, Step::Overlap, Step::Fua, Step::Flush, Step::Fail, Step::Add, Step::Stop];
+const STEPS: [Step; 8] = [
+    Step::Small,
+    Step::Overlap,
+    Step::Fua,
+    Step::Flush,
+    Step::Fail,
+    Step::Add,
+    Step::Stop,
+    Step::Idle,
+];
+/// How long `Idle` is: md's five seconds of laziness, twice, and some.
+const IDLE_US: u64 = 12_000_000;
 /// The places written to: two overlapping ones in a chunk, one in another.
 const SMALL: u32 = 0;
 const SHIFTED: u32 = 4;
-const FAR: u32 = 1024;
+const FAR: u32 = 9000;
 const SECTORS: u32 = 8;
 
 /// A crash state that broke a promise.
@@ -80,8 +93,17 @@ pub struct Found {
 
 impl fmt::Display for Red {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { workload, event, state, members, violation } = self;
-        write!(f, "{workload:?}, cut after event {event}, state {state}, members {members:?}: {violation}")
+        let Self {
+            workload,
+            event,
+            state,
+            members,
+            violation,
+        } = self;
+        write!(
+            f,
+            "{workload:?}, cut after event {event}, state {state}, members {members:?}: {violation}"
+        )
     }
 }
 
@@ -118,27 +140,38 @@ pub fn all(ops: usize) -> Found {
 
 /// The `number`th workload of this length.
 fn nth(number: usize, len: usize) -> Vec<Step> {
-    let digit = |place: usize| number / STEPS.len().pow(u32::try_from(place).expect("small")) % STEPS.len();
+    let digit =
+        |place: usize| number / STEPS.len().pow(u32::try_from(place).expect("small")) % STEPS.len();
     (0..len).map(|place| STEPS[digit(place)]).collect()
 }
 
 /// Runs one workload, then crashes it everywhere.
 pub fn workload(steps: &[Step], found: &mut Found) {
     found.workloads += 1;
-    let (moments, base) = record(steps);
+    let moments = record(steps);
     let mut known = BTreeSet::new();
     for (event, moment) in moments.iter().enumerate() {
         found.cuts += 1;
         for state in moment.states() {
             for members in moment.choices() {
                 let media = moment.media(state);
-                if !known.insert((state::fingerprint(&media), members.clone(), moment.frozen.writes())) {
+                if !known.insert((
+                    state::fingerprint(&media),
+                    members.clone(),
+                    moment.frozen.stage(),
+                )) {
                     continue;
                 }
                 found.states += 1;
-                if let Some(violation) = state::recover(media, &members, &moment.frozen, &base) {
+                if let Some(violation) = state::recover(media, &members, &moment.frozen) {
                     let workload = steps.to_vec();
-                    found.red.push(Red { workload, event, state, members, violation });
+                    found.red.push(Red {
+                        workload,
+                        event,
+                        state,
+                        members,
+                        violation,
+                    });
                     return;
                 }
             }
@@ -156,13 +189,26 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn freeze(&self, but: Option<(usize, u64)>) {
+    fn freeze(&self) {
         if !self.on.get() {
             return;
         }
-        let whole = self.array.borrow().as_ref().is_some_and(|array| stack::in_sync(array).len() == 2);
+        // A member is good alone once it is in sync and says so durably; until then a start without the other is refused.
+        let in_sync = self
+            .array
+            .borrow()
+            .as_ref()
+            .is_some_and(|array| stack::in_sync(array).len() == 2);
+        let whole = in_sync
+            && self
+                .disks
+                .borrow()
+                .iter()
+                .all(|disk| stack::says_in_sync(disk));
         let frozen: Frozen = self.referee.freeze();
-        self.moments.borrow_mut().push(Moment::new(&self.disks.borrow(), frozen, whole, but));
+        self.moments
+            .borrow_mut()
+            .push(Moment::new(&self.disks.borrow(), frozen, whole));
     }
 }
 
@@ -173,21 +219,28 @@ impl Edge for Recorder {
 
     fn applied(&self, disk: usize, op: u64, at: u64, data: &IoData, before: &[u8]) {
         self.referee.applied(disk, op, at, data, before);
-        self.freeze(None);
+        self.freeze();
     }
 
     fn ended(&self, disk: usize, op: u64, data: Option<&IoData>, answer: Result<(), DeviceError>) {
         self.referee.ended(disk, op, data, answer);
-        self.freeze(None);
+        self.freeze();
     }
 }
 
-/// Runs the steps on a fresh, quiet array and returns every frozen moment, and the array's first content.
-fn record(steps: &[Step]) -> (Vec<Moment>, u64) {
+/// Runs the steps on a fresh, quiet array and returns every frozen moment.
+fn record(steps: &[Step]) -> Vec<Moment> {
     let mut rng = Rng::new(1);
     let exec = Executor::new(rng.fork());
-    let disks: Vec<_> = (0..2).map(|number| SimDisk::new(number, stack::DISK_LEN, &exec, rng.fork())).collect();
-    let manners = Manners { fast_us: 10, slow_us: 40, slower: 1, ..Manners::default() };
+    let disks: Vec<_> = (0..2)
+        .map(|number| SimDisk::new(number, stack::DISK_LEN, &exec, rng.fork()))
+        .collect();
+    let manners = Manners {
+        fast_us: 10,
+        slow_us: 40,
+        slower: 1,
+        ..Manners::default()
+    };
     disks.iter().for_each(|disk| disk.manners.set(manners));
     let recorder = Rc::new(Recorder {
         referee: Referee::new(&exec),
@@ -196,22 +249,36 @@ fn record(steps: &[Step]) -> (Vec<Moment>, u64) {
         moments: RefCell::default(),
         on: Cell::new(false),
     });
-    disks.iter().for_each(|disk| disk.listen(Rc::<Recorder>::clone(&recorder)));
-    let (steps, listener, done) = (steps.to_vec(), Rc::clone(&recorder), Rc::new(Cell::new(false)));
+    disks
+        .iter()
+        .for_each(|disk| disk.listen(Rc::<Recorder>::clone(&recorder)));
+    let (steps, listener, done) = (
+        steps.to_vec(),
+        Rc::clone(&recorder),
+        Rc::new(Cell::new(false)),
+    );
     let (process, end, sleeper) = (exec.process(), Rc::clone(&done), exec.clone());
     let rt: Rt = Rc::new(process.clone());
     process.go(async move {
-        let array = stack::create(&rt, &disks, &mut rng).await.expect("blank disks become an array");
+        let array = stack::create(&rt, &disks, &mut rng)
+            .await
+            .expect("blank disks become an array");
         while !stack::is_whole(&array) {
             sleeper.sleep_us(1_000_000).await;
         }
         sleeper.sleep_us(30_000_000).await; // Long enough for the array to be marked clean.
         *listener.array.borrow_mut() = Some(Rc::clone(&array));
         listener.on.set(true);
-        listener.freeze(None);
+        listener.freeze();
         for step in steps {
-            take(step, &array, &disks, &listener.referee).await;
-            listener.freeze(None);
+            match step {
+                Step::Idle => sleeper.sleep_us(IDLE_US).await,
+                step => take(step, &array, &disks, &listener.referee).await,
+            }
+            listener.freeze();
+        }
+        while stack::is_filling(&array) {
+            sleeper.sleep_us(1_000).await;
         }
         listener.on.set(false);
         end.set(true);
@@ -222,7 +289,7 @@ fn record(steps: &[Step]) -> (Vec<Moment>, u64) {
     recorder.disks.take();
     let moments = recorder.moments.take();
     exec.shut_down();
-    (moments, 0)
+    moments
 }
 
 async fn take(step: Step, array: &Array, disks: &[Rc<SimDisk>], referee: &Referee) {
@@ -230,7 +297,10 @@ async fn take(step: Step, array: &Array, disks: &[Rc<SimDisk>], referee: &Refere
         Step::Small => write(array, referee, SMALL, false).await,
         Step::Fua => write(array, referee, SMALL, true).await,
         Step::Overlap => {
-            let (near, far) = (write(array, referee, SHIFTED, false), write(array, referee, FAR, false));
+            let (near, far) = (
+                write(array, referee, SHIFTED, false),
+                write(array, referee, FAR, false),
+            );
             stack::both(near, far).await;
         }
         Step::Flush => {
@@ -250,19 +320,43 @@ async fn take(step: Step, array: &Array, disks: &[Rc<SimDisk>], referee: &Refere
         Step::Stop => {
             let _ = array.stop().await;
         }
+        Step::Idle => {}
     }
 }
 
 async fn write(array: &Array, referee: &Referee, sector: u32, fua: bool) {
     let (host, epoch, incarnation) = (0, Epoch(1), Incarnation(1));
     referee.raise_asked(epoch);
-    let write = referee.write_begins(Ask { host, epoch, incarnation, sector, sectors: SECTORS, fua });
+    let write = referee.write_begins(Ask {
+        host,
+        epoch,
+        incarnation,
+        sector,
+        sectors: SECTORS,
+        fua,
+    });
     let mut bytes = IoBuf::new(SECTORS as usize * 512);
     for (sector, part) in (sector..).zip(bytes.chunks_exact_mut(512)) {
-        Stamp { write, sector, epoch }.fill(part);
+        Stamp {
+            write,
+            sector,
+            epoch,
+        }
+        .fill(part);
     }
-    let how = if fua { Durability::Fua } else { Durability::Cached };
-    let answer = array.disk().write(ByteOffset(u64::from(sector) * 512), bytes.freeze(), how).await;
-    let outcome = if answer.is_ok() { Outcome::Acked } else { Outcome::Unknown };
+    let how = if fua {
+        Durability::Fua
+    } else {
+        Durability::Cached
+    };
+    let answer = array
+        .disk()
+        .write(ByteOffset(u64::from(sector) * 512), bytes.freeze(), how)
+        .await;
+    let outcome = if answer.is_ok() {
+        Outcome::Acked
+    } else {
+        Outcome::Unknown
+    };
     referee.write_told(write, outcome, true);
 }

@@ -15,15 +15,24 @@ const RETRY_US: u64 = 100_000;
 /// Moves the volume from host to host while there is chaos.
 pub async fn manage(world: Rc<World>, mut rng: Rng) {
     raise_to(&world, 0, &mut rng).await;
-    let Some(failover_ms) = world.knobs.failover_ms else { return };
+    let Some(failover_ms) = world.knobs.failover_ms else {
+        return;
+    };
     while world.phase.get() == Phase::Chaos {
-        world.exec.sleep_us(rng.between(1, 2 * failover_ms) * 1000).await;
+        world
+            .exec
+            .sleep_us(rng.between(1, 2 * failover_ms) * 1000)
+            .await;
         if world.phase.get() != Phase::Chaos {
             return;
         }
         let host = u8::try_from(rng.below(u64::from(world.knobs.hosts))).expect("few hosts");
         raise_to(&world, host, &mut rng).await;
-        world.did(if host == world.owner.get().host { "a raise is acknowledged" } else { "a raise is overtaken" });
+        world.did(if host == world.owner.get().host {
+            "a raise is acknowledged"
+        } else {
+            "a raise is overtaken"
+        });
     }
 }
 
@@ -102,7 +111,10 @@ async fn refuse_lower(world: &Rc<World>, epoch: Epoch, host: u8) {
     let far = Rc::clone(&target);
     let asked = async move { far.raise(epoch, host).await };
     match call(target.process(), &Rc::default(), asked).await {
-        Some(Ok(())) => world.referee.note(Invariant::I12, format!("a raise back to {epoch} is acknowledged")),
+        Some(Ok(())) => world.referee.note(
+            Invariant::I12,
+            format!("a raise back to {epoch} is acknowledged"),
+        ),
         _ => world.did("a raise to a lower epoch is declined"),
     }
 }
@@ -134,7 +146,9 @@ pub async fn converge(world: &Rc<World>, mut rng: Rng) {
 async fn read_back(world: &Rc<World>, target: &Rc<Target>, host: u8) -> bool {
     let (far, epoch) = (Rc::clone(target), world.owner.get().epoch);
     let asked = async move { far.attach(host, epoch, Incarnation(1)).await };
-    let Some(Ok(session)) = call(target.process(), &Rc::<Cut>::default(), asked).await else { return false };
+    let Some(Ok(session)) = call(target.process(), &Rc::<Cut>::default(), asked).await else {
+        return false;
+    };
     let read = hosts::read_all(world, &session, target).await;
     session.close();
     if read != Some(Ok(())) {
