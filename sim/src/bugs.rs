@@ -48,11 +48,7 @@ pub const ALL: [Planted; 13] = [
 const BUDGET: u64 = 300;
 
 const fn planted(bug: Bug, broken: &'static [Invariant]) -> Planted {
-    Planted {
-        bug,
-        broken,
-        budget: BUDGET,
-    }
+    Planted { bug, broken, budget: BUDGET }
 }
 
 /// Plants one bug and looks for it.
@@ -63,38 +59,19 @@ pub fn hunt(planted: Planted) -> Hunt {
         let Ok(report) = soak::judge(seed, false) else {
             continue;
         };
-        let hit = report
-            .violations
-            .iter()
-            .find(|violation| planted.broken.contains(&violation.invariant));
+        let hit = report.violations.iter().find(|violation| planted.broken.contains(&violation.invariant));
         if let Some(hit) = hit {
-            return Hunt {
-                planted,
-                seeds: seed + 1,
-                found: Some((seed, hit.invariant, hit.detail.clone())),
-            };
+            return Hunt { planted, seeds: seed + 1, found: Some((seed, hit.invariant, hit.detail.clone())) };
         }
     }
-    Hunt {
-        planted,
-        seeds: planted.budget,
-        found: None,
-    }
+    Hunt { planted, seeds: planted.budget, found: None }
 }
 
 /// The table of the hunts.
 #[must_use]
 pub fn table(hunts: &[Hunt]) -> String {
-    let mut table = format!(
-        "{:<24} {:<9} {:>5} {:>5}  what the checker said\n",
-        "bug", "invariant", "seeds", "seed"
-    );
-    for Hunt {
-        planted,
-        seeds,
-        found,
-    } in hunts
-    {
+    let mut table = format!("{:<24} {:<9} {:>5} {:>5}  what the checker said\n", "bug", "invariant", "seeds", "seed");
+    for Hunt { planted, seeds, found } in hunts {
         let name = format!("{:?}", planted.bug);
         let line = match found {
             Some((seed, invariant, detail)) => {

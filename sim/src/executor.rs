@@ -129,10 +129,7 @@ impl Executor {
     /// The machine: what runs there is never killed.
     #[must_use]
     pub fn machine(&self) -> Process {
-        Process {
-            inner: Rc::clone(&self.0),
-            id: 0,
-        }
+        Process { inner: Rc::clone(&self.0), id: 0 }
     }
 
     /// A new process.
@@ -140,10 +137,7 @@ impl Executor {
     pub fn process(&self) -> Process {
         let id = self.0.next_process.get();
         self.0.next_process.set(id + 1);
-        Process {
-            inner: Rc::clone(&self.0),
-            id,
-        }
+        Process { inner: Rc::clone(&self.0), id }
     }
 
     /// The virtual clock.
@@ -211,19 +205,11 @@ impl Executor {
 
 impl Inner {
     fn fold(&self, fact: u64) {
-        self.hash.set(
-            (self.hash.get() ^ fact)
-                .wrapping_mul(0x0000_0100_0000_01b3)
-                .rotate_left(29),
-        );
+        self.hash.set((self.hash.get() ^ fact).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29));
     }
 
     fn poll(&self, id: u64) {
-        let taken = self
-            .tasks
-            .borrow_mut()
-            .get_mut(&id)
-            .and_then(|slot| Some((slot.task.take()?, slot.waker.clone())));
+        let taken = self.tasks.borrow_mut().get_mut(&id).and_then(|slot| Some((slot.task.take()?, slot.waker.clone())));
         let Some((mut task, waker)) = taken else {
             return;
         };
@@ -253,10 +239,7 @@ impl Inner {
     }
 
     fn advance(&self, when_us: u64) {
-        assert!(
-            when_us >= self.clock_us.get(),
-            "the clock only goes forward"
-        );
+        assert!(when_us >= self.clock_us.get(), "the clock only goes forward");
         self.clock_us.set(when_us);
         let later = self.timers.borrow_mut().split_off(&(when_us + 1, 0));
         let due = std::mem::replace(&mut *self.timers.borrow_mut(), later);
@@ -269,43 +252,21 @@ impl Inner {
         }
         let id = self.next_task.get();
         self.next_task.set(id + 1);
-        let waker = Waker::from(Arc::new(TaskWaker {
-            id,
-            ready: Arc::clone(&self.ready),
-        }));
-        self.tasks.borrow_mut().insert(
-            id,
-            Slot {
-                process,
-                task: Some(task),
-                waker,
-            },
-        );
+        let waker = Waker::from(Arc::new(TaskWaker { id, ready: Arc::clone(&self.ready) }));
+        self.tasks.borrow_mut().insert(id, Slot { process, task: Some(task), waker });
         self.ready.push(id);
     }
 
     fn kill(&self, process: u32) {
         self.dead.borrow_mut().insert(process);
-        let doomed: Vec<u64> = self
-            .tasks
-            .borrow()
-            .iter()
-            .filter(|(_, slot)| slot.process == process)
-            .map(|(&id, _)| id)
-            .collect();
-        let slots: Vec<Option<Slot>> = doomed
-            .iter()
-            .map(|id| self.tasks.borrow_mut().remove(id))
-            .collect();
+        let doomed: Vec<u64> =
+            self.tasks.borrow().iter().filter(|(_, slot)| slot.process == process).map(|(&id, _)| id).collect();
+        let slots: Vec<Option<Slot>> = doomed.iter().map(|id| self.tasks.borrow_mut().remove(id)).collect();
         drop(slots);
     }
 
     fn sleep_until(self: &Rc<Self>, when_us: u64) -> Sleep {
-        Sleep {
-            inner: Rc::clone(self),
-            when_us,
-            key: None,
-        }
+        Sleep { inner: Rc::clone(self), when_us, key: None }
     }
 }
 
@@ -328,10 +289,7 @@ impl Future for Sleep {
             (self.when_us, number)
         });
         self.key = Some(key);
-        self.inner
-            .timers
-            .borrow_mut()
-            .insert(key, cx.waker().clone());
+        self.inner.timers.borrow_mut().insert(key, cx.waker().clone());
         Poll::Pending
     }
 }

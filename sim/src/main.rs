@@ -25,54 +25,27 @@ fn command() -> Command {
         .subcommand(
             Command::new("run")
                 .about("Runs seeds and stops with an error if one breaks a promise")
-                .arg(
-                    Arg::new("seeds")
-                        .long("seeds")
-                        .default_value("0..300")
-                        .help("FIRST..END"),
-                )
-                .arg(
-                    Arg::new("minutes")
-                        .long("minutes")
-                        .value_parser(number())
-                        .help("stop after so much real time"),
-                ),
+                .arg(Arg::new("seeds").long("seeds").default_value("0..300").help("FIRST..END"))
+                .arg(Arg::new("minutes").long("minutes").value_parser(number()).help("stop after so much real time")),
         )
         .subcommand(
             Command::new("replay")
                 .about("Runs one seed and tells what happens")
-                .arg(
-                    Arg::new("seed")
-                        .long("seed")
-                        .required(true)
-                        .value_parser(number()),
-                )
+                .arg(Arg::new("seed").long("seed").required(true).value_parser(number()))
                 .arg(Arg::new("bug").long("bug").help("with this bug planted"))
-                .arg(
-                    Arg::new("verbose")
-                        .long("verbose")
-                        .action(ArgAction::SetTrue),
-                ),
+                .arg(Arg::new("verbose").long("verbose").action(ArgAction::SetTrue)),
         )
         .subcommand(Command::new("bugs").about("Plants each bug and looks for it"))
         .subcommand(
             Command::new("crash")
                 .about("Cuts the power everywhere in every small workload")
-                .arg(
-                    Arg::new("ops")
-                        .long("ops")
-                        .default_value("2")
-                        .value_parser(number())
-                        .help("1 to 3 operations"),
-                ),
+                .arg(Arg::new("ops").long("ops").default_value("2").value_parser(number()).help("1 to 3 operations")),
         )
 }
 
 fn run(args: &ArgMatches) -> Result<()> {
     let seeds = range(args.get_one::<String>("seeds").expect("has a default"))?;
-    let limit = args
-        .get_one::<u64>("minutes")
-        .map(|minutes| Duration::from_secs(60 * minutes));
+    let limit = args.get_one::<u64>("minutes").map(|minutes| Duration::from_secs(60 * minutes));
     let (started, mut totals) = (Instant::now(), soak::Totals::default());
     for seed in seeds {
         if limit.is_some_and(|limit| started.elapsed() >= limit) {
@@ -91,17 +64,10 @@ fn run(args: &ArgMatches) -> Result<()> {
 
 fn replay(args: &ArgMatches) -> Result<()> {
     let seed = *args.get_one::<u64>("seed").expect("required");
-    let bug = args
-        .get_one::<String>("bug")
-        .map(|name| named(name))
-        .transpose()?;
+    let bug = args.get_one::<String>("bug").map(|name| named(name)).transpose()?;
     let _planted = bug.map(units::sabotage::plant);
-    let report = soak::judge(seed, args.get_flag("verbose"))
-        .map_err(|said| anyhow::anyhow!("a panic: {said}"))?;
-    println!(
-        "seed {seed}, hash {:016x}, {} ms simulated, {:#?}",
-        report.hash, report.simulated_ms, report.knobs
-    );
+    let report = soak::judge(seed, args.get_flag("verbose")).map_err(|said| anyhow::anyhow!("a panic: {said}"))?;
+    println!("seed {seed}, hash {:016x}, {} ms simulated, {:#?}", report.hash, report.simulated_ms, report.knobs);
     for (what, count) in &report.deeds {
         println!("{count:>10}  {what}");
     }
@@ -113,12 +79,8 @@ fn replay(args: &ArgMatches) -> Result<()> {
 }
 
 fn named(name: &str) -> Result<units::sabotage::Bug> {
-    let found = bugs::ALL
-        .iter()
-        .find(|planted| format!("{:?}", planted.bug) == name);
-    found
-        .map(|planted| planted.bug)
-        .with_context(|| format!("there is no bug '{name}'; `sim bugs` lists them"))
+    let found = bugs::ALL.iter().find(|planted| format!("{:?}", planted.bug) == name);
+    found.map(|planted| planted.bug).with_context(|| format!("there is no bug '{name}'; `sim bugs` lists them"))
 }
 
 fn hunt() -> Result<()> {
@@ -136,17 +98,12 @@ fn crashes(args: &ArgMatches) -> Result<()> {
     let found = crash::all(usize::try_from(ops).expect("at most three"));
     println!("{}", found.page(started.elapsed().as_secs_f64()));
     if let Some(first) = found.red.first() {
-        bail!(
-            "{} crash states are red, the first: {first}",
-            found.red.len()
-        );
+        bail!("{} crash states are red, the first: {first}", found.red.len());
     }
     Ok(())
 }
 
 fn range(text: &str) -> Result<Range<u64>> {
-    let (first, end) = text
-        .split_once("..")
-        .context("--seeds is FIRST..END, as in 0..300")?;
+    let (first, end) = text.split_once("..").context("--seeds is FIRST..END, as in 0..300")?;
     Ok(first.parse().context("FIRST is a number")?..end.parse().context("END is a number")?)
 }

@@ -86,20 +86,14 @@ mod test {
     /// Method: the reference's first outputs for the state 1, 2, 3, 4 (computed by hand for the first one).
     #[test]
     fn the_stream_is_the_reference() {
-        let mut rng = Rng {
-            state: [1, 2, 3, 4],
-        };
+        let mut rng = Rng { state: [1, 2, 3, 4] };
         assert_eq!(rng.word(), (5u64 << 23) + 1);
         assert_eq!(splitmix(0), 0xe220_a839_7b1d_cdaf);
     }
 
     #[test]
     fn equal_seeds_equal_streams() {
-        let take = |seed| {
-            (0..8)
-                .scan(Rng::new(seed), |rng, _| Some(rng.word()))
-                .collect::<Vec<_>>()
-        };
+        let take = |seed| (0..8).scan(Rng::new(seed), |rng, _| Some(rng.word())).collect::<Vec<_>>();
         assert_eq!(take(7), take(7));
         assert_ne!(take(7), take(8));
     }

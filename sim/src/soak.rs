@@ -23,12 +23,13 @@ pub struct Totals {
 }
 
 /// Runs one seed; a panic of the code under test is a broken promise like any other, told as what it said.
-#[must_use]
+///
+/// # Errors
+/// What the panic said.
 pub fn judge(seed: u64, verbose: bool) -> Result<Report, String> {
     catch_unwind(AssertUnwindSafe(|| world::run(seed, verbose))).map_err(|panic| {
         let said = panic.downcast_ref::<String>().cloned();
-        said.or_else(|| panic.downcast_ref::<&str>().map(|said| (*said).to_owned()))
-            .unwrap_or_default()
+        said.or_else(|| panic.downcast_ref::<&str>().map(|said| (*said).to_owned())).unwrap_or_default()
     })
 }
 
@@ -52,32 +53,19 @@ impl Totals {
             self.twice += 1;
             match judge(seed, false) {
                 Ok(again) if again.hash == report.hash => {}
-                _ => self.blame(
-                    seed,
-                    "two runs of the same seed differ: something is not deterministic".to_owned(),
-                ),
+                _ => self.blame(seed, "two runs of the same seed differ: something is not deterministic".to_owned()),
             }
         }
     }
 
     fn blame(&mut self, seed: u64, detail: String) {
-        self.red.push((
-            seed,
-            Violation {
-                invariant: Invariant::I14,
-                detail,
-                at_us: 0,
-            },
-        ));
+        self.red.push((seed, Violation { invariant: Invariant::I14, detail, at_us: 0 }));
     }
 
     /// A page for people.
     #[must_use]
     pub fn page(&self) -> String {
-        let (hours, minutes) = (
-            self.simulated_ms / 3_600_000,
-            self.simulated_ms / 60_000 % 60,
-        );
+        let (hours, minutes) = (self.simulated_ms / 3_600_000, self.simulated_ms / 60_000 % 60);
         let mut page = format!(
             "{} seeds ({} of them twice), {hours} h {minutes} min simulated, {} writes, {} red\n",
             self.seeds,
@@ -89,7 +77,9 @@ impl Totals {
             page.push_str(&format!("{count:>10}  {what}\n"));
         }
         for (seed, violation) in &self.red {
-            page.push_str(&format!("seed {seed}: {violation}\n  replay: cargo run -p sim -- replay --seed {seed} --verbose\n"));
+            page.push_str(&format!(
+                "seed {seed}: {violation}\n  replay: cargo run -p sim -- replay --seed {seed} --verbose\n"
+            ));
         }
         page
     }

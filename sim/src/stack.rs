@@ -4,9 +4,7 @@ use crate::disk::SimDisk;
 use crate::rng::Rng;
 use block::gate::Laggards;
 use block::raid::superblock::{FEATURE_RECOVERY, SUPERBLOCK_BYTES, Superblock};
-use block::raid::{
-    self, Array, ArrayState, AssembleOptions, CreateOptions, Member, RaidError, Standing, Start,
-};
+use block::raid::{self, Array, ArrayState, AssembleOptions, CreateOptions, Member, RaidError, Standing, Start};
 use block::runtime::Rt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -24,10 +22,7 @@ const UNIX_SECONDS: u64 = 1_767_225_600;
 /// A disk as the array takes it; the label is how it is found again in a status.
 #[must_use]
 pub fn member(disk: &Rc<SimDisk>) -> Member {
-    Member {
-        disk: disk.disk(),
-        label: disk.number.to_string(),
-    }
+    Member { disk: disk.disk(), label: disk.number.to_string() }
 }
 
 /// Makes an array of blank disks.
@@ -43,9 +38,9 @@ pub async fn create(rt: &Rt, disks: &[Rc<SimDisk>], rng: &mut Rng) -> Result<Rc<
         assume_clean: true,
     };
     let mut random = |bytes: &mut [u8]| {
-        bytes
-            .iter_mut()
-            .for_each(|byte| *byte = rng.word().to_le_bytes()[0])
+        for byte in bytes {
+            *byte = rng.word().to_le_bytes()[0];
+        }
     };
     raid::create(options, disks.iter().map(member).collect(), rt, &mut random).await
 }
@@ -55,23 +50,14 @@ pub async fn create(rt: &Rt, disks: &[Rc<SimDisk>], rng: &mut Rng) -> Result<Rc<
 /// # Errors
 /// What the array says.
 pub async fn assemble(rt: &Rt, disks: &[Rc<SimDisk>]) -> Result<Rc<Array>, RaidError> {
-    let options = AssembleOptions {
-        start: Start::Degraded,
-        unix_seconds: UNIX_SECONDS,
-    };
+    let options = AssembleOptions { start: Start::Degraded, unix_seconds: UNIX_SECONDS };
     raid::assemble(disks.iter().map(member).collect(), rt, options).await
 }
 
 /// The disks whose members stand like this.
 fn standing(array: &Array, wanted: impl Fn(Standing) -> bool) -> Vec<usize> {
-    let members = array
-        .status()
-        .members
-        .into_iter()
-        .filter(|member| wanted(member.standing));
-    members
-        .map(|member| member.label.parse().expect("labels are numbers of disks"))
-        .collect()
+    let members = array.status().members.into_iter().filter(|member| wanted(member.standing));
+    members.map(|member| member.label.parse().expect("labels are numbers of disks")).collect()
 }
 
 /// The disks that are in sync.
@@ -96,11 +82,7 @@ pub fn is_whole(array: &Array) -> bool {
 #[must_use]
 pub fn is_filling(array: &Array) -> bool {
     let status = array.status();
-    status.state == ArrayState::Resyncing
-        || status
-            .members
-            .iter()
-            .any(|member| member.standing == Standing::Recovering)
+    status.state == ArrayState::Resyncing || status.members.iter().any(|member| member.standing == Standing::Recovering)
 }
 
 /// Puts a disk in. A disk of this array is taken as it is; its identity, if it needs a new one, is its number.
@@ -118,10 +100,7 @@ pub async fn add(array: &Array, disk: &Rc<SimDisk>, wipe: bool) -> Result<usize,
 /// What the array says.
 pub async fn fail(array: &Array, disk: usize) -> Result<(), RaidError> {
     let members = array.status().members;
-    match members
-        .iter()
-        .find(|member| member.label == disk.to_string())
-    {
+    match members.iter().find(|member| member.label == disk.to_string()) {
         Some(member) => array.fail(member.slot).await,
         None => Ok(()),
     }
@@ -161,11 +140,7 @@ pub async fn both(first: impl Future<Output = ()>, second: impl Future<Output = 
     poll_fn(|cx| {
         left[0] = left[0] && first.as_mut().poll(cx).is_pending();
         left[1] = left[1] && second.as_mut().poll(cx).is_pending();
-        if left == [false, false] {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        if left == [false, false] { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
 }

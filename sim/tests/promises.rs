@@ -19,11 +19,7 @@ fn seeds_are_green_deterministic_and_full_of_faults() {
     println!("{}", totals.page());
     assert!(totals.red.is_empty(), "{}", totals.page());
     for what in FAULTS {
-        assert!(
-            totals.deeds.get(what).is_some_and(|count| *count > 0),
-            "'{what}' never happened:\n{}",
-            totals.page()
-        );
+        assert!(totals.deeds.get(what).is_some_and(|count| *count > 0), "'{what}' never happened:\n{}", totals.page());
     }
 }
 
@@ -61,22 +57,11 @@ const FAULTS: [&str; 26] = [
 #[test]
 fn red_seeds_of_old_are_green() {
     let kept = [include_str!("../seeds/gate_and_raid1.txt")];
-    for line in kept
-        .iter()
-        .flat_map(|file| file.lines())
-        .filter(|line| !line.starts_with('#') && !line.is_empty())
-    {
-        let (seed, why) = line
-            .split_once(' ')
-            .expect("a line is a seed and why it was red");
+    for line in kept.iter().flat_map(|file| file.lines()).filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let (seed, why) = line.split_once(' ').expect("a line is a seed and why it was red");
         let seed = seed.parse().expect("a line begins with a seed");
-        let report = soak::judge(seed, false)
-            .unwrap_or_else(|said| panic!("seed {seed} ({why}): a panic: {said}"));
-        assert!(
-            report.violations.is_empty(),
-            "seed {seed} ({why}): {:?}",
-            report.violations
-        );
+        let report = soak::judge(seed, false).unwrap_or_else(|said| panic!("seed {seed} ({why}): a panic: {said}"));
+        assert!(report.violations.is_empty(), "seed {seed} ({why}): {:?}", report.violations);
     }
 }
 
@@ -99,28 +84,16 @@ fn every_small_workload_survives_every_crash() {
     println!("{}", found.page(started.elapsed().as_secs_f64()));
     assert!(found.red.is_empty(), "{}", found.page(1.0));
     assert!(found.states > 4000, "{}", found.page(1.0));
-    for bug in [
-        Bug::FuaIgnored,
-        Bug::FlushNotPassedOn,
-        Bug::BitmapAfterData,
-        Bug::PartialRecoveryTrusted,
-    ] {
+    for bug in [Bug::FuaIgnored, Bug::FlushNotPassedOn, Bug::BitmapAfterData, Bug::PartialRecoveryTrusted] {
         let _planted = plant(bug);
         let found = crashes();
-        println!(
-            "{bug:?}: {} of {} states are red",
-            found.red.len(),
-            found.states
-        );
+        println!("{bug:?}: {} of {} states are red", found.red.len(), found.states);
         assert!(!found.red.is_empty(), "{bug:?} survived the crash harness");
     }
 }
 
 fn crashes() -> crash::Found {
     let mut found = crash::all(2);
-    crash::workload(
-        &[Step::Fail, Step::Small, Step::Idle, Step::Add],
-        &mut found,
-    );
+    crash::workload(&[Step::Fail, Step::Small, Step::Idle, Step::Add], &mut found);
     found
 }

@@ -25,13 +25,7 @@ impl EpochsGrow {
     /// I12, if that is lower than what it acknowledged.
     pub fn stands_at(&self, epoch: Epoch) -> Verdict {
         if epoch < self.acked {
-            return Err((
-                Invariant::I12,
-                format!(
-                    "the gate serves {epoch} and has acknowledged {}",
-                    self.acked
-                ),
-            ));
+            return Err((Invariant::I12, format!("the gate serves {epoch} and has acknowledged {}", self.acked)));
         }
         Ok(())
     }
@@ -40,30 +34,18 @@ impl EpochsGrow {
     ///
     /// # Errors
     /// I12, for an epoch or incarnation that is over, or if nobody can know.
-    pub fn attached(
-        &mut self,
-        host: u8,
-        epoch: Epoch,
-        incarnation: Incarnation,
-        blind: bool,
-    ) -> Verdict {
+    pub fn attached(&mut self, host: u8, epoch: Epoch, incarnation: Incarnation, blind: bool) -> Verdict {
         if epoch < self.acked {
-            let detail = format!(
-                "host {host} attached at {epoch}, {} was acknowledged",
-                self.acked
-            );
+            let detail = format!("host {host} attached at {epoch}, {} was acknowledged", self.acked);
             return Err((Invariant::I12, detail));
         }
         if blind {
-            let detail =
-                format!("host {host} attached at {epoch} with a member missing and no floor");
+            let detail = format!("host {host} attached at {epoch} with a member missing and no floor");
             return Err((Invariant::I12, detail));
         }
         let highest = self.admitted.entry((host, epoch)).or_default();
         if incarnation < *highest {
-            let detail = format!(
-                "host {host} attached at {epoch} as {incarnation}, {highest} was admitted before"
-            );
+            let detail = format!("host {host} attached at {epoch} as {incarnation}, {highest} was admitted before");
             return Err((Invariant::I12, detail));
         }
         *highest = incarnation;

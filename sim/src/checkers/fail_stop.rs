@@ -56,17 +56,10 @@ impl FailStop {
     /// I11, if that member failed it before.
     pub fn received(&self, disk: usize, data: &[u8]) -> Verdict {
         for (_, stamp) in stamps(data) {
-            if self
-                .by_write
-                .get(&stamp.write)
-                .is_some_and(|disks| disks.contains(&disk))
-            {
+            if self.by_write.get(&stamp.write).is_some_and(|disks| disks.contains(&disk)) {
                 return Err((
                     Invariant::I11,
-                    format!(
-                        "disk {disk} failed write {} and is given it again",
-                        stamp.write.0
-                    ),
+                    format!("disk {disk} failed write {} and is given it again", stamp.write.0),
                 ));
             }
         }
@@ -77,20 +70,11 @@ impl FailStop {
     ///
     /// # Errors
     /// I11 if a member that failed it is still in sync; I6 if its failure is not recorded.
-    pub fn acked(
-        &self,
-        write: WriteId,
-        standing: impl Fn(usize) -> Option<Standing>,
-        history: &History,
-    ) -> Verdict {
+    pub fn acked(&self, write: WriteId, standing: impl Fn(usize) -> Option<Standing>, history: &History) -> Verdict {
         let disks = self.by_write.get(&write).into_iter().flatten();
         let whose = history.op(write).map_or(0, |op| op.host);
         for &disk in disks {
-            self.judge(
-                disk,
-                &format!("write {} of host {whose}", write.0),
-                &standing,
-            )?;
+            self.judge(disk, &format!("write {} of host {whose}", write.0), &standing)?;
         }
         Ok(())
     }
@@ -106,25 +90,14 @@ impl FailStop {
         Ok(())
     }
 
-    fn judge(
-        &self,
-        disk: usize,
-        what: &str,
-        standing: &impl Fn(usize) -> Option<Standing>,
-    ) -> Verdict {
+    fn judge(&self, disk: usize, what: &str, standing: &impl Fn(usize) -> Option<Standing>) -> Verdict {
         match standing(disk) {
-            Some(Standing { in_sync: true, .. }) => Err((
-                Invariant::I11,
-                format!("{what} is answered as done, disk {disk} failed it and is still in sync"),
-            )),
-            Some(Standing {
-                recorded_failed: false,
-                ..
-            }) => Err((
+            Some(Standing { in_sync: true, .. }) => {
+                Err((Invariant::I11, format!("{what} is answered as done, disk {disk} failed it and is still in sync")))
+            }
+            Some(Standing { recorded_failed: false, .. }) => Err((
                 Invariant::I6,
-                format!(
-                    "{what} is answered, and the failure of disk {disk} is in no superblock yet"
-                ),
+                format!("{what} is answered, and the failure of disk {disk} is in no superblock yet"),
             )),
             _ => Ok(()),
         }

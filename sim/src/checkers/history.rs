@@ -88,9 +88,7 @@ impl Stamp {
     /// Fills `sector` with it.
     pub fn fill(self, sector: &mut [u8]) {
         let bytes = self.bytes();
-        sector
-            .chunks_exact_mut(STAMP_BYTES)
-            .for_each(|part| part.copy_from_slice(&bytes));
+        sector.chunks_exact_mut(STAMP_BYTES).for_each(|part| part.copy_from_slice(&bytes));
     }
 
     /// The stamp of a sector, if it carries one and nothing else.
@@ -103,21 +101,14 @@ impl Stamp {
         if sector[..SECTOR - STAMP_BYTES] != sector[STAMP_BYTES..SECTOR] {
             return None;
         }
-        let word =
-            |at: usize| u32::from_le_bytes(first[at..at + 4].try_into().expect("four bytes"));
+        let word = |at: usize| u32::from_le_bytes(first[at..at + 4].try_into().expect("four bytes"));
         let epoch = u16::from_le_bytes(first[2..4].try_into().expect("two bytes"));
-        Some(Self {
-            write: WriteId(word(4)),
-            sector: word(8),
-            epoch: Epoch(u64::from(epoch)),
-        })
+        Some(Self { write: WriteId(word(4)), sector: word(8), epoch: Epoch(u64::from(epoch)) })
     }
 
     fn check(bytes: &[u8]) -> [u8; 4] {
         let low = u64::from_le_bytes(bytes[0..8].try_into().expect("eight bytes"));
-        let high = u64::from(u32::from_le_bytes(
-            bytes[8..12].try_into().expect("four bytes"),
-        ));
+        let high = u64::from(u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes")));
         let sum = splitmix(splitmix(low) ^ high).to_le_bytes();
         [sum[0], sum[1], sum[2], sum[3]]
     }
@@ -132,10 +123,7 @@ pub fn stamps(bytes: &[u8]) -> impl Iterator<Item = (usize, Stamp)> {
 impl History {
     /// Notes a write that begins.
     pub fn begin(&mut self, op: Op) -> WriteId {
-        assert!(
-            op.told.is_none() && op.ended.is_none(),
-            "a write begins before it ends"
-        );
+        assert!(op.told.is_none() && op.ended.is_none(), "a write begins before it ends");
         self.ops.push(op);
         WriteId(u32::try_from(self.ops.len()).expect("a run has few writes"))
     }
@@ -161,20 +149,14 @@ impl History {
 
     /// The same, to change.
     pub fn all_mut(&mut self) -> impl Iterator<Item = (WriteId, &mut Op)> {
-        self.ops
-            .iter_mut()
-            .enumerate()
-            .map(|(at, op)| (WriteId(u32::try_from(at + 1).expect("few writes")), op))
+        self.ops.iter_mut().enumerate().map(|(at, op)| (WriteId(u32::try_from(at + 1).expect("few writes")), op))
     }
 
     /// The acknowledged writes that a flush has to make durable, or a few more: those acknowledged after `since`. Writes
     /// below the first one that is not durable and not lost are never looked at again.
     pub fn acked_after(&mut self, since: Tick) -> impl Iterator<Item = &mut Op> {
         let done = |op: &Op| op.durable.is_some() || op.told.is_some_and(|(told, _)| told <= since);
-        self.settled += self.ops[self.settled..]
-            .iter()
-            .take_while(|op| done(op))
-            .count();
+        self.settled += self.ops[self.settled..].iter().take_while(|op| done(op)).count();
         self.ops[self.settled..].iter_mut()
     }
 
@@ -201,8 +183,7 @@ impl Op {
     /// Whether the client was told that it is done.
     #[must_use]
     pub fn acked(&self) -> Option<Tick> {
-        self.told
-            .and_then(|(tick, outcome)| (outcome == Outcome::Acked).then_some(tick))
+        self.told.and_then(|(tick, outcome)| (outcome == Outcome::Acked).then_some(tick))
     }
 }
 
@@ -213,11 +194,7 @@ mod test {
     /// Goal: a stamp is found again, and nothing else is taken for one. Method: there and back, then one byte wrong.
     #[test]
     fn a_sector_knows_its_write_or_nothing() {
-        let stamp = Stamp {
-            write: WriteId(77),
-            sector: 1234,
-            epoch: Epoch(5),
-        };
+        let stamp = Stamp { write: WriteId(77), sector: 1234, epoch: Epoch(5) };
         let mut sector = [0; SECTOR];
         assert_eq!(Stamp::of(&sector), None);
         stamp.fill(&mut sector);

@@ -74,13 +74,7 @@ impl fmt::Display for Invariant {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} at {} ms: {}",
-            self.invariant,
-            self.at_us / 1000,
-            self.detail
-        )
+        write!(f, "{} at {} ms: {}", self.invariant, self.at_us / 1000, self.detail)
     }
 }
 

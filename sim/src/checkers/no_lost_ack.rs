@@ -33,12 +33,7 @@ const NEVER_WRITTEN: WriteId = WriteId(0);
 
 impl Register {
     fn fresh() -> Self {
-        Self {
-            candidates: vec![Candidate {
-                write: NEVER_WRITTEN,
-                dead: None,
-            }],
-        }
+        Self { candidates: vec![Candidate { write: NEVER_WRITTEN, dead: None }] }
     }
 
     fn begin(&mut self, write: WriteId) {
@@ -47,11 +42,7 @@ impl Register {
 
     /// `write` replaced whatever ended before `began`.
     fn replaced(&mut self, write: WriteId, began: Tick, now: Tick, history: &History) {
-        for other in self
-            .candidates
-            .iter_mut()
-            .filter(|other| other.write != write && other.dead.is_none())
-        {
+        for other in self.candidates.iter_mut().filter(|other| other.write != write && other.dead.is_none()) {
             let ended = history.op(other.write).map_or(Some(Tick(0)), |op| op.ended);
             if ended.is_some_and(|ended| ended < began) {
                 other.dead = Some(now);
@@ -76,8 +67,7 @@ impl NoLostAck {
     pub fn acked(&mut self, write: WriteId, now: Tick, history: &History) {
         let Some(op) = history.op(write) else { return };
         for sector in op.sector..op.sector + op.sectors {
-            self.register(sector)
-                .replaced(write, op.invoked, now, history);
+            self.register(sector).replaced(write, op.invoked, now, history);
         }
     }
 
@@ -85,9 +75,7 @@ impl NoLostAck {
     pub fn refused(&mut self, write: WriteId, history: &History) {
         let Some(op) = history.op(write) else { return };
         for sector in op.sector..op.sector + op.sectors {
-            self.register(sector)
-                .candidates
-                .retain(|candidate| candidate.write != write);
+            self.register(sector).candidates.retain(|candidate| candidate.write != write);
         }
     }
 
@@ -95,37 +83,18 @@ impl NoLostAck {
     ///
     /// # Errors
     /// I3, if one of the sectors holds something that no order of the writes explains.
-    pub fn read(
-        &mut self,
-        began: Tick,
-        now: Tick,
-        sector: u32,
-        bytes: &[u8],
-        history: &History,
-    ) -> Verdict {
+    pub fn read(&mut self, began: Tick, now: Tick, sector: u32, bytes: &[u8], history: &History) -> Verdict {
         for (sector, content) in (sector..).zip(bytes.chunks_exact(SECTOR)) {
             let seen = Self::seen(sector, content)?;
             let register = self.register(sector);
-            let Some(candidate) = register
-                .candidates
-                .iter()
-                .find(|candidate| candidate.write == seen)
-            else {
+            let Some(candidate) = register.candidates.iter().find(|candidate| candidate.write == seen) else {
                 return Err((
                     Invariant::I3,
-                    format!(
-                        "sector {sector} returns {}, which cannot be there",
-                        named(seen, history)
-                    ),
+                    format!("sector {sector} returns {}, which cannot be there", named(seen, history)),
                 ));
             };
             if candidate.dead.is_some_and(|dead| dead < began) {
-                let may: Vec<_> = register
-                    .candidates
-                    .iter()
-                    .filter(|c| c.dead.is_none())
-                    .map(|c| c.write.0)
-                    .collect();
+                let may: Vec<_> = register.candidates.iter().filter(|c| c.dead.is_none()).map(|c| c.write.0).collect();
                 let what = named(seen, history);
                 return Err((
                     Invariant::I3,
@@ -147,17 +116,10 @@ impl NoLostAck {
         }
         match Stamp::of(content) {
             Some(stamp) if stamp.sector == sector => Ok(stamp.write),
-            Some(stamp) => Err((
-                Invariant::I3,
-                format!(
-                    "sector {sector} returns what was written to {}",
-                    stamp.sector
-                ),
-            )),
-            None => Err((
-                Invariant::I3,
-                format!("sector {sector} returns bytes nobody wrote"),
-            )),
+            Some(stamp) => {
+                Err((Invariant::I3, format!("sector {sector} returns what was written to {}", stamp.sector)))
+            }
+            None => Err((Invariant::I3, format!("sector {sector} returns bytes nobody wrote"))),
         }
     }
 
@@ -172,11 +134,8 @@ impl NoLostAck {
                 .map(|op| op.invoked)
                 .collect();
             for candidate in &mut register.candidates {
-                let ended = history
-                    .op(candidate.write)
-                    .map_or(Some(Tick(0)), |op| op.ended);
-                let replaced =
-                    ended.is_some_and(|ended| durable.iter().any(|&began| ended < began));
+                let ended = history.op(candidate.write).map_or(Some(Tick(0)), |op| op.ended);
+                let replaced = ended.is_some_and(|ended| durable.iter().any(|&began| ended < began));
                 if !replaced {
                     candidate.dead = None;
                 }
@@ -220,11 +179,7 @@ mod test {
 
     impl Bench {
         fn new() -> Self {
-            Self {
-                history: History::default(),
-                checker: NoLostAck::default(),
-                now: 0,
-            }
+            Self { history: History::default(), checker: NoLostAck::default(), now: 0 }
         }
 
         fn tick(&mut self) -> Tick {
@@ -267,12 +222,7 @@ mod test {
         fn read(&mut self, write: WriteId) -> Verdict {
             let mut sector = [0; SECTOR];
             if write != NEVER_WRITTEN {
-                Stamp {
-                    write,
-                    sector: 0,
-                    epoch: Epoch(1),
-                }
-                .fill(&mut sector);
+                Stamp { write, sector: 0, epoch: Epoch(1) }.fill(&mut sector);
             }
             let (began, now) = (self.tick(), self.tick());
             self.checker.read(began, now, 0, &sector, &self.history)
@@ -289,36 +239,23 @@ mod test {
 
         let (left, right) = (bench.begin(), bench.begin());
         assert!(bench.read(first).is_ok(), "neither is done");
-        assert!(
-            bench.read(left).is_ok() && bench.read(first).is_ok(),
-            "members differ while a write is in flight"
-        );
+        assert!(bench.read(left).is_ok() && bench.read(first).is_ok(), "members differ while a write is in flight");
         bench.ack(left, false);
         bench.ack(right, false);
         assert!(bench.read(first).is_err());
         assert!(bench.read(left).is_ok());
-        assert!(
-            bench.read(right).is_err(),
-            "left was seen after both had ended"
-        );
+        assert!(bench.read(right).is_err(), "left was seen after both had ended");
     }
 
     /// Goal: a power cut takes back what was not durable and nothing else.
     #[test]
     fn a_power_cut_brings_back_only_what_was_not_replaced_durably() {
         let mut bench = Bench::new();
-        let (first, durable, volatile) =
-            (bench.write(false), bench.write(true), bench.write(false));
-        assert!(
-            bench.read(durable).is_err(),
-            "replaced while the power was on"
-        );
+        let (first, durable, volatile) = (bench.write(false), bench.write(true), bench.write(false));
+        assert!(bench.read(durable).is_err(), "replaced while the power was on");
         bench.checker.power_cut(&bench.history);
         assert!(bench.read(first).is_err(), "replaced durably");
         assert!(bench.read(durable).is_ok());
-        assert!(
-            bench.read(volatile).is_err(),
-            "the older one was seen, so this one is lost for good"
-        );
+        assert!(bench.read(volatile).is_err(), "the older one was seen, so this one is lost for good");
     }
 }

@@ -49,9 +49,7 @@ impl NoStaleMember {
     /// I6, if something newer and safe is lost by that.
     pub fn applied(&self, disk: usize, data: &[u8], before: &[u8], history: &History) -> Verdict {
         for (at, stamp) in stamps(data) {
-            let Some(stood) =
-                Stamp::of(&before[at..at + SECTOR]).filter(|stood| stood.write != stamp.write)
-            else {
+            let Some(stood) = Stamp::of(&before[at..at + SECTOR]).filter(|stood| stood.write != stamp.write) else {
                 continue;
             };
             let (Some(new), Some(old)) = (history.op(stamp.write), history.op(stood.write)) else {
@@ -60,10 +58,8 @@ impl NoStaleMember {
             let safe = old.durable.is_some() || old.acked().is_some_and(|acked| acked > self.cut);
             if new.precedes(old) && old.acked().is_some() && safe {
                 let (new, old) = (stamp.write.0, stood.write.0);
-                let detail = format!(
-                    "on disk {disk} sector {} goes back from write {old} to write {new}",
-                    stamp.sector
-                );
+                let detail =
+                    format!("on disk {disk} sector {} goes back from write {old} to write {new}", stamp.sector);
                 return Err((Invariant::I6, detail));
             }
         }
@@ -75,26 +71,17 @@ impl NoStaleMember {
     ///
     /// # Errors
     /// I6, if two of them differ.
-    pub fn equal(
-        &self,
-        members: &[Area<'_>],
-        all: bool,
-        busy: impl Fn(u32) -> bool,
-        history: &History,
-    ) -> Verdict {
+    pub fn equal(&self, members: &[Area<'_>], all: bool, busy: impl Fn(u32) -> bool, history: &History) -> Verdict {
         let Some((first, others)) = members.split_first() else {
             return Ok(());
         };
         for other in others {
-            let places = first
-                .content
-                .differing_sectors(other.content, first.start, first.len);
+            let places = first.content.differing_sectors(other.content, first.start, first.len);
             for place in places {
                 let sector = u32::try_from((place - first.start) / SECTOR).expect("a small volume");
                 if self.settled(sector, all, history) && !busy(sector) {
-                    let name = |area: &Area<'_>| {
-                        Stamp::of(&area.content.get(place, SECTOR)).map_or(0, |stamp| stamp.write.0)
-                    };
+                    let name =
+                        |area: &Area<'_>| Stamp::of(&area.content.get(place, SECTOR)).map_or(0, |stamp| stamp.write.0);
                     let detail = format!(
                         "sector {sector} is write {} on disk {} and write {} on disk {}, both in sync",
                         name(first),

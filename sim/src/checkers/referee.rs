@@ -55,11 +55,8 @@ impl Frozen {
     /// A number that differs where clients may expect something else.
     #[must_use]
     pub fn stage(&self) -> u64 {
-        let known =
-            |op: &Op| u64::from(op.acked().is_some()) | u64::from(op.durable.is_some()) << 1;
-        self.history
-            .all()
-            .fold(1, |stage, op| stage << 2 ^ stage >> 61 ^ known(op))
+        let known = |op: &Op| u64::from(op.acked().is_some()) | u64::from(op.durable.is_some()) << 1;
+        self.history.all().fold(1, |stage, op| stage << 2 ^ stage >> 61 ^ known(op))
     }
 
     /// What they may expect once the power is back.
@@ -86,9 +83,7 @@ impl Frozen {
     /// What was wrong with it.
     pub fn read(&mut self, began: Tick, sector: u32, bytes: &[u8]) -> Result<(), String> {
         let now = self.begins();
-        self.registers
-            .read(began, now, sector, bytes, &self.history)
-            .map_err(|(_, detail)| detail)
+        self.registers.read(began, now, sector, bytes, &self.history).map_err(|(_, detail)| detail)
     }
 }
 
@@ -133,9 +128,7 @@ impl Referee {
     /// Listens at these disks.
     pub fn watch(self: &Rc<Self>, disks: &[Rc<SimDisk>]) {
         *self.disks.borrow_mut() = disks.iter().map(Rc::downgrade).collect();
-        disks
-            .iter()
-            .for_each(|disk| disk.listen(Rc::<Self>::clone(self)));
+        disks.iter().for_each(|disk| disk.listen(Rc::<Self>::clone(self)));
     }
 
     /// From now on this target runs, or none does.
@@ -169,24 +162,13 @@ impl Referee {
     /// What clients may expect now.
     #[must_use]
     pub fn freeze(&self) -> Frozen {
-        let (history, registers) = (
-            self.history.borrow().clone(),
-            self.no_lost_ack.borrow().clone(),
-        );
-        Frozen {
-            history,
-            registers,
-            tick: self.tick.get(),
-        }
+        let (history, registers) = (self.history.borrow().clone(), self.no_lost_ack.borrow().clone());
+        Frozen { history, registers, tick: self.tick.get() }
     }
 
     fn judge(&self, verdict: Verdict) {
         if let Err((invariant, detail)) = verdict {
-            self.violations.borrow_mut().push(Violation {
-                invariant,
-                detail,
-                at_us: self.exec.now_us(),
-            });
+            self.violations.borrow_mut().push(Violation { invariant, detail, at_us: self.exec.now_us() });
         }
     }
 
@@ -219,9 +201,7 @@ impl Referee {
         };
         let write = self.history.borrow_mut().begin(op);
         self.no_lost_ack.borrow_mut().begin(write, &op);
-        self.no_stale_member
-            .borrow_mut()
-            .begin(write, ask.sector, ask.sectors);
+        self.no_stale_member.borrow_mut().begin(write, ask.sector, ask.sectors);
         write
     }
 
@@ -242,11 +222,7 @@ impl Referee {
         match outcome {
             Outcome::Acked => {
                 self.no_lost_ack.borrow_mut().acked(write, now, &history);
-                self.judge(self.fail_stop.borrow().acked(
-                    write,
-                    |disk| self.standing(disk),
-                    &history,
-                ));
+                self.judge(self.fail_stop.borrow().acked(write, |disk| self.standing(disk), &history));
             }
             Outcome::Refused => self.no_lost_ack.borrow_mut().refused(write, &history),
             Outcome::Unknown => {}
@@ -264,29 +240,18 @@ impl Referee {
         self.exec.fold(now.0);
         let since = self.cut.get();
         for op in self.history.borrow_mut().acked_after(since) {
-            if op.durable.is_none()
-                && op
-                    .acked()
-                    .is_some_and(|acked| acked > since && acked < began)
-            {
+            if op.durable.is_none() && op.acked().is_some_and(|acked| acked > since && acked < began) {
                 op.durable = Some(now);
             }
         }
-        self.judge(
-            self.fail_stop
-                .borrow()
-                .flushed(began, |disk| self.standing(disk)),
-        );
+        self.judge(self.fail_stop.borrow().flushed(began, |disk| self.standing(disk)));
     }
 
     /// A client is given `bytes` for its read.
     pub fn read_done(&self, began: Tick, sector: u32, bytes: &[u8]) {
         let now = self.tick();
         self.exec.fold(now.0);
-        let verdict =
-            self.no_lost_ack
-                .borrow_mut()
-                .read(began, now, sector, bytes, &self.history.borrow());
+        let verdict = self.no_lost_ack.borrow_mut().read(began, now, sector, bytes, &self.history.borrow());
         self.judge(verdict);
     }
 
@@ -308,13 +273,8 @@ impl Referee {
     /// An attach is answered. `blind`: a member is missing and no floor is known.
     pub fn attached(&self, host: u8, epoch: Epoch, incarnation: Incarnation, blind: bool) {
         self.exec.fold(incarnation.0);
-        self.single_writer
-            .borrow_mut()
-            .admitted(host, epoch, incarnation);
-        let verdict = self
-            .epochs_grow
-            .borrow_mut()
-            .attached(host, epoch, incarnation, blind);
+        self.single_writer.borrow_mut().admitted(host, epoch, incarnation);
+        let verdict = self.epochs_grow.borrow_mut().attached(host, epoch, incarnation, blind);
         self.judge(verdict);
         self.look_in_flight();
     }
@@ -341,9 +301,7 @@ impl Referee {
         for (_, op) in self.history.borrow_mut().all_mut() {
             op.ended = op.ended.or(Some(now));
         }
-        self.no_lost_ack
-            .borrow_mut()
-            .power_cut(&self.history.borrow());
+        self.no_lost_ack.borrow_mut().power_cut(&self.history.borrow());
         self.no_stale_member.borrow_mut().power_cut(now);
         self.cut.set(now);
     }
@@ -363,42 +321,15 @@ impl Referee {
         };
         let offset = usize::try_from(witness.data_offset()).expect("fits memory");
         let len = self.data_len();
-        let disks: Vec<_> = self
-            .disks
-            .borrow()
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect();
-        let used: Vec<_> = disks
-            .iter()
-            .filter(|disk| in_sync.get(disk.number) == Some(&true))
-            .collect();
-        let media: Vec<_> = used
-            .iter()
-            .map(|disk| (disk.number, disk.media()))
-            .collect();
-        let area = |(disk, media): &(usize, Ref<'_, Media>)| -> (usize, Sparse) {
-            (*disk, media.live().clone())
-        };
+        let disks: Vec<_> = self.disks.borrow().iter().filter_map(Weak::upgrade).collect();
+        let used: Vec<_> = disks.iter().filter(|disk| in_sync.get(disk.number) == Some(&true)).collect();
+        let media: Vec<_> = used.iter().map(|disk| (disk.number, disk.media())).collect();
+        let area = |(disk, media): &(usize, Ref<'_, Media>)| -> (usize, Sparse) { (*disk, media.live().clone()) };
         let contents: Vec<_> = media.iter().map(area).collect();
-        let areas: Vec<_> = contents
-            .iter()
-            .map(|(disk, content)| Area {
-                disk: *disk,
-                content,
-                start: offset,
-                len,
-            })
-            .collect();
-        let busy = |sector: u32| {
-            used.iter()
-                .any(|disk| disk.busy_at(offset / SECTOR + sector as usize))
-        };
-        self.judge(
-            self.no_stale_member
-                .borrow()
-                .equal(&areas, all, busy, &self.history.borrow()),
-        );
+        let areas: Vec<_> =
+            contents.iter().map(|(disk, content)| Area { disk: *disk, content, start: offset, len }).collect();
+        let busy = |sector: u32| used.iter().any(|disk| disk.busy_at(offset / SECTOR + sector as usize));
+        self.judge(self.no_stale_member.borrow().equal(&areas, all, busy, &self.history.borrow()));
     }
 
     fn data_len(&self) -> usize {
@@ -409,16 +340,11 @@ impl Referee {
     fn standing(&self, disk: usize) -> Option<Standing> {
         let witness = self.witness.borrow().clone()?;
         let in_sync = witness.in_sync()?;
-        if in_sync.iter().filter(|in_sync| **in_sync).count() == 1
-            && in_sync.get(disk) == Some(&true)
-        {
+        if in_sync.iter().filter(|in_sync| **in_sync).count() == 1 && in_sync.get(disk) == Some(&true) {
             return None; // The last member is never failed: its error goes up instead.
         }
         let in_sync = in_sync.get(disk).copied().unwrap_or(false);
-        Some(Standing {
-            in_sync,
-            recorded_failed: witness.recorded_failed(disk),
-        })
+        Some(Standing { in_sync, recorded_failed: witness.recorded_failed(disk) })
     }
 
     /// Whether the array uses `disk` for what must be safe.
@@ -431,31 +357,18 @@ impl Referee {
     /// Whether `stamp` stands at `at` on a disk other than `disk`, or on that one already.
     fn stands(&self, at: usize, sector: &[u8]) -> bool {
         let disks = self.disks.borrow();
-        disks
-            .iter()
-            .filter_map(Weak::upgrade)
-            .any(|disk| disk.media().live().get(at, SECTOR) == sector)
+        disks.iter().filter_map(Weak::upgrade).any(|disk| disk.media().live().get(at, SECTOR) == sector)
     }
 
     fn arrives(&self, disk: usize, at: usize, data: &[u8]) {
         for (inner, stamp) in stamps(data) {
             let copy = self.stands(at + inner, &data[inner..inner + SECTOR]);
-            self.judge(self.single_writer.borrow().arrives(
-                disk,
-                stamp,
-                copy,
-                &self.history.borrow(),
-            ));
+            self.judge(self.single_writer.borrow().arrives(disk, stamp, copy, &self.history.borrow()));
         }
     }
 
     fn look_in_flight(&self) {
-        let disks: Vec<_> = self
-            .disks
-            .borrow()
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect();
+        let disks: Vec<_> = self.disks.borrow().iter().filter_map(Weak::upgrade).collect();
         for disk in disks.iter().filter(|disk| self.used(disk.number)) {
             disk.each_in_flight(|_, at, data, applied| {
                 if !applied {
@@ -470,11 +383,7 @@ impl Referee {
 fn brief(data: &IoData) -> String {
     let mut writes: Vec<u32> = stamps(data).map(|(_, stamp)| stamp.write.0).collect();
     writes.dedup();
-    if writes.is_empty() {
-        format!("{} bytes", data.len())
-    } else {
-        format!("writes {writes:?}")
-    }
+    if writes.is_empty() { format!("{} bytes", data.len()) } else { format!("writes {writes:?}") }
 }
 
 impl Edge for Referee {
@@ -492,27 +401,15 @@ impl Edge for Referee {
     fn applied(&self, disk: usize, op: u64, at: u64, data: &IoData, before: &[u8]) {
         self.say(|| format!("disk {disk}: {} at {at} applied", brief(data)));
         self.exec.fold(op << 8 | 0x80 | disk as u64);
-        self.judge(self.no_stale_member.borrow().applied(
-            disk,
-            data,
-            before,
-            &self.history.borrow(),
-        ));
+        self.judge(self.no_stale_member.borrow().applied(disk, data, before, &self.history.borrow()));
     }
 
     fn ended(&self, disk: usize, op: u64, data: Option<&IoData>, answer: Result<(), DeviceError>) {
         self.exec.fold(op << 8 | 0xc0 | disk as u64);
-        self.say(|| {
-            format!(
-                "disk {disk}: {} ended: {answer:?}",
-                data.map_or("flush".to_owned(), brief)
-            )
-        });
+        self.say(|| format!("disk {disk}: {} ended: {answer:?}", data.map_or("flush".to_owned(), brief)));
         if answer.is_err() {
             let now = self.tick();
-            self.fail_stop
-                .borrow_mut()
-                .failed(disk, data.map(|data| &**data), now);
+            self.fail_stop.borrow_mut().failed(disk, data.map(|data| &**data), now);
         }
     }
 }

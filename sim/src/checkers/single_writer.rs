@@ -45,44 +45,24 @@ impl SingleWriter {
     /// I1 or B-11.
     pub fn arrives(&self, disk: usize, stamp: Stamp, copy: bool, history: &History) -> Verdict {
         let Some(op) = history.op(stamp.write) else {
-            return Err((
-                Invariant::I1,
-                format!(
-                    "disk {disk} receives write {} that nobody made",
-                    stamp.write.0
-                ),
-            ));
+            return Err((Invariant::I1, format!("disk {disk} receives write {} that nobody made", stamp.write.0)));
         };
         if op.epoch > self.asked {
             return Err((
                 Invariant::I1,
-                format!(
-                    "disk {disk} receives {}, of which nobody was granted yet",
-                    named(stamp, op)
-                ),
+                format!("disk {disk} receives {}, of which nobody was granted yet", named(stamp, op)),
             ));
         }
         if copy {
             return Ok(());
         }
         if op.epoch < self.fenced {
-            let detail = format!(
-                "disk {disk} has {} after the fence for {}",
-                named(stamp, op),
-                self.fenced
-            );
+            let detail = format!("disk {disk} has {} after the fence for {}", named(stamp, op), self.fenced);
             return Err((Invariant::I1, detail));
         }
-        let highest = self
-            .admitted
-            .get(&(op.host, op.epoch))
-            .copied()
-            .unwrap_or_default();
+        let highest = self.admitted.get(&(op.host, op.epoch)).copied().unwrap_or_default();
         if op.incarnation < highest {
-            let detail = format!(
-                "disk {disk} has {} after {highest} was admitted",
-                named(stamp, op)
-            );
+            let detail = format!("disk {disk} has {} after {highest} was admitted", named(stamp, op));
             return Err((Invariant::B11, detail));
         }
         Ok(())
@@ -90,8 +70,5 @@ impl SingleWriter {
 }
 
 fn named(stamp: Stamp, op: &Op) -> String {
-    format!(
-        "write {} of host {}, {}, {} (sector {})",
-        stamp.write.0, op.host, op.epoch, op.incarnation, stamp.sector
-    )
+    format!("write {} of host {}, {}, {} (sector {})", stamp.write.0, op.host, op.epoch, op.incarnation, stamp.sector)
 }

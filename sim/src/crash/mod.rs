@@ -45,16 +45,8 @@ pub enum Step {
     Idle,
 }
 
-const STEPS: [Step; 8] = [
-    Step::Small,
-    Step::Overlap,
-    Step::Fua,
-    Step::Flush,
-    Step::Fail,
-    Step::Add,
-    Step::Stop,
-    Step::Idle,
-];
+const STEPS: [Step; 8] =
+    [Step::Small, Step::Overlap, Step::Fua, Step::Flush, Step::Fail, Step::Add, Step::Stop, Step::Idle];
 /// How long `Idle` is: md's five seconds of laziness, twice, and some.
 const IDLE_US: u64 = 12_000_000;
 /// The places written to: two overlapping ones in a chunk, one in another.
@@ -93,17 +85,8 @@ pub struct Found {
 
 impl fmt::Display for Red {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            workload,
-            event,
-            state,
-            members,
-            violation,
-        } = self;
-        write!(
-            f,
-            "{workload:?}, cut after event {event}, state {state}, members {members:?}: {violation}"
-        )
+        let Self { workload, event, state, members, violation } = self;
+        write!(f, "{workload:?}, cut after event {event}, state {state}, members {members:?}: {violation}")
     }
 }
 
@@ -140,8 +123,7 @@ pub fn all(ops: usize) -> Found {
 
 /// The `number`th workload of this length.
 fn nth(number: usize, len: usize) -> Vec<Step> {
-    let digit =
-        |place: usize| number / STEPS.len().pow(u32::try_from(place).expect("small")) % STEPS.len();
+    let digit = |place: usize| number / STEPS.len().pow(u32::try_from(place).expect("small")) % STEPS.len();
     (0..len).map(|place| STEPS[digit(place)]).collect()
 }
 
@@ -155,23 +137,13 @@ pub fn workload(steps: &[Step], found: &mut Found) {
         for state in moment.states() {
             for members in moment.choices() {
                 let media = moment.media(state);
-                if !known.insert((
-                    state::fingerprint(&media),
-                    members.clone(),
-                    moment.frozen.stage(),
-                )) {
+                if !known.insert((state::fingerprint(&media), members.clone(), moment.frozen.stage())) {
                     continue;
                 }
                 found.states += 1;
                 if let Some(violation) = state::recover(media, &members, &moment.frozen) {
                     let workload = steps.to_vec();
-                    found.red.push(Red {
-                        workload,
-                        event,
-                        state,
-                        members,
-                        violation,
-                    });
+                    found.red.push(Red { workload, event, state, members, violation });
                     return;
                 }
             }
@@ -194,21 +166,10 @@ impl Recorder {
             return;
         }
         // A member is good alone once it is in sync and says so durably; until then a start without the other is refused.
-        let in_sync = self
-            .array
-            .borrow()
-            .as_ref()
-            .is_some_and(|array| stack::in_sync(array).len() == 2);
-        let whole = in_sync
-            && self
-                .disks
-                .borrow()
-                .iter()
-                .all(|disk| stack::says_in_sync(disk));
+        let in_sync = self.array.borrow().as_ref().is_some_and(|array| stack::in_sync(array).len() == 2);
+        let whole = in_sync && self.disks.borrow().iter().all(|disk| stack::says_in_sync(disk));
         let frozen: Frozen = self.referee.freeze();
-        self.moments
-            .borrow_mut()
-            .push(Moment::new(&self.disks.borrow(), frozen, whole));
+        self.moments.borrow_mut().push(Moment::new(&self.disks.borrow(), frozen, whole));
     }
 }
 
@@ -232,15 +193,8 @@ impl Edge for Recorder {
 fn record(steps: &[Step]) -> Vec<Moment> {
     let mut rng = Rng::new(1);
     let exec = Executor::new(rng.fork());
-    let disks: Vec<_> = (0..2)
-        .map(|number| SimDisk::new(number, stack::DISK_LEN, &exec, rng.fork()))
-        .collect();
-    let manners = Manners {
-        fast_us: 10,
-        slow_us: 40,
-        slower: 1,
-        ..Manners::default()
-    };
+    let disks: Vec<_> = (0..2).map(|number| SimDisk::new(number, stack::DISK_LEN, &exec, rng.fork())).collect();
+    let manners = Manners { fast_us: 10, slow_us: 40, slower: 1, ..Manners::default() };
     disks.iter().for_each(|disk| disk.manners.set(manners));
     let recorder = Rc::new(Recorder {
         referee: Referee::new(&exec),
@@ -249,20 +203,12 @@ fn record(steps: &[Step]) -> Vec<Moment> {
         moments: RefCell::default(),
         on: Cell::new(false),
     });
-    disks
-        .iter()
-        .for_each(|disk| disk.listen(Rc::<Recorder>::clone(&recorder)));
-    let (steps, listener, done) = (
-        steps.to_vec(),
-        Rc::clone(&recorder),
-        Rc::new(Cell::new(false)),
-    );
+    disks.iter().for_each(|disk| disk.listen(Rc::<Recorder>::clone(&recorder)));
+    let (steps, listener, done) = (steps.to_vec(), Rc::clone(&recorder), Rc::new(Cell::new(false)));
     let (process, end, sleeper) = (exec.process(), Rc::clone(&done), exec.clone());
     let rt: Rt = Rc::new(process.clone());
     process.go(async move {
-        let array = stack::create(&rt, &disks, &mut rng)
-            .await
-            .expect("blank disks become an array");
+        let array = stack::create(&rt, &disks, &mut rng).await.expect("blank disks become an array");
         while !stack::is_whole(&array) {
             sleeper.sleep_us(1_000_000).await;
         }
@@ -297,10 +243,7 @@ async fn take(step: Step, array: &Array, disks: &[Rc<SimDisk>], referee: &Refere
         Step::Small => write(array, referee, SMALL, false).await,
         Step::Fua => write(array, referee, SMALL, true).await,
         Step::Overlap => {
-            let (near, far) = (
-                write(array, referee, SHIFTED, false),
-                write(array, referee, FAR, false),
-            );
+            let (near, far) = (write(array, referee, SHIFTED, false), write(array, referee, FAR, false));
             stack::both(near, far).await;
         }
         Step::Flush => {
@@ -327,36 +270,13 @@ async fn take(step: Step, array: &Array, disks: &[Rc<SimDisk>], referee: &Refere
 async fn write(array: &Array, referee: &Referee, sector: u32, fua: bool) {
     let (host, epoch, incarnation) = (0, Epoch(1), Incarnation(1));
     referee.raise_asked(epoch);
-    let write = referee.write_begins(Ask {
-        host,
-        epoch,
-        incarnation,
-        sector,
-        sectors: SECTORS,
-        fua,
-    });
+    let write = referee.write_begins(Ask { host, epoch, incarnation, sector, sectors: SECTORS, fua });
     let mut bytes = IoBuf::new(SECTORS as usize * 512);
     for (sector, part) in (sector..).zip(bytes.chunks_exact_mut(512)) {
-        Stamp {
-            write,
-            sector,
-            epoch,
-        }
-        .fill(part);
+        Stamp { write, sector, epoch }.fill(part);
     }
-    let how = if fua {
-        Durability::Fua
-    } else {
-        Durability::Cached
-    };
-    let answer = array
-        .disk()
-        .write(ByteOffset(u64::from(sector) * 512), bytes.freeze(), how)
-        .await;
-    let outcome = if answer.is_ok() {
-        Outcome::Acked
-    } else {
-        Outcome::Unknown
-    };
+    let how = if fua { Durability::Fua } else { Durability::Cached };
+    let answer = array.disk().write(ByteOffset(u64::from(sector) * 512), bytes.freeze(), how).await;
+    let outcome = if answer.is_ok() { Outcome::Acked } else { Outcome::Unknown };
     referee.write_told(write, outcome, true);
 }

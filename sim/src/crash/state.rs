@@ -38,41 +38,24 @@ impl Moment {
                     caught.push((at, data.clone()));
                 }
             });
-            caught
-                .iter()
-                .for_each(|(at, data)| media.write(*at, data, false));
+            caught.iter().for_each(|(at, data)| media.write(*at, data, false));
         }
-        let of = |(disk, media): (usize, &Media)| {
-            media.volatile().into_iter().map(move |write| (disk, write))
-        };
+        let of = |(disk, media): (usize, &Media)| media.volatile().into_iter().map(move |write| (disk, write));
         let volatile = media.iter().enumerate().flat_map(of).collect();
-        Self {
-            media,
-            volatile,
-            frozen,
-            whole,
-        }
+        Self { media, volatile, frozen, whole }
     }
 
     /// The numbers of its crash states.
     pub fn states(&self) -> impl Iterator<Item = u64> + use<> {
         let count = self.volatile.len();
         // Every subset whole, and every subset once more with what is kept torn.
-        let all = if count <= ALL_SUBSETS_MAX {
-            2 << count
-        } else {
-            SAMPLE
-        };
+        let all = if count <= ALL_SUBSETS_MAX { 2 << count } else { SAMPLE };
         0..all
     }
 
     /// Which members are there at the restart: all, and while both are in sync each one alone.
     pub fn choices(&self) -> Vec<Vec<usize>> {
-        if self.whole {
-            vec![vec![0, 1], vec![0], vec![1]]
-        } else {
-            vec![vec![0, 1]]
-        }
+        if self.whole { vec![vec![0, 1], vec![0], vec![1]] } else { vec![vec![0, 1]] }
     }
 
     /// The disks in one of the states.
@@ -89,11 +72,7 @@ impl Moment {
         let mut media = self.media.clone();
         for (disk, media) in media.iter_mut().enumerate() {
             let fate = |write: u64| {
-                let place = self
-                    .volatile
-                    .iter()
-                    .position(|volatile| *volatile == (disk, write))
-                    .expect("listed above");
+                let place = self.volatile.iter().position(|volatile| *volatile == (disk, write)).expect("listed above");
                 match bits >> (place % 64) & 1 == 1 {
                     true if torn => Fate::Torn,
                     true => Fate::Kept,
@@ -108,21 +87,14 @@ impl Moment {
 
 /// A number that differs where the content differs.
 pub fn fingerprint(media: &[Media]) -> u64 {
-    media
-        .iter()
-        .fold(0, |sum, media| splitmix(sum ^ media.live().fingerprint()))
+    media.iter().fold(0, |sum, media| splitmix(sum ^ media.live().fingerprint()))
 }
 
 /// Assembles the state by the production code and judges it.
 pub fn recover(media: Vec<Media>, members: &[usize], frozen: &Frozen) -> Option<Violation> {
     let mut rng = Rng::new(2);
     let exec = Executor::new(rng.fork());
-    let manners = Manners {
-        fast_us: 10,
-        slow_us: 40,
-        slower: 1,
-        ..Manners::default()
-    };
+    let manners = Manners { fast_us: 10, slow_us: 40, slower: 1, ..Manners::default() };
     let disks: Vec<Rc<SimDisk>> = (0..media.len())
         .zip(media)
         .map(|(number, media)| {
@@ -132,10 +104,7 @@ pub fn recover(media: Vec<Media>, members: &[usize], frozen: &Frozen) -> Option<
             disk
         })
         .collect();
-    let there: Vec<_> = members
-        .iter()
-        .map(|&member| Rc::clone(&disks[member]))
-        .collect();
+    let there: Vec<_> = members.iter().map(|&member| Rc::clone(&disks[member])).collect();
     let verdict = Rc::new(RefCell::new(Some("it does not come to an end".to_owned())));
     let (told, end) = (Rc::clone(&verdict), Rc::new(Cell::new(false)));
     let (process, sleeper, frozen) = (exec.process(), exec.clone(), frozen.after_power_cut());
@@ -149,36 +118,18 @@ pub fn recover(media: Vec<Media>, members: &[usize], frozen: &Frozen) -> Option<
     exec.shut_down();
     let found = verdict.borrow_mut().take();
     let detail = found?;
-    let invariant = if detail.starts_with("members") {
-        Invariant::I6
-    } else {
-        Invariant::I3
-    };
-    Some(Violation {
-        invariant,
-        detail,
-        at_us: exec.now_us(),
-    })
+    let invariant = if detail.starts_with("members") { Invariant::I6 } else { Invariant::I3 };
+    Some(Violation { invariant, detail, at_us: exec.now_us() })
 }
 
-async fn examine(
-    rt: &Rt,
-    there: &[Rc<SimDisk>],
-    sleeper: &Executor,
-    mut frozen: Frozen,
-) -> Result<(), String> {
-    let array = stack::assemble(rt, there)
-        .await
-        .map_err(|error| format!("it is not assembled: {error}"))?;
+async fn examine(rt: &Rt, there: &[Rc<SimDisk>], sleeper: &Executor, mut frozen: Frozen) -> Result<(), String> {
+    let array = stack::assemble(rt, there).await.map_err(|error| format!("it is not assembled: {error}"))?;
     let places = [SMALL, SHIFTED, FAR];
     for round in 0..2 {
         for sector in places {
             let began = frozen.begins();
             let buffer = IoBuf::new(SECTORS as usize * 512);
-            let read = array
-                .disk()
-                .read(ByteOffset(u64::from(sector) * 512), buffer)
-                .await;
+            let read = array.disk().read(ByteOffset(u64::from(sector) * 512), buffer).await;
             let bytes = read.map_err(|error| format!("a read fails: {error}"))?;
             frozen.read(began, sector, &bytes)?;
         }
@@ -187,19 +138,13 @@ async fn examine(
             sleeper.sleep_us(10_000).await;
         }
     }
-    let in_sync: Vec<_> = there
-        .iter()
-        .filter(|disk| stack::in_sync(&array).contains(&disk.number))
-        .collect();
+    let in_sync: Vec<_> = there.iter().filter(|disk| stack::in_sync(&array).contains(&disk.number)).collect();
     let start = usize::try_from(stack::DATA_OFFSET).expect("fits memory");
     if let [first, second, ..] = in_sync[..] {
         let (first, second) = (first.media().live().clone(), second.media().live().clone());
         let len = first.size() - start;
         if let Some(place) = first.differing_sectors(&second, start, len).next() {
-            return Err(format!(
-                "members in sync differ at sector {}",
-                (place - start) / 512
-            ));
+            return Err(format!("members in sync differ at sector {}", (place - start) / 512));
         }
     }
     Ok(())

@@ -40,16 +40,8 @@ impl Media {
     /// A disk with this content, all of it durable.
     #[must_use]
     pub fn holding(content: Sparse) -> Self {
-        assert!(
-            content.size().is_multiple_of(SECTOR),
-            "a disk is whole sectors"
-        );
-        Self {
-            durable: content.clone(),
-            live: content,
-            cached: BTreeMap::new(),
-            next_write: 0,
-        }
+        assert!(content.size().is_multiple_of(SECTOR), "a disk is whole sectors");
+        Self { durable: content.clone(), live: content, cached: BTreeMap::new(), next_write: 0 }
     }
 
     /// What a reader sees.
@@ -83,11 +75,7 @@ impl Media {
             if fua {
                 self.cached.remove(&sector);
             } else {
-                self.cached.entry(sector).or_default().push(Version {
-                    write,
-                    data: data.clone(),
-                    start,
-                });
+                self.cached.entry(sector).or_default().push(Version { write, data: data.clone(), start });
             }
         }
     }
@@ -123,9 +111,7 @@ impl Media {
         let mut lost = 0;
         for (sector, versions) in std::mem::take(&mut self.cached) {
             for version in &versions {
-                let its_fate: Fate = *known
-                    .entry(version.write)
-                    .or_insert_with(|| fate(version.write));
+                let its_fate: Fate = *known.entry(version.write).or_insert_with(|| fate(version.write));
                 if its_fate.keeps(rng) {
                     put(&mut self.durable, sector, version);
                 } else {
@@ -140,11 +126,7 @@ impl Media {
     /// The writes that a power cut may lose.
     #[must_use]
     pub fn volatile(&self) -> BTreeSet<u64> {
-        self.cached
-            .values()
-            .flatten()
-            .map(|version| version.write)
-            .collect()
+        self.cached.values().flatten().map(|version| version.write).collect()
     }
 }
 
@@ -213,10 +195,7 @@ mod test {
             assert_eq!(byte(&media, 4 * SECTOR), 3, "written with FUA");
             seen.insert((byte(&media, 2 * SECTOR), byte(&media, 3 * SECTOR)));
         }
-        assert_eq!(
-            seen.into_iter().collect::<Vec<_>>(),
-            [(0, 0), (0, 2), (2, 0), (2, 2)]
-        );
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(0, 0), (0, 2), (2, 0), (2, 2)]);
     }
 
     /// Goal: FUA over a cached write wins for good. Method: write, overwrite with FUA, cut.

@@ -112,12 +112,7 @@ impl SimDisk {
         let len = usize::try_from(len.0).expect("fits memory");
         Rc::new(Self {
             number,
-            manners: Cell::new(Manners {
-                fast_us: 50,
-                slow_us: 500,
-                slower: 1,
-                ..Manners::default()
-            }),
+            manners: Cell::new(Manners { fast_us: 50, slow_us: 500, slower: 1, ..Manners::default() }),
             happened: Cell::default(),
             exec: exec.clone(),
             media: RefCell::new(Media::new(len)),
@@ -149,12 +144,8 @@ impl SimDisk {
     /// Whether an operation in flight writes to `sector`.
     #[must_use]
     pub fn busy_at(&self, sector: usize) -> bool {
-        let covers =
-            |(at, data): &(usize, IoData)| (*at..*at + data.len()).contains(&(sector * SECTOR));
-        self.in_flight
-            .borrow()
-            .values()
-            .any(|op| op.write.as_ref().is_some_and(covers))
+        let covers = |(at, data): &(usize, IoData)| (*at..*at + data.len()).contains(&(sector * SECTOR));
+        self.in_flight.borrow().values().any(|op| op.write.as_ref().is_some_and(covers))
     }
 
     /// The writes the kernel has: operation, place, data, and whether they took effect already.
@@ -179,11 +170,7 @@ impl SimDisk {
         let caught = std::mem::take(&mut *self.in_flight.borrow_mut());
         let (mut media, mut rng) = (self.media.borrow_mut(), self.rng.borrow_mut());
         let mut happened = self.happened.get();
-        for (at, data) in caught
-            .into_values()
-            .filter(|op| !op.applied)
-            .filter_map(|op| op.write)
-        {
+        for (at, data) in caught.into_values().filter(|op| !op.applied).filter_map(|op| op.write) {
             happened.cut_in_flight += 1;
             media.write(at, &data, false);
         }
@@ -230,17 +217,13 @@ impl SimDisk {
         }
         let after_us = rng.below(manners.fast_us * manners.slower + 1);
         let read = matches!(work, Work::Read(_));
-        let chance = if read {
-            manners.eio_read
-        } else {
-            manners.eio_once
-        };
+        let chance = if read { manners.eio_read } else { manners.eio_once };
         if rng.chance(chance) {
             self.count(|happened| {
                 if read {
-                    happened.eio_read += 1
+                    happened.eio_read += 1;
                 } else {
-                    happened.eio_once += 1
+                    happened.eio_once += 1;
                 }
             });
             return (apply_us, after_us, Err(DeviceError::Failed { errno: EIO }));
@@ -252,24 +235,12 @@ impl SimDisk {
         let slot = Rc::new(Slot::default());
         let op = self.next_op.get();
         self.next_op.set(op + 1);
-        let write = if let Work::Write(data, _) = &work {
-            Some((at, data.clone()))
-        } else {
-            None
-        };
+        let write = if let Work::Write(data, _) = &work { Some((at, data.clone())) } else { None };
         if let (Some((_, data)), Some(edge)) = (&write, &*self.edge.borrow()) {
             edge.received(self.number, op, at as u64, data);
         }
-        self.in_flight.borrow_mut().insert(
-            op,
-            InFlight {
-                write,
-                applied: false,
-            },
-        );
-        self.exec
-            .machine()
-            .go(Rc::clone(&self).kernel(op, at, work, Rc::clone(&slot)));
+        self.in_flight.borrow_mut().insert(op, InFlight { write, applied: false });
+        self.exec.machine().go(Rc::clone(&self).kernel(op, at, work, Rc::clone(&slot)));
         loop {
             if let Some(answer) = slot.answer.take() {
                 return answer;
@@ -297,10 +268,7 @@ impl SimDisk {
         }
         let gone = self.in_flight.borrow_mut().remove(&op);
         if let (Some(edge), false) = (&*self.edge.borrow(), matches!(work, Work::Read(_))) {
-            let data = gone
-                .as_ref()
-                .and_then(|state| state.write.as_ref())
-                .map(|(_, data)| data);
+            let data = gone.as_ref().and_then(|state| state.write.as_ref()).map(|(_, data)| data);
             edge.ended(self.number, op, data, answer);
         }
         slot.answer.set(Some(answer.map(|()| buf)));
@@ -325,13 +293,7 @@ impl SimDisk {
                 if well || (!broken && self.rng.borrow_mut().coin()) {
                     if let Some(edge) = &*self.edge.borrow() {
                         let media = self.media.borrow();
-                        edge.applied(
-                            self.number,
-                            op,
-                            at as u64,
-                            data,
-                            &media.live().get(at, data.len()),
-                        );
+                        edge.applied(self.number, op, at as u64, data, &media.live().get(at, data.len()));
                     }
                     self.media.borrow_mut().write(at, data, *fua && well);
                 }
@@ -396,21 +358,11 @@ impl BlockDevice for Handle {
         IoFuture::ready(self.geometry().check(at, len))
     }
 
-    fn write_zeroes(
-        &self,
-        at: ByteOffset,
-        len: ByteLen,
-        how: Durability,
-        _may_unmap: bool,
-    ) -> IoFuture<()> {
+    fn write_zeroes(&self, at: ByteOffset, len: ByteLen, how: Durability, _may_unmap: bool) -> IoFuture<()> {
         if let Err(refusal) = self.geometry().check(at, len) {
             return IoFuture::ready(Err(refusal));
         }
-        self.write(
-            at,
-            IoData::zeroes(usize::try_from(len.0).expect("fits memory")),
-            how,
-        )
+        self.write(at, IoData::zeroes(usize::try_from(len.0).expect("fits memory")), how)
     }
 }
 

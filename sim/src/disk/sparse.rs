@@ -16,10 +16,7 @@ impl Sparse {
     /// `len` zeroes.
     #[must_use]
     pub fn new(len: usize) -> Self {
-        Self {
-            len,
-            pages: BTreeMap::new(),
-        }
+        Self { len, pages: BTreeMap::new() }
     }
 
     /// How many bytes.
@@ -69,40 +66,24 @@ impl Sparse {
 
     /// The first place from `at` on, within `len`, where a whole 512-byte sector differs from `other`'s; looks only at
     /// pages that are not shared.
-    pub fn differing_sectors<'a>(
-        &'a self,
-        other: &'a Self,
-        at: usize,
-        len: usize,
-    ) -> impl Iterator<Item = usize> + 'a {
+    pub fn differing_sectors<'a>(&'a self, other: &'a Self, at: usize, len: usize) -> impl Iterator<Item = usize> + 'a {
         const SECTOR: usize = 512;
-        (at / PAGE..(at + len).div_ceil(PAGE))
-            .filter(|page| !self.same_page(other, *page))
-            .flat_map(move |page| {
-                (page * PAGE..(page + 1) * PAGE)
-                    .step_by(SECTOR)
-                    .filter(move |place| (at..at + len).contains(place))
-                    .filter(move |&place| self.get(place, SECTOR) != other.get(place, SECTOR))
-            })
+        (at / PAGE..(at + len).div_ceil(PAGE)).filter(|page| !self.same_page(other, *page)).flat_map(move |page| {
+            (page * PAGE..(page + 1) * PAGE)
+                .step_by(SECTOR)
+                .filter(move |place| (at..at + len).contains(place))
+                .filter(move |&place| self.get(place, SECTOR) != other.get(place, SECTOR))
+        })
     }
 
     /// A number that differs where the content differs.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         let mut sum = self.len as u64;
-        for (&page, bytes) in self
-            .pages
-            .iter()
-            .filter(|(_, bytes)| bytes.iter().any(|&byte| byte != 0))
-        {
-            let words = bytes
-                .chunks_exact(8)
-                .map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
-            sum = words.fold(sum ^ page as u64, |sum, word| {
-                (sum ^ word)
-                    .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                    .rotate_left(23)
-            });
+        for (&page, bytes) in self.pages.iter().filter(|(_, bytes)| bytes.iter().any(|&byte| byte != 0)) {
+            let words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
+            sum = words
+                .fold(sum ^ page as u64, |sum, word| (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
         }
         sum
     }
@@ -129,10 +110,6 @@ mod test {
         disk.write(PAGE, &[9]);
         assert_eq!(old.get(PAGE - 3, 6), [0, 1, 2, 3, 4, 0]);
         assert_eq!(disk.get(PAGE - 3, 6), [0, 1, 2, 9, 4, 0]);
-        assert_eq!(
-            disk.differing_sectors(&old, 0, 4 * PAGE)
-                .collect::<Vec<_>>(),
-            [PAGE]
-        );
+        assert_eq!(disk.differing_sectors(&old, 0, 4 * PAGE).collect::<Vec<_>>(), [PAGE]);
     }
 }

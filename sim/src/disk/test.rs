@@ -22,9 +22,7 @@ fn a_killed_process_leaves_its_writes_to_the_kernel() {
     let victim = exec.process();
     let handle = disk.disk();
     victim.go(async move {
-        let _ = handle
-            .write(ByteOffset(4096), filled(7), Durability::Cached)
-            .await;
+        let _ = handle.write(ByteOffset(4096), filled(7), Durability::Cached).await;
         panic!("the answer comes after the kill");
     });
     exec.run(10, || false);
@@ -46,9 +44,7 @@ fn a_power_cut_answers_nobody() {
     let (exec, disk) = world(4);
     let handle = disk.disk();
     exec.machine().go(async move {
-        let _ = handle
-            .write(ByteOffset(0), filled(7), Durability::Fua)
-            .await;
+        let _ = handle.write(ByteOffset(0), filled(7), Durability::Fua).await;
         panic!("there is no power to answer with");
     });
     exec.run(10, || false);
@@ -65,10 +61,7 @@ fn operations_in_flight_have_no_order() {
         for byte in 1..20 {
             let handle = disk.disk();
             exec.machine().go(async move {
-                handle
-                    .write(ByteOffset(0), filled(byte), Durability::Cached)
-                    .await
-                    .expect("a good disk");
+                handle.write(ByteOffset(0), filled(byte), Durability::Cached).await.expect("a good disk");
             });
         }
         assert_eq!(exec.run(u64::MAX, || false), Stopped::Quiet);
@@ -96,16 +89,11 @@ fn faults_happen_and_are_counted() {
     let handle = disk.disk();
     exec.machine().go(async move {
         for _ in 0..500 {
-            let _ = handle
-                .write(ByteOffset(0), filled(1), Durability::Cached)
-                .await;
+            let _ = handle.write(ByteOffset(0), filled(1), Durability::Cached).await;
             let _ = handle.read(ByteOffset(0), IoBuf::new(4096)).await;
         }
     });
     assert_eq!(exec.run(u64::MAX, || false), Stopped::Quiet);
     let happened = disk.happened.get();
-    assert!(
-        happened.eio_once > 0 && happened.eio_read > 0 && happened.hangs > 0 && happened.slow > 0,
-        "{happened:?}"
-    );
+    assert!(happened.eio_once > 0 && happened.eio_read > 0 && happened.hangs > 0 && happened.slow > 0, "{happened:?}");
 }

@@ -49,16 +49,8 @@ impl<T> Drop for Far<T> {
 }
 
 /// Runs `work` in `process`; `None` if the process died or the line was cut first.
-pub async fn call<T: 'static>(
-    process: &Process,
-    cut: &Rc<Cut>,
-    work: impl Future<Output = T> + 'static,
-) -> Option<T> {
-    let line = Rc::new(Line {
-        answer: RefCell::new(None),
-        closed: Cell::new(false),
-        changed: WaitList::default(),
-    });
+pub async fn call<T: 'static>(process: &Process, cut: &Rc<Cut>, work: impl Future<Output = T> + 'static) -> Option<T> {
+    let line = Rc::new(Line { answer: RefCell::new(None), closed: Cell::new(false), changed: WaitList::default() });
     let (far, its_cut) = (Far(Rc::clone(&line)), Rc::clone(cut));
     process.go(async move {
         let far = far;
@@ -104,15 +96,10 @@ mod test {
         let target = exec.process();
         let cuts: Vec<Rc<Cut>> = (0..3).map(|_| Rc::default()).collect();
         for (number, cut) in (0u64..).zip(&cuts) {
-            let (target, cut, heard, sleeper) = (
-                target.clone(),
-                Rc::clone(cut),
-                Rc::clone(&heard),
-                exec.clone(),
-            );
+            let (target, cut, heard, sleeper) = (target.clone(), Rc::clone(cut), Rc::clone(&heard), exec.clone());
             exec.machine().go(async move {
                 let answer = call(&target, &cut, async move {
-                    sleeper.sleep_us(1000 * (number + 1)).await
+                    sleeper.sleep_us(1000 * (number + 1)).await;
                 })
                 .await;
                 heard.borrow_mut().push((number, answer.is_some()));

@@ -82,18 +82,13 @@ impl Life {
                 live.set(live.get() - 1);
             });
         }
-        let span_us = self
-            .world
-            .knobs
-            .restart_ms
-            .map(|ms| self.rng.borrow_mut().between(1, 2 * ms) * 1000);
+        let span_us = self.world.knobs.restart_ms.map(|ms| self.rng.borrow_mut().between(1, 2 * ms) * 1000);
         let end_us = span_us.map(|span| self.world.exec.now_us() + span);
         let restarts = end_us.is_some() && self.world.phase.get() == Phase::Chaos;
         while live.get() > 0 {
             self.world.exec.sleep_us(5_000).await;
             if restarts && end_us.is_some_and(|end| self.world.exec.now_us() >= end) {
-                self.world
-                    .did("an initiator restarts with operations in flight");
+                self.world.did("an initiator restarts with operations in flight");
                 break;
             }
         }
@@ -101,9 +96,7 @@ impl Life {
     }
 
     fn goes_on(&self) -> bool {
-        !self.over.is_cut()
-            && self.refused.get() <= STALE_TRIES
-            && self.world.phase.get() != Phase::Rest
+        !self.over.is_cut() && self.refused.get() <= STALE_TRIES && self.world.phase.get() != Phase::Rest
     }
 
     /// Attaches, works, and attaches again when the connection is gone.
@@ -123,15 +116,9 @@ impl Life {
         let asked = async move { far.attach(host, epoch, incarnation).await };
         match call(target.process(), &self.over, asked).await? {
             Ok(session) => {
-                self.world
-                    .referee
-                    .attached(host, epoch, incarnation, self.world.blind.get());
+                self.world.referee.attached(host, epoch, incarnation, self.world.blind.get());
                 self.world.did("an attach is admitted");
-                Some(Link {
-                    target,
-                    session,
-                    torn,
-                })
+                Some(Link { target, session, torn })
             }
             Err(Denied::ForEver) => {
                 self.refused.set(self.refused.get() + 1);
@@ -157,9 +144,7 @@ impl Life {
         let tear_us = self.world.exec.now_us() + self.rng.borrow_mut().between(1_000, 3_000_000);
         while busy.get() > 0 {
             self.nap(2_000).await;
-            let torn = tears
-                && self.world.exec.now_us() > tear_us
-                && self.world.phase.get() == Phase::Chaos;
+            let torn = tears && self.world.exec.now_us() > tear_us && self.world.phase.get() == Phase::Chaos;
             if torn {
                 self.world.did("a session is torn");
             }
@@ -191,11 +176,7 @@ impl Life {
     /// The way to the target takes its time, sometimes a lot: that is the queue an old host still has.
     fn travel_us(&self) -> u64 {
         let mut rng = self.rng.borrow_mut();
-        if rng.chance(200) {
-            rng.between(1_000, 100_000)
-        } else {
-            rng.between(10, 200)
-        }
+        if rng.chance(200) { rng.between(1_000, 100_000) } else { rng.between(10, 200) }
     }
 
     /// One operation; false when the session is of no use any more.
@@ -218,43 +199,20 @@ impl Life {
         let sectors = [1, 2, 8, 8, 8, 16][rng.index(6)].min(all);
         let sector = rng.below(all - sectors + 1);
         let sector = if rng.coin() { sector & !7 } else { sector };
-        (
-            u32::try_from(sector).expect("small"),
-            u32::try_from(sectors).expect("small"),
-        )
+        (u32::try_from(sector).expect("small"), u32::try_from(sectors).expect("small"))
     }
 
     async fn write(self: &Rc<Self>, link: &Rc<Link>, fua: bool) -> bool {
         let (sector, sectors) = self.place();
         let referee = &self.world.referee;
         let (host, epoch, incarnation) = (self.host, self.epoch, self.incarnation);
-        let write = referee.write_begins(Ask {
-            host,
-            epoch,
-            incarnation,
-            sector,
-            sectors,
-            fua,
-        });
+        let write = referee.write_begins(Ask { host, epoch, incarnation, sector, sectors, fua });
         let mut bytes = IoBuf::new(sectors as usize * 512);
         for (sector, part) in (sector..).zip(bytes.chunks_exact_mut(512)) {
-            Stamp {
-                write,
-                sector,
-                epoch,
-            }
-            .fill(part);
+            Stamp { write, sector, epoch }.fill(part);
         }
-        let how = if fua {
-            Durability::Fua
-        } else {
-            Durability::Cached
-        };
-        let (disk, data, trip) = (
-            link.session.disk(),
-            bytes.freeze(),
-            self.nap(self.travel_us()),
-        );
+        let how = if fua { Durability::Fua } else { Durability::Cached };
+        let (disk, data, trip) = (link.session.disk(), bytes.freeze(), self.nap(self.travel_us()));
         let work = async move {
             trip.await;
             disk.write(at(sector), data, how).await
@@ -262,13 +220,13 @@ impl Life {
         let answer = call(link.target.process(), &link.torn, work).await;
         let (outcome, ended) = match answer {
             Some(Ok(())) => (Outcome::Acked, true),
-            Some(Err(DeviceError::Fenced { .. } | DeviceError::ReadOnly)) => {
-                (Outcome::Refused, true)
-            }
+            Some(Err(DeviceError::Fenced { .. } | DeviceError::ReadOnly)) => (Outcome::Refused, true),
             Some(Err(_)) => (Outcome::Unknown, true),
             None => (Outcome::Unknown, false),
         };
-        self.world.say(|| format!("host {host} {epoch} {incarnation}: write {} at {sector}+{sectors} fua {fua}: {answer:?}", write.0));
+        self.world.say(|| {
+            format!("host {host} {epoch} {incarnation}: write {} at {sector}+{sectors} fua {fua}: {answer:?}", write.0)
+        });
         referee.write_told(write, outcome, ended);
         self.judge(answer)
     }
@@ -279,8 +237,7 @@ impl Life {
         let (disk, trip) = (link.session.disk(), self.nap(self.travel_us()));
         let work = async move {
             trip.await;
-            disk.read(at(sector), IoBuf::new(sectors as usize * 512))
-                .await
+            disk.read(at(sector), IoBuf::new(sectors as usize * 512)).await
         };
         let answer = call(link.target.process(), &link.torn, work).await;
         if let Some(Ok(bytes)) = &answer {
@@ -298,10 +255,7 @@ impl Life {
         };
         let answer = call(link.target.process(), &link.torn, work).await;
         self.world.say(|| {
-            format!(
-                "host {} {} {}: flush of tick {}: {answer:?}",
-                self.host, self.epoch, self.incarnation, began.0
-            )
+            format!("host {} {} {}: flush of tick {}: {answer:?}", self.host, self.epoch, self.incarnation, began.0)
         });
         if answer == Some(Ok(())) {
             self.world.referee.flush_done(began);
@@ -334,20 +288,13 @@ fn at(sector: u32) -> ByteOffset {
 }
 
 /// Reads the whole volume through a session, for the last look.
-pub async fn read_all(
-    world: &World,
-    session: &Session,
-    target: &Target,
-) -> Option<Result<(), DeviceError>> {
+pub async fn read_all(world: &World, session: &Session, target: &Target) -> Option<Result<(), DeviceError>> {
     const PIECE: u32 = 64;
     let never = Rc::new(Cut::default());
     for sector in (0..world.knobs.sectors).step_by(PIECE as usize) {
         let sectors = PIECE.min(world.knobs.sectors - sector);
         let (disk, began) = (session.disk(), world.referee.begins());
-        let work = async move {
-            disk.read(at(sector), IoBuf::new(sectors as usize * 512))
-                .await
-        };
+        let work = async move { disk.read(at(sector), IoBuf::new(sectors as usize * 512)).await };
         match call(target.process(), &never, work).await? {
             Ok(bytes) => world.referee.read_done(began, sector, &bytes),
             Err(error) => return Some(Err(error)),

@@ -19,20 +19,13 @@ pub async fn manage(world: Rc<World>, mut rng: Rng) {
         return;
     };
     while world.phase.get() == Phase::Chaos {
-        world
-            .exec
-            .sleep_us(rng.between(1, 2 * failover_ms) * 1000)
-            .await;
+        world.exec.sleep_us(rng.between(1, 2 * failover_ms) * 1000).await;
         if world.phase.get() != Phase::Chaos {
             return;
         }
         let host = u8::try_from(rng.below(u64::from(world.knobs.hosts))).expect("few hosts");
         raise_to(&world, host, &mut rng).await;
-        world.did(if host == world.owner.get().host {
-            "a raise is acknowledged"
-        } else {
-            "a raise is overtaken"
-        });
+        world.did(if host == world.owner.get().host { "a raise is acknowledged" } else { "a raise is overtaken" });
     }
 }
 
@@ -111,10 +104,7 @@ async fn refuse_lower(world: &Rc<World>, epoch: Epoch, host: u8) {
     let far = Rc::clone(&target);
     let asked = async move { far.raise(epoch, host).await };
     match call(target.process(), &Rc::default(), asked).await {
-        Some(Ok(())) => world.referee.note(
-            Invariant::I12,
-            format!("a raise back to {epoch} is acknowledged"),
-        ),
+        Some(Ok(())) => world.referee.note(Invariant::I12, format!("a raise back to {epoch} is acknowledged")),
         _ => world.did("a raise to a lower epoch is declined"),
     }
 }

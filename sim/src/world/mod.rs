@@ -93,9 +93,8 @@ pub fn run(seed: u64, verbose: bool) -> Report {
     let mut rng = Rng::new(seed);
     let knobs = Knobs::draw(&mut rng);
     let exec = Executor::new(rng.fork());
-    let disks: Vec<_> = (0..knobs.disks)
-        .map(|number| SimDisk::new(number, target::DISK_LEN, &exec, rng.fork()))
-        .collect();
+    let disks: Vec<_> =
+        (0..knobs.disks).map(|number| SimDisk::new(number, target::DISK_LEN, &exec, rng.fork())).collect();
     let referee = Referee::new(&exec);
     referee.watch(&disks);
     referee.verbose.set(verbose);
@@ -128,10 +127,7 @@ impl World {
             nemesis::create(&world, first).await;
             flag.cut();
         });
-        if !self.expect(
-            self.exec.run(60_000_000, || started.is_cut()),
-            "the array is created",
-        ) {
+        if !self.expect(self.exec.run(60_000_000, || started.is_cut()), "the array is created") {
             return;
         }
         for host in 0..self.knobs.hosts {
@@ -144,8 +140,7 @@ impl World {
         let end_us = self.exec.now_us() + self.knobs.chaos_ms * 1000;
         let stopped = self.exec.run(end_us, || self.referee.unhappy());
         if stopped == Stopped::Spinning {
-            self.referee
-                .note(Invariant::I14, "tasks wake each other for ever".to_owned());
+            self.referee.note(Invariant::I14, "tasks wake each other for ever".to_owned());
         }
         if !self.referee.unhappy() {
             self.heal(rng.fork());
@@ -163,9 +158,7 @@ impl World {
             flag.cut();
         });
         let until_us = self.exec.now_us() + HEAL_MAX_MS * 1000;
-        let stopped = self
-            .exec
-            .run(until_us, || healed.is_cut() || self.referee.unhappy());
+        let stopped = self.exec.run(until_us, || healed.is_cut() || self.referee.unhappy());
         if !self.referee.unhappy() {
             self.expect(stopped, "everything converges after the faults");
         }
@@ -173,15 +166,8 @@ impl World {
 
     fn expect(&self, stopped: Stopped, what: &str) -> bool {
         if stopped != Stopped::Done {
-            let target = self
-                .target
-                .borrow()
-                .as_ref()
-                .map(|target| target.describe());
-            let detail = format!(
-                "{what}: {stopped:?}; target {target:?}, {} operations pending",
-                self.pending.get()
-            );
+            let target = self.target.borrow().as_ref().map(|target| target.describe());
+            let detail = format!("{what}: {stopped:?}; target {target:?}, {} operations pending", self.pending.get());
             self.referee.note(Invariant::I14, detail);
         }
         stopped == Stopped::Done
@@ -190,22 +176,11 @@ impl World {
     fn report(&self, seed: u64) -> Report {
         let mut deeds = self.deeds.take();
         for disk in &self.disks {
-            let Happened {
-                eio_once,
-                eio_read,
-                broken,
-                hangs,
-                slow,
-                lost_sectors,
-                cut_in_flight,
-            } = disk.happened.get();
+            let Happened { eio_once, eio_read, broken, hangs, slow, lost_sectors, cut_in_flight } = disk.happened.get();
             let counts = [
                 ("disk: single EIO of a write or flush", eio_once),
                 ("disk: EIO of a read", eio_read),
-                (
-                    "disk: operations refused by a broken or absent disk",
-                    broken,
-                ),
+                ("disk: operations refused by a broken or absent disk", broken),
                 ("disk: operations that hung", hangs),
                 ("disk: operations at least 10 times slower", slow),
                 ("disk: cached sectors lost by a power cut", lost_sectors),
@@ -246,12 +221,7 @@ impl World {
     /// The running target, or the next one.
     pub async fn running(&self) -> Rc<Target> {
         loop {
-            let now = self
-                .target
-                .borrow()
-                .as_ref()
-                .filter(|target| target.process().alive())
-                .cloned();
+            let now = self.target.borrow().as_ref().filter(|target| target.process().alive()).cloned();
             match now {
                 Some(target) => return target,
                 None => self.changed.wait().await,

@@ -12,16 +12,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 /// A disk that is well.
-const WELL: Manners = Manners {
-    fast_us: 30,
-    slow_us: 400,
-    slower: 1,
-    eio_once: 0,
-    eio_read: 0,
-    hang: 0,
-    hang_ms: 0,
-    broken: None,
-};
+const WELL: Manners =
+    Manners { fast_us: 30, slow_us: 400, slower: 1, eio_once: 0, eio_read: 0, hang: 0, hang_ms: 0, broken: None };
 
 /// What the nemesis can do.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,19 +68,9 @@ async fn wait(world: &Rc<World>, rng: &mut Rng) -> bool {
     let cruel = rng.chance(4000);
     while world.exec.now_us() < until_us {
         world.exec.sleep_us(rng.between(1, SLICE_US)).await;
-        if cruel
-            && world
-                .target
-                .borrow()
-                .as_ref()
-                .is_some_and(|target| target.is_filling())
-        {
+        if cruel && world.target.borrow().as_ref().is_some_and(|target| target.is_filling()) {
             world.exec.sleep_us(rng.below(40_000)).await;
-            return world
-                .target
-                .borrow()
-                .as_ref()
-                .is_some_and(|target| target.is_filling());
+            return world.target.borrow().as_ref().is_some_and(|target| target.is_filling());
         }
     }
     false
@@ -119,21 +101,13 @@ fn choices(world: &World) -> Vec<Harm> {
         (knobs.hang, Harm::Hangs),
         (knobs.slow, Harm::Slow),
     ];
-    all.into_iter()
-        .filter(|(on, _)| *on)
-        .map(|(_, harm)| harm)
-        .collect()
+    all.into_iter().filter(|(on, _)| *on).map(|(_, harm)| harm).collect()
 }
 
 fn whole(world: &World) -> bool {
     let target = world.target.borrow();
-    let well = world
-        .disks
-        .iter()
-        .all(|disk| disk.manners.get().broken.is_none());
-    well && target
-        .as_ref()
-        .is_some_and(|target| target.process().alive() && target.is_whole())
+    let well = world.disks.iter().all(|disk| disk.manners.get().broken.is_none());
+    well && target.as_ref().is_some_and(|target| target.process().alive() && target.is_whole())
 }
 
 /// One member, and only while the others are good.
@@ -143,24 +117,10 @@ async fn harm_member(world: &Rc<World>, harm: Harm, rng: &mut Rng) {
     }
     let disk = Rc::clone(&world.disks[rng.index(world.disks.len())]);
     let manners = match harm {
-        Harm::Eio => Manners {
-            eio_once: rng.below(3) as u32 * 200 + 50,
-            eio_read: 100,
-            ..WELL
-        },
-        Harm::Hangs => Manners {
-            hang: 500,
-            hang_ms: rng.between(100, 6_000),
-            ..WELL
-        },
-        Harm::Breaks => Manners {
-            broken: Some(EIO),
-            ..WELL
-        },
-        _ => Manners {
-            broken: Some(ENODEV),
-            ..WELL
-        },
+        Harm::Eio => Manners { eio_once: [50, 250, 450][rng.index(3)], eio_read: 100, ..WELL },
+        Harm::Hangs => Manners { hang: 500, hang_ms: rng.between(100, 6_000), ..WELL },
+        Harm::Breaks => Manners { broken: Some(EIO), ..WELL },
+        _ => Manners { broken: Some(ENODEV), ..WELL },
     };
     if harm == Harm::Vanishes {
         disk.power_cut(world.knobs.torn);
@@ -193,10 +153,7 @@ async fn slow(world: &Rc<World>, rng: &mut Rng) {
     }
     world.exec.sleep_us(rng.between(100, 3_000) * 1000).await;
     for disk in &world.disks {
-        disk.manners.set(Manners {
-            slower: 1,
-            ..disk.manners.get()
-        });
+        disk.manners.set(Manners { slower: 1, ..disk.manners.get() });
     }
 }
 
@@ -208,19 +165,12 @@ async fn restart(world: &Rc<World>, rng: &mut Rng, power: bool) {
     let Some(target) = world.target.borrow_mut().take() else {
         return;
     };
-    let was_whole = target.is_whole()
-        && world
-            .disks
-            .iter()
-            .all(|disk| disk.manners.get().broken.is_none());
+    let was_whole = target.is_whole() && world.disks.iter().all(|disk| disk.manners.get().broken.is_none());
     target.process().kill();
     world.referee.target(None);
     if power {
         world.did("the box loses its power");
-        world
-            .disks
-            .iter()
-            .for_each(|disk| disk.power_cut(world.knobs.torn));
+        world.disks.iter().for_each(|disk| disk.power_cut(world.knobs.torn));
         world.referee.power_cut();
     } else {
         world.did("the target is killed");
@@ -231,14 +181,10 @@ async fn restart(world: &Rc<World>, rng: &mut Rng, power: bool) {
     for disk in &world.disks {
         disk.quiet().await;
     }
-    let absent =
-        (world.knobs.missing && was_whole && rng.coin()).then(|| rng.index(world.disks.len()));
+    let absent = (world.knobs.missing && was_whole && rng.coin()).then(|| rng.index(world.disks.len()));
     if let Some(disk) = absent {
         world.did("a member is missing at a restart");
-        world.disks[disk].manners.set(Manners {
-            broken: Some(ENODEV),
-            ..WELL
-        });
+        world.disks[disk].manners.set(Manners { broken: Some(ENODEV), ..WELL });
     }
     let floor_known = !(world.knobs.no_floor && rng.coin());
     boot(world, absent, floor_known).await;
@@ -283,14 +229,7 @@ pub async fn repair(world: Rc<World>, mut rng: Rng) {
     let healed = Cell::new(false);
     loop {
         let chaos = world.phase.get() == Phase::Chaos;
-        world
-            .exec
-            .sleep_us(if chaos {
-                rng.between(100, 3_000) * 1000
-            } else {
-                100_000
-            })
-            .await;
+        world.exec.sleep_us(if chaos { rng.between(100, 3_000) * 1000 } else { 100_000 }).await;
         if !chaos && !healed.replace(true) {
             world
                 .disks
@@ -318,19 +257,14 @@ async fn put_back(world: &Rc<World>, target: &Rc<Target>, number: usize, rng: &m
     disk.quiet().await;
     if disk.manners.get().broken == Some(EIO) || rng.chance(3000) {
         world.did("a member is replaced by a blank disk");
-        disk.swap_media(Media::new(
-            usize::try_from(DISK_LEN.0).expect("fits memory"),
-        ));
+        disk.swap_media(Media::new(usize::try_from(DISK_LEN.0).expect("fits memory")));
     } else {
         world.did("a member returns as it was");
     }
     disk.manners.set(WELL);
     world.referee.disk_added(number);
     let far = Rc::clone(target);
-    let answer = call(target.process(), &Rc::default(), async move {
-        far.add(number, false).await
-    })
-    .await;
+    let answer = call(target.process(), &Rc::default(), async move { far.add(number, false).await }).await;
     world.say(|| format!("disk {number} is put into the array: {answer:?}"));
 }
 
@@ -349,10 +283,7 @@ pub async fn look(world: Rc<World>) {
         world.referee.stands_at(target.epoch());
         let is_whole = target.is_whole();
         // A member that vanished with its cache is not equal; the array notices with the next operation.
-        let all_there = world
-            .disks
-            .iter()
-            .all(|disk| disk.manners.get().broken.is_none());
+        let all_there = world.disks.iter().all(|disk| disk.manners.get().broken.is_none());
         if is_whole && all_there {
             world.referee.compare(false);
             if !was_whole {

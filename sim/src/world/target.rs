@@ -10,8 +10,7 @@ use crate::executor::Process;
 use crate::rng::Rng;
 use crate::stack;
 use block::gate::{
-    Attachment, Claim, Declined as GateDeclined, Found, GatedVolume, GrantStore, Laggards, Parts,
-    Refused, Request,
+    Attachment, Claim, Declined as GateDeclined, Found, GatedVolume, GrantStore, Laggards, Parts, Refused, Request,
 };
 use block::raid::superblock::Role;
 use block::raid::{Array, RaidError};
@@ -68,37 +67,22 @@ impl Target {
     /// Makes a new array of all disks and serves a volume on it.
     pub async fn create(world: &World, process: Process, rng: &mut Rng) -> Rc<Self> {
         let rt: Rt = Rc::new(process.clone());
-        let array = stack::create(&rt, &world.disks, rng)
-            .await
-            .expect("blank disks become an array");
+        let array = stack::create(&rt, &world.disks, rng).await.expect("blank disks become an array");
         Self::serve(world, process, &rt, array, Some(Epoch(0)))
     }
 
     /// Starts on the disks that are there, in `process`; the error is for people.
     pub async fn start(world: &World, process: Process, start: Start) -> Result<Rc<Self>, String> {
         let rt: Rt = Rc::new(process.clone());
-        let there = |disk: &&Rc<SimDisk>| {
-            Some(disk.number) != start.absent && disk.manners.get().broken.is_none()
-        };
+        let there = |disk: &&Rc<SimDisk>| Some(disk.number) != start.absent && disk.manners.get().broken.is_none();
         let disks: Vec<_> = world.disks.iter().filter(there).cloned().collect();
-        let array = stack::assemble(&rt, &disks)
-            .await
-            .map_err(|error| error.to_string())?;
+        let array = stack::assemble(&rt, &disks).await.map_err(|error| error.to_string())?;
         Ok(Self::serve(world, process, &rt, array, start.floor))
     }
 
-    fn serve(
-        world: &World,
-        process: Process,
-        rt: &Rt,
-        array: Rc<Array>,
-        floor: Option<Epoch>,
-    ) -> Rc<Self> {
+    fn serve(world: &World, process: Process, rt: &Rt, array: Rc<Array>, floor: Option<Epoch>) -> Rc<Self> {
         let facts = array.facts();
-        let found = Found {
-            records: facts.load().remove(&VOLUME).into_iter().collect(),
-            complete: facts.complete(),
-        };
+        let found = Found { records: facts.load().remove(&VOLUME).into_iter().collect(), complete: facts.complete() };
         let parts = Parts {
             id: VOLUME,
             name: "sim".parse().expect("a good name"),
@@ -108,13 +92,7 @@ impl Target {
         };
         let gate = GatedVolume::open(parts, &found, floor);
         let disks = world.disks.clone();
-        Rc::new(Self {
-            process,
-            array,
-            gate,
-            disks,
-            floor_known: Cell::new(floor.is_some()),
-        })
+        Rc::new(Self { process, array, gate, disks, floor_known: Cell::new(floor.is_some()) })
     }
 
     /// The process it runs in.
@@ -123,24 +101,14 @@ impl Target {
     }
 
     /// Lets a host in.
-    pub async fn attach(
-        &self,
-        host: u8,
-        epoch: Epoch,
-        incarnation: Incarnation,
-    ) -> Result<Session, Denied> {
-        let attachment = Attachment {
-            host: key(host),
-            epoch,
-            incarnation,
-            mode: Mode::Rw,
-        };
+    pub async fn attach(&self, host: u8, epoch: Epoch, incarnation: Incarnation) -> Result<Session, Denied> {
+        let attachment = Attachment { host: key(host), epoch, incarnation, mode: Mode::Rw };
         match self.gate.attach(Request::Exact(attachment)).await {
             Ok(session) => Ok(Session(RefCell::new(Some(session)))),
             Err(refusal) => match refusal.why {
-                Refused::OldEpoch { .. }
-                | Refused::OldIncarnation { .. }
-                | Refused::NotGranted { .. } => Err(Denied::ForEver),
+                Refused::OldEpoch { .. } | Refused::OldIncarnation { .. } | Refused::NotGranted { .. } => {
+                    Err(Denied::ForEver)
+                }
                 _ => Err(Denied::Later),
             },
         }
@@ -148,25 +116,18 @@ impl Target {
 
     /// Grants `epoch` to `host` alone.
     pub async fn raise(&self, epoch: Epoch, host: u8) -> Result<(), Declined> {
-        let claim = Claim {
-            epoch,
-            shared: false,
-            owners: vec![(key(host), Mode::Rw)],
-        };
+        let claim = Claim { epoch, shared: false, owners: vec![(key(host), Mode::Rw)] };
         self.gate.raise(claim).await.map_err(|why| match why {
-            GateDeclined::Blocked(_)
-            | GateDeclined::StoreFailed { .. }
-            | GateDeclined::TooMany { .. } => Declined::Later,
+            GateDeclined::Blocked(_) | GateDeclined::StoreFailed { .. } | GateDeclined::TooMany { .. } => {
+                Declined::Later
+            }
             why => Declined::ForEver(why.to_string()),
         })
     }
 
     /// Promises `epoch` to `host`.
     pub async fn reserve(&self, epoch: Epoch, host: u8) -> Result<(), Declined> {
-        self.gate
-            .reserve(epoch, key(host))
-            .await
-            .map_err(|why| Declined::ForEver(why.to_string()))
+        self.gate.reserve(epoch, key(host)).await.map_err(|why| Declined::ForEver(why.to_string()))
     }
 
     /// Whether the store was heard since the start.
@@ -198,58 +159,36 @@ impl Target {
     /// A disk that is not at work in the array.
     pub fn lost_disk(&self) -> Option<usize> {
         let at_work = stack::at_work(&self.array);
-        self.disks
-            .iter()
-            .map(|disk| disk.number)
-            .find(|disk| !at_work.contains(disk))
+        self.disks.iter().map(|disk| disk.number).find(|disk| !at_work.contains(disk))
     }
 
     /// Puts a disk into the array; what it refuses is for people.
     pub async fn add(&self, disk: usize, wipe: bool) -> Result<usize, String> {
-        stack::add(&self.array, &self.disks[disk], wipe)
-            .await
-            .map_err(|error| error.to_string())
+        stack::add(&self.array, &self.disks[disk], wipe).await.map_err(|error| error.to_string())
     }
 
     /// Everything, for people.
     pub fn describe(&self) -> String {
         let status = self.array.status();
-        let members: Vec<_> = status
-            .members
-            .iter()
-            .map(|member| format!("{} {:?}", member.label, member.standing))
-            .collect();
+        let members: Vec<_> =
+            status.members.iter().map(|member| format!("{} {:?}", member.label, member.standing)).collect();
         let blocked = status.resync_blocked.unwrap_or_default();
-        format!(
-            "{:?} {members:?} {blocked} / {}",
-            status.state,
-            self.gate.status()
-        )
+        format!("{:?} {members:?} {blocked} / {}", status.state, self.gate.status())
     }
 }
 
 impl Witness for Target {
     fn in_sync(&self) -> Option<Vec<bool>> {
         let in_sync = stack::in_sync(&self.array);
-        self.process.alive().then(|| {
-            self.disks
-                .iter()
-                .map(|disk| in_sync.contains(&disk.number))
-                .collect()
-        })
+        self.process.alive().then(|| self.disks.iter().map(|disk| in_sync.contains(&disk.number)).collect())
     }
 
     fn recorded_failed(&self, disk: usize) -> bool {
-        let Some(number) =
-            stack::durable_superblock(&self.disks[disk]).map(|superblock| superblock.number)
-        else {
+        let Some(number) = stack::durable_superblock(&self.disks[disk]).map(|superblock| superblock.number) else {
             return true; // It has no superblock any more: nobody takes it for a member.
         };
         let in_sync = stack::in_sync(&self.array);
-        let others = self
-            .disks
-            .iter()
-            .filter(|other| other.number != disk && in_sync.contains(&other.number));
+        let others = self.disks.iter().filter(|other| other.number != disk && in_sync.contains(&other.number));
         others
             .filter_map(|other| stack::durable_superblock(other))
             .all(|superblock| superblock.role_of(number) == Role::Faulty)
@@ -263,11 +202,7 @@ impl Witness for Target {
 impl Session {
     /// As a disk. A closed session is never asked.
     pub fn disk(&self) -> Disk {
-        self.0
-            .borrow()
-            .as_ref()
-            .expect("asked only while it is open")
-            .disk()
+        self.0.borrow().as_ref().expect("asked only while it is open").disk()
     }
 
     /// The connection is gone. What it started below goes on.
@@ -283,22 +218,20 @@ struct Grants(Rc<Array>);
 impl GrantStore for Grants {
     fn store(&self, volume: VolumeId, record: &[u8]) -> IoFuture<()> {
         let (facts, record) = (self.0.facts(), record.to_vec());
-        IoFuture::later(async move { facts.store(volume, &record).await.map_err(device_error) })
+        IoFuture::later(async move { facts.store(volume, &record).await.map_err(|error| device_error(&error)) })
     }
 
     fn fail_laggards(&self, older_than: Moment) -> IoFuture<Laggards> {
         let array = Rc::clone(&self.0);
-        IoFuture::later(async move {
-            stack::fail_laggards(&array, older_than)
-                .await
-                .map_err(device_error)
-        })
+        IoFuture::later(
+            async move { stack::fail_laggards(&array, older_than).await.map_err(|error| device_error(&error)) },
+        )
     }
 }
 
-fn device_error(error: RaidError) -> DeviceError {
+fn device_error(error: &RaidError) -> DeviceError {
     match error {
-        RaidError::Broken(error) | RaidError::Disk { source: error, .. } => error,
+        RaidError::Broken(error) | RaidError::Disk { source: error, .. } => *error,
         _ => DeviceError::Closed,
     }
 }
