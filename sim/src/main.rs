@@ -84,7 +84,7 @@ fn named(name: &str) -> Result<units::sabotage::Bug> {
 }
 
 fn hunt() -> Result<()> {
-    let hunts: Vec<_> = bugs::ALL.into_iter().map(bugs::hunt).collect();
+    let hunts: Vec<_> = bugs::ALL.into_iter().map(|planted| bugs::hunt(planted, false)).collect();
     print!("{}", bugs::table(&hunts));
     let survivors = hunts.iter().filter(|hunt| hunt.found.is_none()).count();
     ensure!(survivors == 0, "{survivors} planted bugs survived");
