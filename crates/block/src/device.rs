@@ -15,7 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use units::{ByteLen, ByteOffset, Epoch};
+use units::{ByteLen, ByteOffset, Epoch, Millis};
 
 /// A disk shared by the devices and sessions of one thread.
 pub type Disk = Rc<dyn BlockDevice>;
@@ -89,6 +89,16 @@ pub enum DeviceError {
         held: Epoch,
         /// What the volume is at.
         current: Epoch,
+    },
+    /// The session to the target ended before the answer came: nobody knows whether it was done. Never an answer
+    /// of a target; `hold` does the operation again on the next session.
+    #[error("the connection to the target was lost")]
+    Disconnected,
+    /// The initiator's own: no session to the target for as long as the hold's bound.
+    #[error("no path to the target for {held}")]
+    HoldExpired {
+        /// How long it waited.
+        held: Millis,
     },
     /// The device is being closed.
     #[error("the device is closed")]

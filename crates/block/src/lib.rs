@@ -11,11 +11,14 @@
 pub mod buffer;
 pub mod device;
 pub mod gate;
+pub mod health;
+pub mod hold;
 pub mod probe;
 pub mod raid;
 pub mod runtime;
 #[cfg(test)]
 mod testing;
+pub mod volume;
 pub mod wait;
 
 pub use buffer::{IoBuf, IoData};

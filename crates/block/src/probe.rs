@@ -33,11 +33,7 @@ const SIGNATURES: &[(&str, usize, &[u8])] = &[
     ("swap space", 4086, b"SWAPSPACE2"),
     ("swap space", 4086, b"SWAP-SPACE"),
     // drivers/md/bcache: struct cache_sb at 4 KiB, magic at 24
-    (
-        "a bcache device",
-        4120,
-        &[0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca],
-    ),
+    ("a bcache device", 4120, &[0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca]),
     // UEFI specification, section 5.3.2; blocks of 512 and of 4096 bytes
     ("a GPT partition table", 512, b"EFI PART"),
     ("a GPT partition table", 4096, b"EFI PART"),
@@ -47,11 +43,7 @@ const SIGNATURES: &[(&str, usize, &[u8])] = &[
     // ISO 9660, section 8.1.2, volume descriptor at sector 16
     ("an ISO 9660 image", 32_769, b"CD001"),
     // The boot sector's mark comes last: most of the above have it too
-    (
-        "a boot sector (an MBR partition table or a FAT file system)",
-        510,
-        &[0x55, 0xaa],
-    ),
+    ("a boot sector (an MBR partition table or a FAT file system)", 510, &[0x55, 0xaa]),
 ];
 
 /// What `disk` seems to hold, in words that finish "it holds …"; `None` if no signature is known.
@@ -74,16 +66,12 @@ pub async fn what_is_on(disk: &Disk) -> Result<Option<&'static str>, DeviceError
 }
 
 fn in_head(head: &[u8]) -> Option<&'static str> {
-    let holds =
-        |at: usize, bytes: &[u8]| head.get(at..).is_some_and(|rest| rest.starts_with(bytes));
+    let holds = |at: usize, bytes: &[u8]| head.get(at..).is_some_and(|rest| rest.starts_with(bytes));
     let zfs = (0..head.len()).step_by(1024).any(|at| {
         // lib/libzfs, uberblocks from 128 KiB on in each label, magic 0x00bab10c; ours ends there, labels repeat it
         holds(at, &[0x0c, 0xb1, 0xba, 0, 0, 0, 0, 0])
     });
-    let found = SIGNATURES
-        .iter()
-        .find(|(_, at, bytes)| holds(*at, bytes))
-        .map(|(what, ..)| *what);
+    let found = SIGNATURES.iter().find(|(_, at, bytes)| holds(*at, bytes)).map(|(what, ..)| *what);
     found.or(zfs.then_some("a ZFS member"))
 }
 
@@ -91,11 +79,8 @@ fn in_tail(tail: &[u8], size: ByteLen) -> Option<&'static str> {
     const MD: [u8; 4] = [0xfc, 0x4e, 0x2b, 0xa9];
     let start = size.0 - tail.len() as u64;
     let holds = |at: Option<u64>, bytes: &[u8]| {
-        let at = at
-            .and_then(|at| at.checked_sub(start))
-            .and_then(|at| usize::try_from(at).ok());
-        at.and_then(|at| tail.get(at..))
-            .is_some_and(|rest| rest.starts_with(bytes))
+        let at = at.and_then(|at| at.checked_sub(start)).and_then(|at| usize::try_from(at).ok());
+        at.and_then(|at| tail.get(at..)).is_some_and(|rest| rest.starts_with(bytes))
     };
     // md_p.h: MD_NEW_SIZE_SECTORS for 0.90; super1.c: 8 to 12 KiB from the end for 1.0
     let old = (size.0 & !0xffff).checked_sub(65_536);
@@ -108,9 +93,7 @@ fn in_tail(tail: &[u8], size: ByteLen) -> Option<&'static str> {
         return Some("a GPT partition table");
     }
     // The uberblocks of ZFS's last two labels lie 128 KiB apart at 256 KiB from the end.
-    let zfs = tail
-        .chunks(1024)
-        .any(|chunk| chunk.starts_with(&[0x0c, 0xb1, 0xba, 0, 0, 0, 0, 0]));
+    let zfs = tail.chunks(1024).any(|chunk| chunk.starts_with(&[0x0c, 0xb1, 0xba, 0, 0, 0, 0, 0]));
     zfs.then_some("a ZFS member")
 }
 
@@ -135,17 +118,8 @@ mod test {
             assert_eq!(held(1 << 20, *at as u64, bytes), Some(*what));
         }
         let md = [0xfc, 0x4e, 0x2b, 0xa9];
-        assert_eq!(
-            held(1 << 20, (1 << 20) - 65_536, &md),
-            Some("a Linux md member")
-        );
-        assert_eq!(
-            held((1 << 20) + 512, (1 << 20) - 8192, &md),
-            Some("a Linux md member")
-        );
-        assert_eq!(
-            held(1 << 20, (1 << 20) - 512, b"EFI PART"),
-            Some("a GPT partition table")
-        );
+        assert_eq!(held(1 << 20, (1 << 20) - 65_536, &md), Some("a Linux md member"));
+        assert_eq!(held((1 << 20) + 512, (1 << 20) - 8192, &md), Some("a Linux md member"));
+        assert_eq!(held(1 << 20, (1 << 20) - 512, b"EFI PART"), Some("a GPT partition table"));
     }
 }

@@ -1,7 +1,7 @@
 //! What block code is handed instead of a clock and threads: the moment, a way to wait, a way to leave work running.
 
-use crate::device::IoFuture;
 use crate::DeviceError;
+use crate::device::IoFuture;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;

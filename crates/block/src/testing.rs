@@ -29,6 +29,8 @@ pub struct MemDisk {
     pub held: Cell<bool>,
     released: WaitList,
     power: RefCell<Option<Rc<Power>>>,
+    /// What was written since the last flush.
+    unflushed: RefCell<Vec<std::ops::Range<usize>>>,
     /// Every write and flush that arrived, in order: for tests that check an order.
     pub log: RefCell<Vec<Seen>>,
 }
@@ -73,6 +75,7 @@ impl MemDisk {
             held: Cell::new(false),
             released: WaitList::default(),
             power: RefCell::default(),
+            unflushed: RefCell::default(),
             log: RefCell::default(),
         })
     }
@@ -101,12 +104,7 @@ impl MemDisk {
         if self.broken.get() {
             return Err(DeviceError::Failed { errno: EIO });
         }
-        if self
-            .power
-            .borrow()
-            .as_ref()
-            .is_some_and(|power| power.is_out())
-        {
+        if self.power.borrow().as_ref().is_some_and(|power| power.is_out()) {
             return Err(DeviceError::Failed { errno: EIO });
         }
         self.geometry().check(at, len)
@@ -114,10 +112,7 @@ impl MemDisk {
 
     /// Counts a write or flush; true for the one during which the power goes.
     fn is_last_before_cut(&self) -> bool {
-        self.power
-            .borrow()
-            .as_ref()
-            .is_some_and(|power| power.spend())
+        self.power.borrow().as_ref().is_some_and(|power| power.spend())
     }
 
     fn store(&self, at: ByteOffset, bytes: &[u8], how: Durability) -> Result<(), DeviceError> {
@@ -125,24 +120,19 @@ impl MemDisk {
         let fua = how == Durability::Fua;
         if self.is_last_before_cut() {
             // The interrupted write is torn: its first half is on the media, in whole sectors.
-            let (start, half) = (
-                usize::try_from(at.0).expect("checked above"),
-                bytes.len() / 1024 * 512,
-            );
+            let (start, half) = (usize::try_from(at.0).expect("checked above"), bytes.len() / 1024 * 512);
             for copy in [&self.live, &self.durable] {
                 copy.borrow_mut()[start..start + half].copy_from_slice(&bytes[..half]);
             }
             return Err(DeviceError::Failed { errno: EIO });
         }
-        self.log.borrow_mut().push(Seen::Write {
-            at: at.0,
-            len: bytes.len() as u64,
-            fua,
-        });
+        self.log.borrow_mut().push(Seen::Write { at: at.0, len: bytes.len() as u64, fua });
         let start = usize::try_from(at.0).expect("checked above");
         self.live.borrow_mut()[start..start + bytes.len()].copy_from_slice(bytes);
         if fua {
             self.durable.borrow_mut()[start..start + bytes.len()].copy_from_slice(bytes);
+        } else {
+            self.unflushed.borrow_mut().push(start..start + bytes.len());
         }
         Ok(())
     }
@@ -209,7 +199,9 @@ impl BlockDevice for Shared {
         }
         IoFuture::ready(self.check(ByteOffset(0), ByteLen(0)).map(|()| {
             self.log.borrow_mut().push(Seen::Flush);
-            self.durable.borrow_mut().clone_from(&self.live.borrow());
+            for range in self.unflushed.borrow_mut().drain(..) {
+                self.durable.borrow_mut()[range.clone()].copy_from_slice(&self.live.borrow()[range]);
+            }
         }))
     }
 

@@ -44,7 +44,9 @@ impl WaitList {
     /// Wakes the one who has waited longest, if any.
     pub fn wake_one(&self) {
         loop {
-            let Some(first) = self.waiting.borrow_mut().pop_front() else { return };
+            let Some(first) = self.waiting.borrow_mut().pop_front() else {
+                return;
+            };
             if first.call() {
                 return;
             }

@@ -1,1 +1,12 @@
-//! Not yet filled.
+//! Hands: the room that touches disks, sockets, threads and clocks for the data plane.
+//!
+//! What it decides is only *how* to touch (which back end, which flag); what to do with a disk or a peer is decided in
+//! `block` and `wire`. It does *not* know arrays, volumes, epochs or any protocol's messages.
+//!
+//! `unsafe` is allowed here and lives in two files: `disk/ring.rs` (the kernel borrows our buffers) and
+//! `disk/file.rs` (one ioctl).
+
+pub mod disk;
+pub mod net;
+pub mod runtime;
+pub mod store;

@@ -43,17 +43,8 @@ impl Array {
     /// # Errors
     /// [`RaidError::NoMember`], [`RaidError::LastMember`], [`RaidError::Broken`].
     pub async fn fail(&self, slot: usize) -> Result<(), RaidError> {
-        let leg = self
-            .0
-            .board
-            .borrow()
-            .legs
-            .get(slot)
-            .and_then(Clone::clone)
-            .ok_or(RaidError::NoMember(slot))?;
-        self.0
-            .fail(&leg, "failed by an operator")
-            .map_err(|LastOne| RaidError::LastMember(slot))?;
+        let leg = self.0.board.borrow().legs.get(slot).and_then(Clone::clone).ok_or(RaidError::NoMember(slot))?;
+        self.0.fail(&leg, "failed by an operator").map_err(|LastOne| RaidError::LastMember(slot))?;
         self.0.may_answer().await.map_err(RaidError::Broken)
     }
 
@@ -65,22 +56,11 @@ impl Array {
     /// free nothing. [`RaidError::Broken`].
     pub async fn fail_laggards(&self, older_than: Moment) -> Result<(), RaidError> {
         let now = self.0.rt.now();
-        let laggards: Vec<Rc<Leg>> = self
-            .0
-            .live()
-            .into_iter()
-            .filter(|leg| leg.lags(older_than, now))
-            .collect();
-        let others = self
-            .0
-            .in_sync()
-            .into_iter()
-            .any(|leg| !leg.lags(older_than, now));
+        let laggards: Vec<Rc<Leg>> = self.0.live().into_iter().filter(|leg| leg.lags(older_than, now)).collect();
+        let others = self.0.in_sync().into_iter().any(|leg| !leg.lags(older_than, now));
         for leg in &laggards {
             if leg.standing() == Standing::Recovering || others {
-                let failed = self
-                    .0
-                    .fail(leg, "operations hung on it while a fence waited");
+                let failed = self.0.fail(leg, "operations hung on it while a fence waited");
                 failed.map_err(|LastOne| RaidError::LastMember(usize::from(leg.slot)))?;
             }
         }
@@ -110,8 +90,7 @@ impl Array {
             if board.bitmap.is_none() && room {
                 let bits = ChunkSet::empty(inner.chunk_count());
                 board.bitmap = Some(Bitmap::new(inner.shape.chunk_bytes, bits, board.events));
-                legs.iter()
-                    .for_each(|leg| leg.bitmap_at.set(Some(BITMAP_AT)));
+                legs.iter().for_each(|leg| leg.bitmap_at.set(Some(BITMAP_AT)));
             }
         }
         let generation = inner.touch_superblocks();
@@ -125,25 +104,13 @@ impl Array {
     ///
     /// # Errors
     /// [`RaidError`]: what is wrong with the disk, or [`RaidError::NoFreeSlot`].
-    pub async fn add(
-        &self,
-        member: Member,
-        wipe: bool,
-        device: [u8; 16],
-    ) -> Result<usize, RaidError> {
+    pub async fn add(&self, member: Member, wipe: bool, device: [u8; 16]) -> Result<usize, RaidError> {
         let inner = &self.0;
         self.check_open()?;
         self.free_slot()?;
-        let (served, found) = (
-            inner.geometry.get().block_bytes,
-            member.disk.geometry().block_bytes,
-        );
+        let (served, found) = (inner.geometry.get().block_bytes, member.disk.geometry().block_bytes);
         if found > served {
-            return Err(RaidError::BlockSize {
-                label: member.label,
-                found,
-                served,
-            });
+            return Err(RaidError::BlockSize { label: member.label, found, served });
         }
         let returning = self.recognise(&member, wipe).await?;
         let own = match &returning {
@@ -202,19 +169,12 @@ impl Array {
 
     fn free_slot(&self) -> Result<usize, RaidError> {
         let board = self.0.board.borrow();
-        let free = board
-            .legs
-            .iter()
-            .position(|leg| leg.as_ref().is_none_or(|leg| !leg.is_live()));
+        let free = board.legs.iter().position(|leg| leg.as_ref().is_none_or(|leg| !leg.is_live()));
         free.ok_or(RaidError::NoFreeSlot(board.legs.len()))
     }
 
     /// The superblock of a former member that only lacks what the bitmap says; `None` for any other disk.
-    async fn recognise(
-        &self,
-        member: &Member,
-        wipe: bool,
-    ) -> Result<Option<Superblock>, RaidError> {
+    async fn recognise(&self, member: &Member, wipe: bool) -> Result<Option<Superblock>, RaidError> {
         let inner = &self.0;
         let Ok(own) = read_superblock(member).await else {
             return Ok(None);
@@ -223,51 +183,27 @@ impl Array {
             return Ok(None);
         }
         let board = inner.board.borrow();
-        let split = inner
-            .in_sync_numbers(&board.legs)
-            .any(|number| own.role_of(number) == Role::Faulty);
+        let split = inner.in_sync_numbers(&board.legs).any(|number| own.role_of(number) == Role::Faulty);
         if own.events > board.events || split {
             let (found, current) = (own.events, board.events);
-            return Err(RaidError::Newer {
-                label: member.label.clone(),
-                found,
-                current,
-            });
+            return Err(RaidError::Newer { label: member.label.clone(), found, current });
         }
         let Some(bitmap) = &board.bitmap else {
             return Ok(None);
         };
         let complete = !own.has(FEATURE_RECOVERY) || own.has(FEATURE_RECOVERY_BITMAP);
         let was_active = matches!(own.role(), Role::Active(_)) && own.size == inner.shape.size;
-        let unused = board
-            .legs
-            .iter()
-            .flatten()
-            .all(|leg| !leg.is_live() || leg.number != own.number);
-        let same = board
-            .legs
-            .iter()
-            .flatten()
-            .all(|leg| leg.number != own.number || leg.own.device == own.device);
+        let unused = board.legs.iter().flatten().all(|leg| !leg.is_live() || leg.number != own.number);
+        let same = board.legs.iter().flatten().all(|leg| leg.number != own.number || leg.own.device == own.device);
         let bytes = super::bitmap::bytes_on_disk(bitmap.set().possible()) as u64;
         let fits = own.data_offset.bytes() + own.size.bytes() <= member.disk.geometry().size.0
             && layout::bitmap_at(&own, bytes).is_some();
-        let by_bitmap = complete
-            && was_active
-            && unused
-            && same
-            && fits
-            && own.events >= bitmap.events_cleared();
+        let by_bitmap = complete && was_active && unused && same && fits && own.events >= bitmap.events_cleared();
         Ok(by_bitmap.then_some(own))
     }
 
     /// Looks at a new disk, empties its head, and says where its data will lie.
-    async fn prepare_new(
-        &self,
-        member: &Member,
-        wipe: bool,
-        device: [u8; 16],
-    ) -> Result<Superblock, RaidError> {
+    async fn prepare_new(&self, member: &Member, wipe: bool, device: [u8; 16]) -> Result<Superblock, RaidError> {
         let (inner, len) = (&self.0, member.disk.geometry().size);
         let ours = matches!(read_superblock(member).await, Ok(own) if own.array == inner.shape.id);
         refuse_used(member, wipe || ours).await?;
@@ -276,15 +212,9 @@ impl Array {
         let offsets = [layout::data_offset(len), layout::data_offset(ByteLen(0))];
         let Some(offset) = offsets.into_iter().find(fits) else {
             let least = ByteLen(offsets[1].bytes() + size.bytes());
-            return Err(RaidError::TooSmall {
-                label: member.label.clone(),
-                size: len,
-                least,
-            });
+            return Err(RaidError::TooSmall { label: member.label.clone(), size: len, least });
         };
-        clear_head(&member.disk, wipe)
-            .await
-            .map_err(|source| disk_error(member, source))?;
+        clear_head(&member.disk, wipe).await.map_err(|source| disk_error(member, source))?;
         let number = self.new_number();
         Ok(own_superblock_at(len, offset, size, number, device))
     }
@@ -293,23 +223,11 @@ impl Array {
     fn new_number(&self) -> u32 {
         let board = self.0.board.borrow();
         let used = |number: usize| {
-            board
-                .roles
-                .get(number)
-                .is_some_and(|role| *role != Role::Spare)
-                || board
-                    .legs
-                    .iter()
-                    .flatten()
-                    .any(|leg| leg.number as usize == number)
+            board.roles.get(number).is_some_and(|role| *role != Role::Spare)
+                || board.legs.iter().flatten().any(|leg| leg.number as usize == number)
         };
-        let live = |number: usize| {
-            board
-                .legs
-                .iter()
-                .flatten()
-                .any(|leg| leg.is_live() && leg.number as usize == number)
-        };
+        let live =
+            |number: usize| board.legs.iter().flatten().any(|leg| leg.is_live() && leg.number as usize == number);
         let fresh = (0..ROLES_KEPT).find(|&number| !used(number));
         let number = fresh.or_else(|| (0..ROLES_KEPT).find(|&number| !live(number)));
         u32::try_from(number.expect("128 numbers, eight slots")).expect("below 128")
@@ -320,9 +238,7 @@ impl Array {
         let mut board = inner.board.borrow_mut();
         let chunks = inner.chunk_count();
         let bits = board.bitmap.as_ref().map(|bitmap| bitmap.set().clone());
-        let todo = bits
-            .filter(|_| returning)
-            .unwrap_or_else(|| ChunkSet::of_range(chunks, 0..chunks));
+        let todo = bits.filter(|_| returning).unwrap_or_else(|| ChunkSet::of_range(chunks, 0..chunks));
         let role = u16::try_from(slot).expect("at most eight");
         let number = own.number as usize;
         let leg = new_leg(member, role, own, Standing::Recovering, todo);
@@ -330,11 +246,7 @@ impl Array {
         if let Some(bitmap) = &mut board.bitmap {
             bitmap.rewrite_all();
             let bytes = super::bitmap::bytes_on_disk(chunks) as u64;
-            let kept = if returning {
-                layout::bitmap_at(&leg.own, bytes)
-            } else {
-                None
-            };
+            let kept = if returning { layout::bitmap_at(&leg.own, bytes) } else { None };
             leg.bitmap_at.set(Some(kept.unwrap_or(BITMAP_AT)));
         }
         let leg = Rc::new(leg);
@@ -349,21 +261,13 @@ impl Array {
 
 impl Inner {
     fn in_sync_numbers<'a>(&self, legs: &'a [Option<Rc<Leg>>]) -> impl Iterator<Item = u32> + 'a {
-        legs.iter()
-            .flatten()
-            .filter(|leg| leg.is_in_sync())
-            .map(|leg| leg.number)
+        legs.iter().flatten().filter(|leg| leg.is_in_sync()).map(|leg| leg.number)
     }
 
     /// An array that was left active becomes clean again without waiting for a write.
     pub(super) fn tidy_if_active(self: &Rc<Self>) {
         let active = !self.board.borrow().clean;
-        let bits = self
-            .board
-            .borrow()
-            .bitmap
-            .as_ref()
-            .is_some_and(|bitmap| !bitmap.set().is_empty());
+        let bits = self.board.borrow().bitmap.as_ref().is_some_and(|bitmap| !bitmap.set().is_empty());
         if active || bits && self.is_whole() {
             self.tidy_later();
         }

@@ -146,26 +146,12 @@ impl Inner {
 
     /// Members that get writes.
     pub fn live(&self) -> Vec<Rc<Leg>> {
-        self.board
-            .borrow()
-            .legs
-            .iter()
-            .flatten()
-            .filter(|leg| leg.is_live())
-            .map(Rc::clone)
-            .collect()
+        self.board.borrow().legs.iter().flatten().filter(|leg| leg.is_live()).map(Rc::clone).collect()
     }
 
     /// Members that hold everything.
     pub fn in_sync(&self) -> Vec<Rc<Leg>> {
-        self.board
-            .borrow()
-            .legs
-            .iter()
-            .flatten()
-            .filter(|leg| leg.is_in_sync())
-            .map(Rc::clone)
-            .collect()
+        self.board.borrow().legs.iter().flatten().filter(|leg| leg.is_in_sync()).map(Rc::clone).collect()
     }
 
     pub fn chunk_count(&self) -> usize {
@@ -187,8 +173,7 @@ impl Inner {
         let wanted = self.progress.wanted.get() + 1;
         self.progress.wanted.set(wanted);
         if !self.progress.running.replace(true) {
-            self.rt
-                .spawn(Box::pin(super::meta::write_all(Rc::clone(self))));
+            self.rt.spawn(Box::pin(super::meta::write_all(Rc::clone(self))));
         }
         wanted
     }
@@ -239,26 +224,19 @@ impl Inner {
     /// goes, the next one is: any of them holds a state that a crash may leave.
     pub fn promote_source(&self) {
         let legs = self.in_sync();
-        let Some(first) = legs
-            .first()
-            .filter(|_| legs.iter().all(|leg| !leg.todo.borrow().is_empty()))
-        else {
+        let Some(first) = legs.first().filter(|_| legs.iter().all(|leg| !leg.todo.borrow().is_empty())) else {
             return;
         };
-        let todo = std::mem::replace(
-            &mut *first.todo.borrow_mut(),
-            ChunkSet::empty(self.chunk_count()),
-        );
-        legs.iter()
-            .skip(1)
-            .for_each(|leg| leg.todo.borrow_mut().add_all(&todo));
+        let todo = std::mem::replace(&mut *first.todo.borrow_mut(), ChunkSet::empty(self.chunk_count()));
+        legs.iter().skip(1).for_each(|leg| leg.todo.borrow_mut().add_all(&todo));
     }
 
     /// Whether every slot is in sync and no chunk waits for a copy.
     pub fn is_whole(&self) -> bool {
-        self.board.borrow().legs.iter().all(|leg| {
-            leg.as_ref()
-                .is_some_and(|leg| leg.is_in_sync() && leg.todo.borrow().is_empty())
-        })
+        self.board
+            .borrow()
+            .legs
+            .iter()
+            .all(|leg| leg.as_ref().is_some_and(|leg| leg.is_in_sync() && leg.todo.borrow().is_empty()))
     }
 }

@@ -13,8 +13,8 @@ use super::facts::{self, Facts, FactsError};
 use super::layout::{self, FACTS_AT, FACTS_BYTES};
 use super::leg::{Leg, Standing};
 use super::superblock::{
-    CLEAN, FEATURE_BITMAP, FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, ROLES_KEPT, Role,
-    SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock,
+    CLEAN, FEATURE_BITMAP, FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, ROLES_KEPT, Role, SUPERBLOCK_AT,
+    SUPERBLOCK_BYTES, Superblock,
 };
 use super::{Member, RaidError, SLOTS_MAX};
 use crate::IoBuf;
@@ -59,11 +59,7 @@ const CHUNKS_MAX: u64 = 1 << 23;
 ///
 /// # Panics
 /// Never: the `expect`s name why.
-pub async fn assemble(
-    members: Vec<Member>,
-    rt: &Rt,
-    options: AssembleOptions,
-) -> Result<Rc<Array>, RaidError> {
+pub async fn assemble(members: Vec<Member>, rt: &Rt, options: AssembleOptions) -> Result<Rc<Array>, RaidError> {
     let (found, mut outsiders) = examine_all(members).await?;
     let newest = newest(&found)?;
     let (mut legs, missing) = seat(&found, &newest, &mut outsiders)?;
@@ -73,37 +69,20 @@ pub async fn assemble(
     }
     if !missing.is_empty() && options.start == Start::AsLeft {
         let present = legs.iter().flatten().count();
-        return Err(RaidError::Incomplete {
-            present,
-            expected: present + missing.len(),
-        });
+        return Err(RaidError::Incomplete { present, expected: present + missing.len() });
     }
     let dirty = newest.resync_offset != CLEAN;
     let bitmap = load_bitmap(&newest, &mut legs).await?;
-    let chunk_bytes = bitmap.as_ref().map_or_else(
-        || layout::chunk_bytes(size_of(&newest)),
-        Bitmap::chunk_bytes,
-    );
+    let chunk_bytes = bitmap.as_ref().map_or_else(|| layout::chunk_bytes(size_of(&newest)), Bitmap::chunk_bytes);
     assign_work(&legs, bitmap.as_ref(), chunk_bytes, &newest, dirty);
 
-    let complete = legs.iter().all(|leg| {
-        leg.as_ref()
-            .is_some_and(|leg| has_facts(&found, &newest, leg))
-    });
-    let all_facts: Vec<Facts> = found
-        .iter()
-        .filter_map(|f| f.facts.clone().ok())
-        .filter(|facts| facts.array == newest.array)
-        .collect();
+    let complete = legs.iter().all(|leg| leg.as_ref().is_some_and(|leg| has_facts(&found, &newest, leg)));
+    let all_facts: Vec<Facts> =
+        found.iter().filter_map(|f| f.facts.clone().ok()).filter(|facts| facts.array == newest.array).collect();
     let mut roles = newest.roles.clone();
     roles.resize(roles.len().max(ROLES_KEPT), Role::Spare);
-    missing
-        .iter()
-        .for_each(|&number| roles[number] = Role::Faulty);
-    let behind = legs
-        .iter()
-        .flatten()
-        .any(|leg| leg.own.events != newest.events);
+    missing.iter().for_each(|&number| roles[number] = Role::Faulty);
+    let behind = legs.iter().flatten().any(|leg| leg.own.events != newest.events);
     let board = Board {
         legs,
         roles,
@@ -111,11 +90,7 @@ pub async fn assemble(
         clean: !dirty || newest.slots == 1,
         bitmap,
         uses: HashMap::new(),
-        facts_sequence: all_facts
-            .iter()
-            .map(|facts| facts.sequence)
-            .max()
-            .unwrap_or(0),
+        facts_sequence: all_facts.iter().map(|facts| facts.sequence).max().unwrap_or(0),
         records: facts::merge(all_facts),
         complete,
         superblock_dirty: false,
@@ -149,9 +124,7 @@ fn size_of(newest: &Superblock) -> ByteLen {
     ByteLen(newest.size.bytes())
 }
 
-async fn examine_all(
-    members: Vec<Member>,
-) -> Result<(Vec<Found>, Vec<(String, String)>), RaidError> {
+async fn examine_all(members: Vec<Member>) -> Result<(Vec<Found>, Vec<(String, String)>), RaidError> {
     let (mut found, mut outsiders, mut first_error) = (Vec::new(), Vec::new(), None);
     for member in members {
         let label = member.label.clone();
@@ -175,54 +148,30 @@ async fn examine(member: Member) -> Result<Found, RaidError> {
     let size = member.disk.geometry().size.0;
     if superblock.data_offset.bytes() + superblock.size.bytes() > size {
         let least = ByteLen(superblock.data_offset.bytes() + superblock.size.bytes());
-        return Err(RaidError::TooSmall {
-            label: member.label,
-            size: ByteLen(size),
-            least,
-        });
+        return Err(RaidError::TooSmall { label: member.label, size: ByteLen(size), least });
     }
     let mut facts = Err(FactsError::Absent);
     if layout::has_facts_room(&superblock) {
         let area = IoBuf::new(usize::try_from(FACTS_BYTES.0).expect("a mebibyte"));
-        let area = member
-            .disk
-            .read(FACTS_AT, area)
-            .await
-            .map_err(|source| disk_error(&member, source))?;
+        let area = member.disk.read(FACTS_AT, area).await.map_err(|source| disk_error(&member, source))?;
         facts = Facts::newest(&area);
     }
     if let Err(source @ FactsError::Newer(_)) = facts {
-        return Err(RaidError::Facts {
-            label: member.label,
-            source,
-        });
+        return Err(RaidError::Facts { label: member.label, source });
     }
-    Ok(Found {
-        member,
-        superblock,
-        facts,
-    })
+    Ok(Found { member, superblock, facts })
 }
 
 /// The superblock of a disk.
 pub(super) async fn read_superblock(member: &Member) -> Result<Superblock, RaidError> {
     if member.disk.geometry().size.0 < SUPERBLOCK_AT.0 + SUPERBLOCK_BYTES as u64 {
         let source = super::superblock::SuperblockError::Absent;
-        return Err(RaidError::Superblock {
-            label: member.label.clone(),
-            source,
-        });
+        return Err(RaidError::Superblock { label: member.label.clone(), source });
     }
-    let bytes = member
-        .disk
-        .read(SUPERBLOCK_AT, IoBuf::new(SUPERBLOCK_BYTES))
-        .await;
+    let bytes = member.disk.read(SUPERBLOCK_AT, IoBuf::new(SUPERBLOCK_BYTES)).await;
     let bytes = bytes.map_err(|source| disk_error(member, source))?;
     let bytes: &[u8; SUPERBLOCK_BYTES] = bytes.first_chunk().expect("a read fills its buffer");
-    Superblock::decode(bytes).map_err(|source| RaidError::Superblock {
-        label: member.label.clone(),
-        source,
-    })
+    Superblock::decode(bytes).map_err(|source| RaidError::Superblock { label: member.label.clone(), source })
 }
 
 /// The superblock that saw most updates, if all are of one array that we can serve.
@@ -233,11 +182,7 @@ fn newest(found: &[Found]) -> Result<Superblock, RaidError> {
     for one in found {
         if one.superblock.array != newest.superblock.array {
             let (label, found) = (one.member.label.clone(), one.superblock.array);
-            return Err(RaidError::OtherArray {
-                label,
-                found,
-                expected: newest.superblock.array,
-            });
+            return Err(RaidError::OtherArray { label, found, expected: newest.superblock.array });
         }
     }
     let superblock = &newest.superblock;
@@ -246,20 +191,13 @@ fn newest(found: &[Found]) -> Result<Superblock, RaidError> {
         (1, slots) => format!("a mirror of {slots} slots; at most {SLOTS_MAX} are served"),
         (level, _) => format!("md level {level}; so far level 1 is served"),
     };
-    Err(RaidError::Unsupported {
-        label: newest.member.label.clone(),
-        what,
-    })
+    Err(RaidError::Unsupported { label: newest.member.label.clone(), what })
 }
 
 type Seats = (Vec<Option<Rc<Leg>>>, Vec<usize>);
 
 /// Puts members into slots; returns also the numbers of active members that are not here.
-fn seat(
-    found: &[Found],
-    newest: &Superblock,
-    outsiders: &mut Vec<(String, String)>,
-) -> Result<Seats, RaidError> {
+fn seat(found: &[Found], newest: &Superblock, outsiders: &mut Vec<(String, String)>) -> Result<Seats, RaidError> {
     let mut legs: Vec<Option<Rc<Leg>>> = vec![None; newest.slots as usize];
     for one in found {
         let (superblock, label) = (&one.superblock, &one.member.label);
@@ -270,37 +208,16 @@ fn seat(
         let seat = &mut legs[usize::from(slot)];
         if let Some(other) = seat {
             let (first, second) = (other.label.clone(), label.clone());
-            return Err(RaidError::Twins {
-                first,
-                second,
-                number: superblock.number,
-            });
+            return Err(RaidError::Twins { first, second, number: superblock.number });
         }
-        let leg = new_leg(
-            &one.member,
-            slot,
-            superblock.clone(),
-            standing,
-            ChunkSet::default(),
-        );
+        let leg = new_leg(&one.member, slot, superblock.clone(), standing, ChunkSet::default());
         leg.recovered.set(Sectors(superblock.recovery_offset));
         leg.by_bitmap.set(superblock.has(FEATURE_RECOVERY_BITMAP));
         *seat = Some(Rc::new(leg));
     }
-    let seated = |number: usize| {
-        legs.iter()
-            .flatten()
-            .any(|leg| leg.number as usize == number)
-    };
-    let active = newest
-        .roles
-        .iter()
-        .enumerate()
-        .filter(|(_, role)| matches!(role, Role::Active(_)));
-    let missing = active
-        .map(|(number, _)| number)
-        .filter(|&number| !seated(number))
-        .collect();
+    let seated = |number: usize| legs.iter().flatten().any(|leg| leg.number as usize == number);
+    let active = newest.roles.iter().enumerate().filter(|(_, role)| matches!(role, Role::Active(_)));
+    let missing = active.map(|(number, _)| number).filter(|&number| !seated(number)).collect();
     Ok((legs, missing))
 }
 
@@ -314,21 +231,13 @@ fn place_of(superblock: &Superblock, newest: &Superblock) -> Option<(u16, Standi
         return None;
     }
     let partial = superblock.has(FEATURE_RECOVERY) && !planted(Bug::PartialRecoveryTrusted);
-    Some((
-        slot,
-        if partial {
-            Standing::Recovering
-        } else {
-            Standing::InSync
-        },
-    ))
+    Some((slot, if partial { Standing::Recovering } else { Standing::InSync }))
 }
 
 fn why_outside(superblock: &Superblock, newest: &Superblock) -> String {
     let split = superblock.role_of(newest.number) == Role::Faulty;
     let (own, events) = (superblock.events, newest.events);
-    let mut text =
-        format!("stale: it stopped at events {own}, the array is at {events}; add it again");
+    let mut text = format!("stale: it stopped at events {own}, the array is at {events}; add it again");
     if split {
         text += " (careful: it ran without the others, what was written to it then would be lost)";
     }
@@ -336,17 +245,12 @@ fn why_outside(superblock: &Superblock, newest: &Superblock) -> String {
 }
 
 fn has_facts(found: &[Found], newest: &Superblock, leg: &Leg) -> bool {
-    let own = found
-        .iter()
-        .find(|one| one.superblock.number == leg.number && one.member.label == leg.label);
+    let own = found.iter().find(|one| one.superblock.number == leg.number && one.member.label == leg.label);
     own.is_some_and(|one| matches!(&one.facts, Ok(facts) if facts.array == newest.array && facts.role == leg.slot))
 }
 
 /// The bits of all members in sync together. Where one's bitmap cannot be used, every bit counts as set.
-async fn load_bitmap(
-    newest: &Superblock,
-    legs: &mut [Option<Rc<Leg>>],
-) -> Result<Option<Bitmap>, RaidError> {
+async fn load_bitmap(newest: &Superblock, legs: &mut [Option<Rc<Leg>>]) -> Result<Option<Bitmap>, RaidError> {
     if !newest.has(FEATURE_BITMAP) {
         return Ok(None);
     }
@@ -355,9 +259,7 @@ async fn load_bitmap(
     for leg in legs.iter().flatten().filter(|leg| leg.is_in_sync()) {
         match (read_bitmap(newest, leg).await?, &mut union) {
             (Some(own), None) => union = Some(own),
-            (Some((chunk, bits, cleared)), Some((all_chunk, all, all_cleared)))
-                if chunk == *all_chunk =>
-            {
+            (Some((chunk, bits, cleared)), Some((all_chunk, all, all_cleared))) if chunk == *all_chunk => {
                 all.add_all(&bits);
                 *all_cleared = cleared.max(*all_cleared);
             }
@@ -367,41 +269,23 @@ async fn load_bitmap(
     let (chunk_bytes, bits, cleared) = union.filter(|_| sound).unwrap_or_else(|| {
         let chunk_bytes = layout::chunk_bytes(size_of(newest));
         let chunks = bitmap::chunk_count(size_of(newest), chunk_bytes);
-        (
-            chunk_bytes,
-            ChunkSet::of_range(chunks, 0..chunks),
-            newest.events,
-        )
+        (chunk_bytes, ChunkSet::of_range(chunks, 0..chunks), newest.events)
     });
     let bytes = bitmap::bytes_on_disk(bits.possible()) as u64;
     for leg in legs.iter().flatten() {
         let Some(at) = layout::bitmap_at(&leg.own, bytes) else {
-            let what =
-                "its bitmap lies where muskox cannot keep it: remove the bitmap with mdadm --grow"
-                    .to_owned();
-            return Err(RaidError::Unsupported {
-                label: leg.label.clone(),
-                what,
-            });
+            let what = "its bitmap lies where muskox cannot keep it: remove the bitmap with mdadm --grow".to_owned();
+            return Err(RaidError::Unsupported { label: leg.label.clone(), what });
         };
         leg.bitmap_at.set(Some(at));
     }
     Ok(Some(Bitmap::new(chunk_bytes, bits, cleared)))
 }
 
-async fn read_bitmap(
-    newest: &Superblock,
-    leg: &Leg,
-) -> Result<Option<(u64, ChunkSet, u64)>, RaidError> {
+async fn read_bitmap(newest: &Superblock, leg: &Leg) -> Result<Option<(u64, ChunkSet, u64)>, RaidError> {
     let read = async |at: ByteOffset, len: usize| {
-        let bytes = leg
-            .disk
-            .read(at, IoBuf::new(len.next_multiple_of(bitmap::PAGE_BYTES)))
-            .await;
-        bytes.map_err(|source| RaidError::Disk {
-            label: leg.label.clone(),
-            source,
-        })
+        let bytes = leg.disk.read(at, IoBuf::new(len.next_multiple_of(bitmap::PAGE_BYTES))).await;
+        bytes.map_err(|source| RaidError::Disk { label: leg.label.clone(), source })
     };
     let Some(at) = layout::bitmap_at(&leg.own, bitmap::PAGE_BYTES as u64) else {
         return Ok(None);
@@ -411,10 +295,7 @@ async fn read_bitmap(
     };
     let chunk_bytes = u64::from(header.chunk_bytes);
     let current = header.events >= leg.own.events && header.sync_size == newest.size;
-    if !current
-        || header.array != newest.array
-        || size_of(newest).0.div_ceil(chunk_bytes) > CHUNKS_MAX
-    {
+    if !current || header.array != newest.array || size_of(newest).0.div_ceil(chunk_bytes) > CHUNKS_MAX {
         return Ok(None);
     }
     let chunks = bitmap::chunk_count(size_of(newest), chunk_bytes);
@@ -422,45 +303,24 @@ async fn read_bitmap(
     if layout::bitmap_at(&leg.own, len as u64).is_none() {
         return Ok(None);
     }
-    Ok(Some((
-        chunk_bytes,
-        bitmap::decode_bits(&read(at, len).await?, chunks),
-        header.events_cleared,
-    )))
+    Ok(Some((chunk_bytes, bitmap::decode_bits(&read(at, len).await?, chunks), header.events_cleared)))
 }
 
 /// What each member lacks: after a crash whatever the bits say, in a recovery what lies above the offset.
-fn assign_work(
-    legs: &[Option<Rc<Leg>>],
-    bitmap: Option<&Bitmap>,
-    chunk_bytes: u64,
-    newest: &Superblock,
-    dirty: bool,
-) {
+fn assign_work(legs: &[Option<Rc<Leg>>], bitmap: Option<&Bitmap>, chunk_bytes: u64, newest: &Superblock, dirty: bool) {
     let chunks = bitmap::chunk_count(size_of(newest), chunk_bytes);
-    let from = |sectors: u64| {
-        usize::try_from(sectors.saturating_mul(512) / chunk_bytes).map_or(chunks, |n| n.min(chunks))
-    };
-    let resync_from = if dirty {
-        from(newest.resync_offset)
-    } else {
-        chunks
-    };
-    let unequal = bitmap.map_or_else(
-        || ChunkSet::of_range(chunks, resync_from..chunks),
-        |bitmap| bitmap.set().clone(),
-    );
+    let from =
+        |sectors: u64| usize::try_from(sectors.saturating_mul(512) / chunk_bytes).map_or(chunks, |n| n.min(chunks));
+    let resync_from = if dirty { from(newest.resync_offset) } else { chunks };
+    let unequal = bitmap.map_or_else(|| ChunkSet::of_range(chunks, resync_from..chunks), |bitmap| bitmap.set().clone());
     let mut source_seen = false;
     for leg in legs.iter().flatten() {
         let todo = match leg.standing() {
-            Standing::InSync if dirty && std::mem::replace(&mut source_seen, true) => {
-                unequal.clone()
-            }
+            Standing::InSync if dirty && std::mem::replace(&mut source_seen, true) => unequal.clone(),
             Standing::InSync => ChunkSet::empty(chunks),
-            _ if leg.by_bitmap.get() => bitmap.map_or_else(
-                || ChunkSet::of_range(chunks, 0..chunks),
-                |b| b.set().clone(),
-            ),
+            _ if leg.by_bitmap.get() => {
+                bitmap.map_or_else(|| ChunkSet::of_range(chunks, 0..chunks), |b| b.set().clone())
+            }
             _ => {
                 let mut todo = ChunkSet::of_range(chunks, from(leg.recovered.get().0)..chunks);
                 if dirty {

@@ -56,10 +56,8 @@ impl Header {
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
-        let u32_at =
-            |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("fixed places"));
-        let u64_at =
-            |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("fixed places"));
+        let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("fixed places"));
+        let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("fixed places"));
         let header = Self {
             array: ArrayId(bytes[8..24].try_into().expect("fixed places")),
             events: u64_at(24),
@@ -125,10 +123,7 @@ pub fn decode_bits(bytes: &[u8], chunks: usize) -> ChunkSet {
     let bits = bytes.get(HEADER_BYTES..).unwrap_or_default();
     let mut set = ChunkSet::empty(chunks);
     for chunk in 0..chunks {
-        if bits
-            .get(chunk / 8)
-            .is_none_or(|byte| byte >> (chunk % 8) & 1 == 1)
-        {
+        if bits.get(chunk / 8).is_none_or(|byte| byte >> (chunk % 8) & 1 == 1) {
             set.insert(chunk);
         }
     }
@@ -140,13 +135,7 @@ impl Bitmap {
     #[must_use]
     pub fn new(chunk_bytes: u64, set: ChunkSet, events_cleared: u64) -> Self {
         let durable = ChunkSet::empty(set.possible());
-        let mut bitmap = Self {
-            chunk_bytes,
-            events_cleared,
-            set,
-            durable,
-            dirty_pages: BTreeSet::new(),
-        };
+        let mut bitmap = Self { chunk_bytes, events_cleared, set, durable, dirty_pages: BTreeSet::new() };
         bitmap.rewrite_all();
         bitmap
     }
@@ -207,10 +196,7 @@ impl Bitmap {
     /// Takes the pages that have to be written, and what to tell [`Bitmap::written`] afterwards.
     pub fn take_dirty(&mut self, header: &Header) -> (Vec<(usize, [u8; PAGE_BYTES])>, ChunkSet) {
         let pages = std::mem::take(&mut self.dirty_pages);
-        let pages = pages
-            .into_iter()
-            .map(|page| (page, self.page(page, header)))
-            .collect();
+        let pages = pages.into_iter().map(|page| (page, self.page(page, header))).collect();
         (pages, self.set.clone())
     }
 
@@ -294,17 +280,8 @@ mod test {
     fn bits_on_disk_are_the_bits_in_memory() {
         let set = ChunkSet::of_range(40_000, 32_500..32_777);
         let mut bitmap = Bitmap::new(65_536, set.clone(), 0);
-        let bytes: Vec<u8> = bitmap
-            .take_dirty(&header())
-            .0
-            .into_iter()
-            .flat_map(|(_, page)| page)
-            .collect();
+        let bytes: Vec<u8> = bitmap.take_dirty(&header()).0.into_iter().flat_map(|(_, page)| page).collect();
         assert_eq!(decode_bits(&bytes, 40_000), set);
-        assert_eq!(
-            decode_bits(&bytes[..300], 1000).len(),
-            1000 - 44 * 8,
-            "what cannot be read counts as set"
-        );
+        assert_eq!(decode_bits(&bytes[..300], 1000).len(), 1000 - 44 * 8, "what cannot be read counts as set");
     }
 }

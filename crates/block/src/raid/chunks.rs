@@ -13,10 +13,7 @@ impl ChunkSet {
     /// The empty set of `chunks` possible chunks.
     #[must_use]
     pub fn empty(chunks: usize) -> Self {
-        Self {
-            words: vec![0; chunks.div_ceil(64)],
-            chunks,
-        }
+        Self { words: vec![0; chunks.div_ceil(64)], chunks }
     }
 
     /// All chunks of `range` among `chunks` possible ones.
@@ -47,9 +44,7 @@ impl ChunkSet {
     /// Whether it is in.
     #[must_use]
     pub fn contains(&self, chunk: usize) -> bool {
-        self.words
-            .get(chunk / 64)
-            .is_some_and(|word| word >> (chunk % 64) & 1 == 1)
+        self.words.get(chunk / 64).is_some_and(|word| word >> (chunk % 64) & 1 == 1)
     }
 
     /// Whether none is in.
@@ -61,20 +56,13 @@ impl ChunkSet {
     /// How many are in.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.words
-            .iter()
-            .map(|word| word.count_ones() as usize)
-            .sum()
+        self.words.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     /// The lowest one.
     #[must_use]
     pub fn first(&self) -> Option<usize> {
-        let (index, word) = self
-            .words
-            .iter()
-            .enumerate()
-            .find(|(_, word)| **word != 0)?;
+        let (index, word) = self.words.iter().enumerate().find(|(_, word)| **word != 0)?;
         Some(index * 64 + word.trailing_zeros() as usize)
     }
 
@@ -101,9 +89,7 @@ impl ChunkSet {
     /// Eight chunks as a byte, the lowest as its lowest bit; nothing past the end.
     #[must_use]
     pub fn byte(&self, index: usize) -> u8 {
-        self.words
-            .get(index / 8)
-            .map_or(0, |word| word.to_le_bytes()[index % 8])
+        self.words.get(index / 8).map_or(0, |word| word.to_le_bytes()[index % 8])
     }
 
     /// The ones that are in, lowest first.
@@ -123,15 +109,10 @@ mod test {
         set.remove(65);
         assert_eq!(set.len(), 10);
         assert_eq!(set.first(), Some(60));
-        assert!(
-            set.touches(0..61) && !set.touches(70..199) && !set.contains(65) && !set.contains(500)
-        );
+        assert!(set.touches(0..61) && !set.touches(70..199) && !set.contains(65) && !set.contains(500));
         let mut other = ChunkSet::empty(200);
         assert!(other.is_empty() && other.first().is_none());
         other.add_all(&set);
-        assert_eq!(
-            other.iter().collect::<Vec<_>>(),
-            [60, 61, 62, 63, 64, 66, 67, 68, 69, 199]
-        );
+        assert_eq!(other.iter().collect::<Vec<_>>(), [60, 61, 62, 63, 64, 66, 67, 68, 69, 199]);
     }
 }

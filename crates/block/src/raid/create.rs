@@ -49,9 +49,7 @@ pub async fn create(
 ) -> Result<Rc<Array>, RaidError> {
     let size = check(&options, &members).await?;
     for member in &members {
-        clear_head(&member.disk, options.wipe)
-            .await
-            .map_err(|source| disk_error(member, source))?;
+        clear_head(&member.disk, options.wipe).await.map_err(|source| disk_error(member, source))?;
     }
     let chunk_bytes = layout::chunk_bytes(ByteLen(size.bytes()));
     let chunks = super::bitmap::chunk_count(ByteLen(size.bytes()), chunk_bytes);
@@ -62,25 +60,13 @@ pub async fn create(
         let mut device = [0; 16];
         random(&mut device);
         roles[usize::from(slot)] = Role::Active(slot);
-        let todo = if slot == 0 {
-            ChunkSet::empty(chunks)
-        } else {
-            unequal.clone()
-        };
+        let todo = if slot == 0 { ChunkSet::empty(chunks) } else { unequal.clone() };
         let own = own_superblock(&member.disk, size, u32::from(slot), device);
-        legs.push(Some(Rc::new(new_leg(
-            member,
-            slot,
-            own,
-            Standing::InSync,
-            todo,
-        ))));
+        legs.push(Some(Rc::new(new_leg(member, slot, own, Standing::InSync, todo))));
     }
     let bitmap = (members.len() > 1).then(|| Bitmap::new(chunk_bytes, unequal, 0));
     if bitmap.is_some() {
-        legs.iter()
-            .flatten()
-            .for_each(|leg| leg.bitmap_at.set(Some(BITMAP_AT)));
+        legs.iter().flatten().for_each(|leg| leg.bitmap_at.set(Some(BITMAP_AT)));
     }
     let shape = Shape {
         id: options.id,
@@ -91,26 +77,10 @@ pub async fn create(
         unix_seconds: options.unix_seconds,
         since: rt.now(),
     };
-    let inner = Inner::new(
-        rt,
-        shape,
-        new_board(
-            legs,
-            roles,
-            bitmap,
-            options.assume_clean || members.len() == 1,
-        ),
-    );
+    let inner = Inner::new(rt, shape, new_board(legs, roles, bitmap, options.assume_clean || members.len() == 1));
     let generation = inner.touch_superblocks();
     inner.settle(generation).await?;
-    if let Some(leg) = inner
-        .board
-        .borrow()
-        .legs
-        .iter()
-        .flatten()
-        .find(|leg| !leg.is_live())
-    {
+    if let Some(leg) = inner.board.borrow().legs.iter().flatten().find(|leg| !leg.is_live()) {
         return Err(failed(leg));
     }
     inner.resync_later();
@@ -118,12 +88,7 @@ pub async fn create(
     Ok(Rc::new(Array(inner)))
 }
 
-fn new_board(
-    legs: Vec<Option<Rc<Leg>>>,
-    roles: Vec<Role>,
-    bitmap: Option<Bitmap>,
-    clean: bool,
-) -> Board {
+fn new_board(legs: Vec<Option<Rc<Leg>>>, roles: Vec<Role>, bitmap: Option<Bitmap>, clean: bool) -> Board {
     Board {
         legs,
         roles,
@@ -146,10 +111,7 @@ async fn check(options: &CreateOptions, members: &[Member]) -> Result<Sectors, R
         return Err(RaidError::MemberCount(members.len()));
     }
     let name = options.name.as_str();
-    if name.is_empty()
-        || name.len() > 32
-        || name.chars().any(|c| c.is_control() || c.is_whitespace())
-    {
+    if name.is_empty() || name.len() > 32 || name.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return Err(RaidError::BadName(name.chars().take(80).collect()));
     }
     let mut size = Sectors(u64::MAX);
@@ -158,11 +120,7 @@ async fn check(options: &CreateOptions, members: &[Member]) -> Result<Sectors, R
         let usable = layout::usable(len);
         if usable.0 == 0 {
             let least = ByteLen(layout::data_offset(len).bytes()) + SIZE_MIN;
-            return Err(RaidError::TooSmall {
-                label: member.label.clone(),
-                size: len,
-                least,
-            });
+            return Err(RaidError::TooSmall { label: member.label.clone(), size: len, least });
         }
         size = size.min(usable);
         refuse_used(member, options.wipe).await?;
@@ -172,14 +130,8 @@ async fn check(options: &CreateOptions, members: &[Member]) -> Result<Sectors, R
 
 /// An error if the disk holds something and may not be wiped.
 pub(super) async fn refuse_used(member: &Member, wipe: bool) -> Result<(), RaidError> {
-    match what_is_on(&member.disk)
-        .await
-        .map_err(|source| disk_error(member, source))?
-    {
-        Some(what) if !wipe => Err(RaidError::InUse {
-            label: member.label.clone(),
-            what,
-        }),
+    match what_is_on(&member.disk).await.map_err(|source| disk_error(member, source))? {
+        Some(what) if !wipe => Err(RaidError::InUse { label: member.label.clone(), what }),
         _ => Ok(()),
     }
 }
@@ -187,24 +139,17 @@ pub(super) async fn refuse_used(member: &Member, wipe: bool) -> Result<(), RaidE
 /// Zeroes the gap's head, where old signatures, bitmaps and facts would lie, and on a wipe the tail too, durably.
 pub(super) async fn clear_head(disk: &Disk, wipe: bool) -> Result<(), crate::DeviceError> {
     let head = ByteLen(FACTS_AT.0 + FACTS_BYTES.0);
-    disk.write_zeroes(ByteOffset(0), head, Durability::Cached, true)
-        .await?;
+    disk.write_zeroes(ByteOffset(0), head, Durability::Cached, true).await?;
     let size = disk.geometry().size;
     if wipe {
         let tail = ByteOffset((size.0 - FACTS_BYTES.0) / 4096 * 4096);
-        disk.write_zeroes(tail, size - ByteLen(tail.0), Durability::Cached, true)
-            .await?;
+        disk.write_zeroes(tail, size - ByteLen(tail.0), Durability::Cached, true).await?;
     }
     disk.flush().await
 }
 
 /// What belongs to this member alone; the shared fields are filled in at every write.
-pub(super) fn own_superblock(
-    disk: &Disk,
-    size: Sectors,
-    number: u32,
-    device: [u8; 16],
-) -> Superblock {
+pub(super) fn own_superblock(disk: &Disk, size: Sectors, number: u32, device: [u8; 16]) -> Superblock {
     let len = disk.geometry().size;
     own_superblock_at(len, layout::data_offset(len), size, number, device)
 }
@@ -244,35 +189,16 @@ pub(super) fn own_superblock_at(
     }
 }
 
-pub(super) fn new_leg(
-    member: &Member,
-    slot: u16,
-    own: Superblock,
-    standing: Standing,
-    todo: ChunkSet,
-) -> Leg {
-    let mut leg = Leg::new(
-        Rc::clone(&member.disk),
-        member.label.clone(),
-        slot,
-        own,
-        standing,
-        todo,
-    );
+pub(super) fn new_leg(member: &Member, slot: u16, own: Superblock, standing: Standing, todo: ChunkSet) -> Leg {
+    let mut leg = Leg::new(Rc::clone(&member.disk), member.label.clone(), slot, own, standing, todo);
     leg.facts_room = layout::has_facts_room(&leg.own);
     leg
 }
 
 pub(super) fn disk_error(member: &Member, source: crate::DeviceError) -> RaidError {
-    RaidError::Disk {
-        label: member.label.clone(),
-        source,
-    }
+    RaidError::Disk { label: member.label.clone(), source }
 }
 
 pub(super) fn failed(leg: &Leg) -> RaidError {
-    RaidError::MemberFailed {
-        label: leg.label.clone(),
-        cause: leg.cause.borrow().clone().unwrap_or_default(),
-    }
+    RaidError::MemberFailed { label: leg.label.clone(), cause: leg.cause.borrow().clone().unwrap_or_default() }
 }

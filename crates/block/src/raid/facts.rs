@@ -20,8 +20,7 @@ const MAGIC: [u8; 8] = *b"MUSKOXF\0";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 128;
 const RECORD_HEADER_BYTES: usize = 24;
-const _: () =
-    assert!(HEADER_BYTES + RECORDS_MAX * (RECORD_HEADER_BYTES + RECORD_MAX_BYTES) <= SLOT_BYTES);
+const _: () = assert!(HEADER_BYTES + RECORDS_MAX * (RECORD_HEADER_BYTES + RECORD_MAX_BYTES) <= SLOT_BYTES);
 const _: () = assert!(2 * SLOT_BYTES as u64 == FACTS_BYTES.0);
 
 /// The records of all volumes: opaque bytes that begin with a little-endian epoch.
@@ -74,22 +73,12 @@ impl Facts {
     /// If a record or their count is past its bound: they are checked when they come in.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        assert!(
-            self.records.len() <= RECORDS_MAX,
-            "checked when a record is stored"
-        );
+        assert!(self.records.len() <= RECORDS_MAX, "checked when a record is stored");
         let mut bytes = vec![0; HEADER_BYTES];
         for (volume, record) in &self.records {
-            assert!(
-                record.len() <= RECORD_MAX_BYTES,
-                "checked when a record is stored"
-            );
+            assert!(record.len() <= RECORD_MAX_BYTES, "checked when a record is stored");
             bytes.extend_from_slice(&volume.0);
-            bytes.extend_from_slice(
-                &u32::try_from(record.len())
-                    .expect("at most 512")
-                    .to_le_bytes(),
-            );
+            bytes.extend_from_slice(&u32::try_from(record.len()).expect("at most 512").to_le_bytes());
             bytes.extend_from_slice(&[0; 4]);
             bytes.extend_from_slice(record);
         }
@@ -98,12 +87,7 @@ impl Facts {
         put(0, &MAGIC);
         put(8, &VERSION.to_le_bytes());
         put(16, &used.to_le_bytes());
-        put(
-            20,
-            &u32::try_from(self.records.len())
-                .expect("at most 900")
-                .to_le_bytes(),
-        );
+        put(20, &u32::try_from(self.records.len()).expect("at most 900").to_le_bytes());
         put(24, &self.sequence.to_le_bytes());
         put(32, &self.array.0);
         put(48, &self.role.to_le_bytes());
@@ -121,10 +105,8 @@ impl Facts {
     /// [`FactsError`]; hostile bytes are never more than that.
     pub fn decode(bytes: &[u8]) -> Result<Self, FactsError> {
         let header: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(FactsError::Absent)?;
-        let u32_at =
-            |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("fixed places"));
-        let u64_at =
-            |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("fixed places"));
+        let u32_at = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("fixed places"));
+        let u64_at = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("fixed places"));
         let used = u32_at(16) as usize;
         if header[..8] != MAGIC || used < HEADER_BYTES || used > bytes.len().min(SLOT_BYTES) {
             return Err(FactsError::Absent);
@@ -136,8 +118,7 @@ impl Facts {
         if u32_at(8) != VERSION {
             return Err(FactsError::Newer(u32_at(8)));
         }
-        let records =
-            decode_records(&bytes[HEADER_BYTES..used], u32_at(20)).ok_or(FactsError::Absent)?;
+        let records = decode_records(&bytes[HEADER_BYTES..used], u32_at(20)).ok_or(FactsError::Absent)?;
         Ok(Self {
             sequence: u64_at(24),
             array: ArrayId(header[32..48].try_into().expect("fixed places")),
@@ -154,15 +135,10 @@ impl Facts {
     /// [`FactsError::Newer`] if either says so: an older muskox must not go on with the older slot.
     pub fn newest(area: &[u8]) -> Result<Self, FactsError> {
         let slot = |index: usize| {
-            Self::decode(
-                area.get(index * SLOT_BYTES..)
-                    .map_or(&[][..], |rest| &rest[..rest.len().min(SLOT_BYTES)]),
-            )
+            Self::decode(area.get(index * SLOT_BYTES..).map_or(&[][..], |rest| &rest[..rest.len().min(SLOT_BYTES)]))
         };
         match (slot(0), slot(1)) {
-            (Err(newer @ FactsError::Newer(_)), _) | (_, Err(newer @ FactsError::Newer(_))) => {
-                Err(newer)
-            }
+            (Err(newer @ FactsError::Newer(_)), _) | (_, Err(newer @ FactsError::Newer(_))) => Err(newer),
             (Ok(a), Ok(b)) => Ok(if a.sequence > b.sequence { a } else { b }),
             (Ok(only), Err(_)) | (Err(_), Ok(only)) => Ok(only),
             (Err(FactsError::Absent), Err(FactsError::Absent)) => Err(FactsError::Absent),
@@ -172,19 +148,11 @@ impl Facts {
 
 fn decode_records(mut bytes: &[u8], count: u32) -> Option<Records> {
     let mut records = Records::new();
-    for _ in 0..usize::try_from(count)
-        .ok()
-        .filter(|&count| count <= RECORDS_MAX)?
-    {
+    for _ in 0..usize::try_from(count).ok().filter(|&count| count <= RECORDS_MAX)? {
         let (header, rest) = bytes.split_first_chunk::<RECORD_HEADER_BYTES>()?;
         let len = u32::from_le_bytes(header[16..20].try_into().expect("fixed places")) as usize;
-        let (record, rest) = rest
-            .split_at_checked(len)
-            .filter(|_| (8..=RECORD_MAX_BYTES).contains(&len))?;
-        records.insert(
-            VolumeId(header[..16].try_into().expect("fixed places")),
-            record.to_vec(),
-        );
+        let (record, rest) = rest.split_at_checked(len).filter(|_| (8..=RECORD_MAX_BYTES).contains(&len))?;
+        records.insert(VolumeId(header[..16].try_into().expect("fixed places")), record.to_vec());
         bytes = rest;
     }
     bytes.is_empty().then_some(records)
@@ -196,9 +164,7 @@ pub fn merge(mut members: Vec<Facts>) -> Records {
     members.sort_by_key(|facts| facts.sequence);
     let mut merged = Records::new();
     for (volume, record) in members.into_iter().flat_map(|facts| facts.records) {
-        let older = merged
-            .get(&volume)
-            .is_some_and(|held: &Vec<u8>| epoch_of(held) > epoch_of(&record));
+        let older = merged.get(&volume).is_some_and(|held: &Vec<u8>| epoch_of(held) > epoch_of(&record));
         if !older {
             merged.insert(volume, record);
         }
@@ -215,26 +181,13 @@ mod test {
     }
 
     fn facts(sequence: u64, records: &[(u8, Vec<u8>)]) -> Facts {
-        let records = records
-            .iter()
-            .map(|(volume, record)| (VolumeId([*volume; 16]), record.clone()))
-            .collect();
-        Facts {
-            sequence,
-            array: ArrayId([1; 16]),
-            role: 1,
-            events_before: 4,
-            events: 5,
-            records,
-        }
+        let records = records.iter().map(|(volume, record)| (VolumeId([*volume; 16]), record.clone())).collect();
+        Facts { sequence, array: ArrayId([1; 16]), role: 1, events_before: 4, events: 5, records }
     }
 
     #[test]
     fn what_is_written_is_read_again() {
-        for facts in [
-            facts(1, &[]),
-            facts(7, &[(1, record(3, 1)), (2, vec![9; RECORD_MAX_BYTES])]),
-        ] {
+        for facts in [facts(1, &[]), facts(7, &[(1, record(3, 1)), (2, vec![9; RECORD_MAX_BYTES])])] {
             assert_eq!(Facts::decode(&facts.encode()), Ok(facts));
         }
         let mut full = facts(1, &[]);
@@ -249,10 +202,7 @@ mod test {
     /// Goal: a cut anywhere leaves the old facts or the new ones. Method: tear the newer slot at every 512 bytes.
     #[test]
     fn a_torn_slot_leaves_the_older_one() {
-        let (old, new) = (
-            facts(2, &[(1, record(3, 1))]),
-            facts(3, &[(1, record(4, 2)), (2, vec![5; 512])]),
-        );
+        let (old, new) = (facts(2, &[(1, record(3, 1))]), facts(3, &[(1, record(4, 2)), (2, vec![5; 512])]));
         let mut area = vec![0; 2 * SLOT_BYTES];
         area[..old.encode().len()].copy_from_slice(&old.encode());
         let bytes = new.encode();
@@ -260,15 +210,7 @@ mod test {
             let mut torn = area.clone();
             torn[SLOT_BYTES..SLOT_BYTES + cut].copy_from_slice(&bytes[..cut]);
             let found = Facts::newest(&torn).unwrap();
-            assert_eq!(
-                found,
-                if cut >= 1024 {
-                    new.clone()
-                } else {
-                    old.clone()
-                },
-                "cut at {cut}"
-            );
+            assert_eq!(found, if cut >= 1024 { new.clone() } else { old.clone() }, "cut at {cut}");
         }
         assert_eq!(Facts::newest(&[]), Err(FactsError::Absent));
     }
@@ -281,17 +223,10 @@ mod test {
             let mut broken = bytes.clone();
             broken[at] ^= 0x41;
             let unharmed = Facts::decode(&broken).is_ok();
-            assert_eq!(
-                unharmed,
-                at >= HEADER_BYTES + RECORD_HEADER_BYTES + 108,
-                "byte {at}"
-            );
+            assert_eq!(unharmed, at >= HEADER_BYTES + RECORD_HEADER_BYTES + 108, "byte {at}");
         }
         for len in 0..300 {
-            assert!(
-                Facts::decode(&bytes[..len]).is_ok()
-                    == (len >= HEADER_BYTES + RECORD_HEADER_BYTES + 108)
-            );
+            assert!(Facts::decode(&bytes[..len]).is_ok() == (len >= HEADER_BYTES + RECORD_HEADER_BYTES + 108));
         }
     }
 
@@ -301,20 +236,10 @@ mod test {
         let two = facts(4, &[(1, record(5, 2)), (3, record(1, 2))]);
         let merged = merge(vec![one.clone(), two.clone()]);
         assert_eq!(merged, merge(vec![two, one]));
-        let found: Vec<_> = merged
-            .values()
-            .map(|r| (epoch_of(r).unwrap(), r[8]))
-            .collect();
+        let found: Vec<_> = merged.values().map(|r| (epoch_of(r).unwrap(), r[8])).collect();
         assert_eq!(found, [(5, 2), (1, 1), (1, 2)]);
-        let same = merge(vec![
-            facts(2, &[(1, record(3, 2))]),
-            facts(1, &[(1, record(3, 1))]),
-        ]);
-        assert_eq!(
-            same[&VolumeId([1; 16])][8],
-            2,
-            "of equal epochs the one written last"
-        );
+        let same = merge(vec![facts(2, &[(1, record(3, 2))]), facts(1, &[(1, record(3, 1))])]);
+        assert_eq!(same[&VolumeId([1; 16])][8], 2, "of equal epochs the one written last");
     }
 
     #[test]

@@ -30,9 +30,7 @@ impl Change {
     fn issue(&self, leg: &Leg, at: ByteOffset, len: ByteLen, how: Durability) -> IoFuture<()> {
         match self {
             Self::Data(data) => leg.disk.write(leg.place(at), data.clone(), how),
-            Self::Zeroes { may_unmap } => {
-                leg.disk.write_zeroes(leg.place(at), len, how, *may_unmap)
-            }
+            Self::Zeroes { may_unmap } => leg.disk.write_zeroes(leg.place(at), len, how, *may_unmap),
         }
     }
 }
@@ -70,21 +68,10 @@ impl BlockDevice for ArrayDisk {
         if !self.0.geometry.get().discard {
             return IoFuture::ready(self.0.check(at, len));
         }
-        self.change(
-            at,
-            len,
-            Change::Zeroes { may_unmap: true },
-            Durability::Cached,
-        )
+        self.change(at, len, Change::Zeroes { may_unmap: true }, Durability::Cached)
     }
 
-    fn write_zeroes(
-        &self,
-        at: ByteOffset,
-        len: ByteLen,
-        how: Durability,
-        may_unmap: bool,
-    ) -> IoFuture<()> {
+    fn write_zeroes(&self, at: ByteOffset, len: ByteLen, how: Durability, may_unmap: bool) -> IoFuture<()> {
         self.change(at, len, Change::Zeroes { may_unmap }, how)
     }
 }
@@ -97,16 +84,9 @@ impl ArrayDisk {
         if len == ByteLen(0) {
             return IoFuture::ready(Ok(()));
         }
-        let how = if planted(Bug::FuaIgnored) {
-            Durability::Cached
-        } else {
-            how
-        };
+        let how = if planted(Bug::FuaIgnored) { Durability::Cached } else { how };
         let inner = Rc::clone(&self.0);
-        run_to_end(
-            &self.0.rt,
-            async move { inner.write(at, len, what, how).await },
-        )
+        run_to_end(&self.0.rt, async move { inner.write(at, len, what, how).await })
     }
 }
 
@@ -145,9 +125,7 @@ impl Inner {
         if !planted(Bug::BitmapAfterData) {
             self.intend(at, len).await?;
         }
-        let joined = Joined::start(&self.rt, started, self.live().into_iter(), |leg| {
-            what.issue(leg, at, len, how)
-        });
+        let joined = Joined::start(&self.rt, started, self.live().into_iter(), |leg| what.issue(leg, at, len, how));
         let judged = self.judge(joined.await, "a write");
         if planted(Bug::BitmapAfterData) {
             self.intend(at, len).await?;
@@ -164,18 +142,12 @@ impl Inner {
 
     /// Flushes every live member; who cannot is failed.
     pub(super) async fn flush_members(self: &Rc<Self>) -> Result<(), DeviceError> {
-        let joined = Joined::start(&self.rt, self.rt.now(), self.live().into_iter(), |leg| {
-            leg.disk.flush()
-        });
+        let joined = Joined::start(&self.rt, self.rt.now(), self.live().into_iter(), |leg| leg.disk.flush());
         self.judge(joined.await, "a flush")
     }
 
     /// Fails the members that did not do it. An error only if the last one in sync is among them; then for good.
-    fn judge(
-        self: &Rc<Self>,
-        answers: Vec<(Rc<Leg>, Outcome<()>)>,
-        what: &str,
-    ) -> Result<(), DeviceError> {
+    fn judge(self: &Rc<Self>, answers: Vec<(Rc<Leg>, Outcome<()>)>, what: &str) -> Result<(), DeviceError> {
         for (leg, outcome) in answers {
             if let Outcome::Answered(Err(error)) = outcome {
                 if planted(Bug::EioRetried) {
@@ -218,12 +190,7 @@ impl Inner {
                 uses.last_write = begun;
             }
         }
-        Ticket {
-            inner: Rc::clone(self),
-            key,
-            at,
-            len,
-        }
+        Ticket { inner: Rc::clone(self), key, at, len }
     }
 
     /// Before data is written: the array is active and the chunks' bits are set, on every member that gets the data.
@@ -236,19 +203,13 @@ impl Inner {
         let chunks = self.chunks_of(at, len);
         loop {
             let (durable, marked) = match &mut self.board.borrow_mut().bitmap {
-                Some(bitmap) if !bitmap.is_durable(chunks.clone()) => {
-                    (false, bitmap.mark(chunks.clone()))
-                }
+                Some(bitmap) if !bitmap.is_durable(chunks.clone()) => (false, bitmap.mark(chunks.clone())),
                 _ => (true, false),
             };
             if durable {
                 return self.settle(self.progress.writes_need.get()).await;
             }
-            let generation = if marked {
-                self.touch()
-            } else {
-                self.progress.wanted.get()
-            };
+            let generation = if marked { self.touch() } else { self.progress.wanted.get() };
             self.tidy_later();
             self.settle(generation).await?;
         }
@@ -262,16 +223,13 @@ impl Inner {
             leg.next_read.set(at.0 + len.0);
             // One leg, issued once: the cell hands the buffer into a closure that may be called for several.
             let buffer = std::cell::Cell::new(Some(into));
-            let joined =
-                Joined::start(&self.rt, started, std::iter::once(Rc::clone(&leg)), |leg| {
-                    leg.disk
-                        .read(place, buffer.take().expect("one leg, one buffer"))
-                });
+            let joined = Joined::start(&self.rt, started, std::iter::once(Rc::clone(&leg)), |leg| {
+                leg.disk.read(place, buffer.take().expect("one leg, one buffer"))
+            });
             match joined.await.pop() {
                 Some((_, Outcome::Answered(Ok(filled)))) => return Ok(filled),
                 Some((_, Outcome::Answered(Err(error)))) => {
-                    self.fail(&leg, &format!("a read: {error}"))
-                        .map_err(|LastOne| error)?;
+                    self.fail(&leg, &format!("a read: {error}")).map_err(|LastOne| error)?;
                 }
                 Some((_, Outcome::Abandoned)) | None => {}
             }
@@ -288,11 +246,7 @@ impl Inner {
         let current = in_sync().filter(|leg| !leg.todo.borrow().touches(chunks.clone()));
         let score = |leg: &&Rc<Leg>| {
             let distance = leg.next_read.get().abs_diff(at.0);
-            if distance == 0 {
-                (0, 0)
-            } else {
-                (1 + leg.in_flight(), distance)
-            }
+            if distance == 0 { (0, 0) } else { (1 + leg.in_flight(), distance) }
         };
         let best = current.min_by_key(score).or_else(|| in_sync().next());
         Rc::clone(best.expect("the last member in sync is never failed"))
@@ -300,9 +254,7 @@ impl Inner {
 }
 
 pub(super) fn overlaps(ranges: &[(u64, u64)], (from, to): (u64, u64)) -> bool {
-    ranges
-        .iter()
-        .any(|&(other_from, other_to)| from < other_to && other_from < to)
+    ranges.iter().any(|&(other_from, other_to)| from < other_to && other_from < to)
 }
 
 impl Drop for Ticket {

@@ -34,11 +34,7 @@ const SIZE_ROUNDING: u64 = 1 << 20;
 /// Where data starts on a member of this length: the gap also holds the future stripe journal.
 #[must_use]
 pub fn data_offset(member: ByteLen) -> Sectors {
-    Sectors::floor(if member >= LARGE_MEMBER {
-        LARGE_DATA_OFFSET
-    } else {
-        SMALL_DATA_OFFSET
-    })
+    Sectors::floor(if member >= LARGE_MEMBER { LARGE_DATA_OFFSET } else { SMALL_DATA_OFFSET })
 }
 
 /// What a member of this length can give to an array; zero if it is too small.
@@ -65,13 +61,8 @@ pub fn chunk_bytes(array: ByteLen) -> u64 {
 pub fn bitmap_at(superblock: &Superblock, bitmap_bytes: u64) -> Option<ByteOffset> {
     let at = u64::try_from(superblock.bitmap_offset).ok()? * 512 + SUPERBLOCK_AT.0;
     let end = at + bitmap_bytes.next_multiple_of(4096);
-    let end = if has_facts_room(superblock) && end > FACTS_AT.0 {
-        u64::MAX
-    } else {
-        end
-    };
-    (at >= BITMAP_AT.0 && at.is_multiple_of(4096) && end <= superblock.data_offset.bytes())
-        .then_some(ByteOffset(at))
+    let end = if has_facts_room(superblock) && end > FACTS_AT.0 { u64::MAX } else { end };
+    (at >= BITMAP_AT.0 && at.is_multiple_of(4096) && end <= superblock.data_offset.bytes()).then_some(ByteOffset(at))
 }
 
 /// Whether a member has room for the facts, beside what stock md keeps in the gap: its bad block log.

@@ -60,14 +60,7 @@ struct Call {
 }
 
 impl Leg {
-    pub fn new(
-        disk: Disk,
-        label: String,
-        slot: u16,
-        own: Superblock,
-        standing: Standing,
-        todo: ChunkSet,
-    ) -> Self {
+    pub fn new(disk: Disk, label: String, slot: u16, own: Superblock, standing: Standing, todo: ChunkSet) -> Self {
         let number = own.number;
         Self {
             disk,
@@ -100,11 +93,7 @@ impl Leg {
     }
 
     pub fn become_in_sync(&self) {
-        assert_eq!(
-            self.standing.get(),
-            Standing::Recovering,
-            "only a recovering member comes in"
-        );
+        assert_eq!(self.standing.get(), Standing::Recovering, "only a recovering member comes in");
         self.standing.set(Standing::InSync);
     }
 
@@ -112,14 +101,8 @@ impl Leg {
     pub fn become_faulty(&self, cause: String) {
         self.standing.set(Standing::Faulty);
         self.cause.replace(Some(cause));
-        let wakers: Vec<Waker> = self
-            .calls
-            .borrow_mut()
-            .calls
-            .iter_mut()
-            .flatten()
-            .filter_map(|call| call.waker.take())
-            .collect();
+        let wakers: Vec<Waker> =
+            self.calls.borrow_mut().calls.iter_mut().flatten().filter_map(|call| call.waker.take()).collect();
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -143,10 +126,7 @@ impl Leg {
 
     fn enter(&self, started: Moment) -> usize {
         let mut calls = self.calls.borrow_mut();
-        let call = Some(Call {
-            started,
-            waker: None,
-        });
+        let call = Some(Call { started, waker: None });
         if let Some(key) = calls.free.pop() {
             calls.calls[key] = call;
             return key;
@@ -209,10 +189,7 @@ impl<T: Unpin + 'static> Joined<T> {
             };
             Part { leg, state }
         });
-        Self {
-            rt: Rc::clone(rt),
-            parts: parts.collect(),
-        }
+        Self { rt: Rc::clone(rt), parts: parts.collect() }
     }
 }
 
@@ -241,11 +218,9 @@ impl<T: Unpin + 'static> Future for Joined<T> {
         if waiting {
             return Poll::Pending;
         }
-        let answers = this.parts.drain(..).map(|mut part| {
-            match std::mem::replace(&mut part.state, PartState::Taken) {
-                PartState::Done(outcome) => (Rc::clone(&part.leg), outcome),
-                PartState::Running(..) | PartState::Taken => unreachable!("all are done"),
-            }
+        let answers = this.parts.drain(..).map(|mut part| match std::mem::replace(&mut part.state, PartState::Taken) {
+            PartState::Done(outcome) => (Rc::clone(&part.leg), outcome),
+            PartState::Running(..) | PartState::Taken => unreachable!("all are done"),
         });
         Poll::Ready(answers.collect())
     }

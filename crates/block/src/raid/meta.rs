@@ -9,9 +9,7 @@ use super::bitmap::{Header, LAZY_SECONDS, PAGE_BYTES};
 use super::chunks::ChunkSet;
 use super::facts::{self, Facts};
 use super::leg::{Joined, Leg, Outcome};
-use super::superblock::{
-    CLEAN, FEATURE_BITMAP, FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, SUPERBLOCK_AT, Superblock,
-};
+use super::superblock::{CLEAN, FEATURE_BITMAP, FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, SUPERBLOCK_AT, Superblock};
 use crate::device::{DeviceError, Durability, IoFuture};
 use crate::{IoBuf, IoData};
 use std::rc::Rc;
@@ -51,10 +49,7 @@ async fn round(inner: &Rc<Inner>, plan: Plan) -> Result<bool, DeviceError> {
     let writes: Vec<(Rc<Leg>, Writes)> = plan.per_leg;
     let legs = writes.iter().map(|(leg, _)| Rc::clone(leg));
     let joined = Joined::start(&inner.rt, inner.rt.now(), legs, |leg| {
-        let (_, writes) = writes
-            .iter()
-            .find(|(other, _)| std::ptr::eq(&raw const **other, leg))
-            .expect("made for it");
+        let (_, writes) = writes.iter().find(|(other, _)| std::ptr::eq(&raw const **other, leg)).expect("made for it");
         in_order(leg, writes.clone())
     });
     let mut all = true;
@@ -95,58 +90,30 @@ fn plan(inner: &Inner) -> Plan {
             bitmap.rewrite_header();
         }
     }
-    let header = header(
-        inner,
-        board.events,
-        board
-            .bitmap
-            .as_ref()
-            .map_or(0, super::bitmap::Bitmap::events_cleared),
-    );
-    let taken = board
-        .bitmap
-        .as_mut()
-        .map(|bitmap| bitmap.take_dirty(&header));
+    let header = header(inner, board.events, board.bitmap.as_ref().map_or(0, super::bitmap::Bitmap::events_cleared));
+    let taken = board.bitmap.as_mut().map(|bitmap| bitmap.take_dirty(&header));
     let facts = std::mem::take(&mut board.facts_dirty).then(|| {
         board.facts_sequence += 1;
         board.facts_sequence
     });
-    let (pages, snapshot) = taken.map_or((Vec::new(), None), |(pages, snapshot)| {
-        (pages, Some(snapshot))
-    });
-    let pages: Writes = pages
-        .iter()
-        .map(|(page, bytes)| (page_offset(*page), IoBuf::copy_of(bytes).freeze()))
-        .collect();
+    let (pages, snapshot) = taken.map_or((Vec::new(), None), |(pages, snapshot)| (pages, Some(snapshot)));
+    let pages: Writes =
+        pages.iter().map(|(page, bytes)| (page_offset(*page), IoBuf::copy_of(bytes).freeze())).collect();
     drop(board);
     let per_leg = live.into_iter().map(|leg| {
         let mut writes = Writes::new();
         if let Some(at) = leg.bitmap_at.get() {
-            writes.extend(
-                pages
-                    .iter()
-                    .map(|(page, data)| (ByteOffset(at.0 + page.0), data.clone())),
-            );
+            writes.extend(pages.iter().map(|(page, data)| (ByteOffset(at.0 + page.0), data.clone())));
         }
         if let Some(sequence) = facts.filter(|_| leg.facts_room) {
-            writes.push((
-                facts::slot_at(sequence),
-                facts_of(inner, &leg, sequence, events_before),
-            ));
+            writes.push((facts::slot_at(sequence), facts_of(inner, &leg, sequence, events_before)));
         }
         if superblocks {
-            writes.push((
-                SUPERBLOCK_AT,
-                IoBuf::copy_of(&superblock_of(inner, &leg).encode()).freeze(),
-            ));
+            writes.push((SUPERBLOCK_AT, IoBuf::copy_of(&superblock_of(inner, &leg).encode()).freeze()));
         }
         (leg, writes)
     });
-    Plan {
-        generation: inner.progress.wanted.get(),
-        per_leg: per_leg.collect(),
-        snapshot,
-    }
+    Plan { generation: inner.progress.wanted.get(), per_leg: per_leg.collect(), snapshot }
 }
 
 fn page_offset(page: usize) -> ByteOffset {
@@ -170,14 +137,7 @@ fn header(inner: &Inner, events: u64, events_cleared: u64) -> Header {
 fn facts_of(inner: &Inner, leg: &Leg, sequence: u64, events_before: u64) -> IoData {
     let board = inner.board.borrow();
     let records = board.records.clone();
-    let facts = Facts {
-        sequence,
-        array: inner.shape.id,
-        role: leg.slot,
-        events_before,
-        events: board.events,
-        records,
-    };
+    let facts = Facts { sequence, array: inner.shape.id, role: leg.slot, events_before, events: board.events, records };
     IoBuf::copy_of(&facts.encode()).freeze()
 }
 
@@ -215,9 +175,6 @@ fn superblock_of(inner: &Inner, leg: &Leg) -> Superblock {
 }
 
 fn bitmap_offset(leg: &Leg) -> i32 {
-    let sectors = leg
-        .bitmap_at
-        .get()
-        .map_or(Sectors(0), |at| Sectors((at.0 - SUPERBLOCK_AT.0) / 512));
+    let sectors = leg.bitmap_at.get().map_or(Sectors(0), |at| Sectors((at.0 - SUPERBLOCK_AT.0) / 512));
     i32::try_from(sectors.0).expect("before the data")
 }

@@ -84,9 +84,7 @@ pub enum RaidError {
         least: ByteLen,
     },
     /// The member's blocks are larger than the array's.
-    #[error(
-        "{label} has blocks of {found} bytes, the array serves {served}: use a disk with blocks as small"
-    )]
+    #[error("{label} has blocks of {found} bytes, the array serves {served}: use a disk with blocks as small")]
     BlockSize {
         /// Which disk.
         label: String,
@@ -190,9 +188,7 @@ pub enum RaidError {
         asked: usize,
     },
     /// A record that cannot be kept.
-    #[error(
-        "the record of volume {volume} has {len} bytes: 8 to 512 are kept, for at most 900 volumes"
-    )]
+    #[error("the record of volume {volume} has {len} bytes: 8 to 512 are kept, for at most 900 volumes")]
     Record {
         /// Whose.
         volume: VolumeId,

@@ -67,17 +67,8 @@ impl FactsTable {
         let Some(offered) = epoch_of(record).filter(|_| len <= RECORD_MAX_BYTES && !full) else {
             return Err(RaidError::Record { volume, len });
         };
-        if let Some(held) = board
-            .records
-            .get(&volume)
-            .and_then(|held| epoch_of(held))
-            .filter(|&held| held > offered)
-        {
-            return Err(RaidError::EpochBack {
-                volume,
-                held,
-                offered,
-            });
+        if let Some(held) = board.records.get(&volume).and_then(|held| epoch_of(held)).filter(|&held| held > offered) {
+            return Err(RaidError::EpochBack { volume, held, offered });
         }
         board.records.insert(volume, record.to_vec());
         board.facts_dirty = true;

@@ -36,10 +36,7 @@ enum Stop {
 impl Inner {
     /// Starts filling if a member lacks something and nobody does it yet.
     pub fn resync_later(self: &Rc<Self>) {
-        if self.resync.running.get()
-            || self.resync.cancel.get()
-            || self.next_chunk().is_none() && !self.one_is_full()
-        {
+        if self.resync.running.get() || self.resync.cancel.get() || self.next_chunk().is_none() && !self.one_is_full() {
             return;
         }
         self.resync.running.set(true);
@@ -51,9 +48,7 @@ impl Inner {
             match inner.resync_all().await {
                 Ok(()) | Err(Stop::Cancelled) => {}
                 Err(Stop::Source(error)) => {
-                    inner.resync.blocked.replace(Some(format!(
-                        "the only member in sync cannot be read: {error}"
-                    )));
+                    inner.resync.blocked.replace(Some(format!("the only member in sync cannot be read: {error}")));
                 }
             }
             inner.resync.running.set(false);
@@ -65,23 +60,15 @@ impl Inner {
     }
 
     fn lacking(&self) -> Vec<Rc<Leg>> {
-        self.live()
-            .into_iter()
-            .filter(|leg| !leg.todo.borrow().is_empty())
-            .collect()
+        self.live().into_iter().filter(|leg| !leg.todo.borrow().is_empty()).collect()
     }
 
     fn one_is_full(&self) -> bool {
-        self.live()
-            .iter()
-            .any(|leg| leg.standing() == Standing::Recovering && leg.todo.borrow().is_empty())
+        self.live().iter().any(|leg| leg.standing() == Standing::Recovering && leg.todo.borrow().is_empty())
     }
 
     fn next_chunk(&self) -> Option<usize> {
-        self.lacking()
-            .iter()
-            .filter_map(|leg| leg.todo.borrow().first())
-            .min()
+        self.lacking().iter().filter_map(|leg| leg.todo.borrow().first()).min()
     }
 
     async fn resync_all(self: &Rc<Self>) -> Result<(), Stop> {
@@ -92,9 +79,7 @@ impl Inner {
                 break;
             };
             since_checkpoint += self.copy_chunk(chunk).await?;
-            if since_checkpoint >= CHECKPOINT_BYTES
-                || self.rt.now().since(last) >= Millis(CHECKPOINT_MS)
-            {
+            if since_checkpoint >= CHECKPOINT_BYTES || self.rt.now().since(last) >= Millis(CHECKPOINT_MS) {
                 self.checkpoint().await.map_err(Stop::Source)?;
                 (since_checkpoint, last) = (0, self.rt.now());
             }
@@ -128,20 +113,14 @@ impl Inner {
             .into_iter()
             .filter_map(|leg| {
                 let first = leg.todo.borrow().first()?;
-                (leg.standing() == Standing::Recovering)
-                    .then(|| (leg, Sectors(first as u64 * chunk / 512)))
+                (leg.standing() == Standing::Recovering).then(|| (leg, Sectors(first as u64 * chunk / 512)))
             })
             .collect();
-        if reached
-            .iter()
-            .all(|(leg, sectors)| leg.recovered.get() == *sectors)
-        {
+        if reached.iter().all(|(leg, sectors)| leg.recovered.get() == *sectors) {
             return Ok(());
         }
         self.flush_members().await?;
-        reached
-            .iter()
-            .for_each(|(leg, sectors)| leg.recovered.set(*sectors));
+        reached.iter().for_each(|(leg, sectors)| leg.recovered.set(*sectors));
         let generation = self.touch_superblocks();
         self.settle(generation).await
     }
@@ -150,28 +129,17 @@ impl Inner {
     async fn copy_chunk(self: &Rc<Self>, chunk: usize) -> Result<u64, Stop> {
         let from = chunk as u64 * self.shape.chunk_bytes;
         let to = (from + self.shape.chunk_bytes).min(self.shape.size.bytes());
-        let targets: Vec<Rc<Leg>> = self
-            .lacking()
-            .into_iter()
-            .filter(|leg| leg.todo.borrow().contains(chunk))
-            .collect();
+        let targets: Vec<Rc<Leg>> =
+            self.lacking().into_iter().filter(|leg| leg.todo.borrow().contains(chunk)).collect();
         let starts = (from..to).step_by(usize::try_from(WINDOW_BYTES).expect("half a mebibyte"));
-        let copies =
-            iter(starts).map(|at| self.copy_window(at, (at + WINDOW_BYTES).min(to), &targets));
+        let copies = iter(starts).map(|at| self.copy_window(at, (at + WINDOW_BYTES).min(to), &targets));
         let done: Vec<Result<(), Stop>> = copies.buffer_unordered(WINDOWS_MAX).collect().await;
         done.into_iter().collect::<Result<(), Stop>>()?;
-        targets
-            .iter()
-            .for_each(|leg| leg.todo.borrow_mut().remove(chunk));
+        targets.iter().for_each(|leg| leg.todo.borrow_mut().remove(chunk));
         Ok(to - from)
     }
 
-    async fn copy_window(
-        self: &Rc<Self>,
-        from: u64,
-        to: u64,
-        targets: &[Rc<Leg>],
-    ) -> Result<(), Stop> {
+    async fn copy_window(self: &Rc<Self>, from: u64, to: u64, targets: &[Rc<Leg>]) -> Result<(), Stop> {
         if self.resync.cancel.get() {
             return Err(Stop::Cancelled);
         }
@@ -181,18 +149,14 @@ impl Inner {
         let data = self.read_source(at, to - from).await?;
         let targets = targets.iter().filter(|leg| leg.is_live()).map(Rc::clone);
         let joined = Joined::start(&self.rt, started, targets, |leg| {
-            leg.disk
-                .write(leg.place(at), data.clone(), Durability::Cached)
+            leg.disk.write(leg.place(at), data.clone(), Durability::Cached)
         });
         for (leg, outcome) in joined.await {
             if let Outcome::Answered(Err(error)) = outcome {
-                self.fail(&leg, &format!("a resync write: {error}"))
-                    .map_err(|LastOne| Stop::Source(error))?;
+                self.fail(&leg, &format!("a resync write: {error}")).map_err(|LastOne| Stop::Source(error))?;
             }
         }
-        self.resync
-            .copied_bytes
-            .set(self.resync.copied_bytes.get() + (to - from));
+        self.resync.copied_bytes.set(self.resync.copied_bytes.get() + (to - from));
         Ok(())
     }
 
@@ -200,24 +164,17 @@ impl Inner {
         loop {
             let chunks = self.chunks_of(at, ByteLen(len));
             // After the source of a crash's resync has failed, a target is the source: its own copy is what counts.
-            let source = self
-                .in_sync()
-                .into_iter()
-                .find(|leg| !leg.todo.borrow().touches(chunks.clone()));
+            let source = self.in_sync().into_iter().find(|leg| !leg.todo.borrow().touches(chunks.clone()));
             let source = source.expect("promote_source leaves one in sync that lacks nothing");
             let place = source.place(at);
             let len = usize::try_from(len).expect("a window");
-            let joined = Joined::start(
-                &self.rt,
-                self.rt.now(),
-                std::iter::once(Rc::clone(&source)),
-                |leg| leg.disk.read(place, IoBuf::new(len)),
-            );
+            let joined = Joined::start(&self.rt, self.rt.now(), std::iter::once(Rc::clone(&source)), |leg| {
+                leg.disk.read(place, IoBuf::new(len))
+            });
             match joined.await.pop() {
                 Some((_, Outcome::Answered(Ok(filled)))) => return Ok(filled.freeze()),
                 Some((leg, Outcome::Answered(Err(error)))) => {
-                    self.fail(&leg, &format!("a resync read: {error}"))
-                        .map_err(|LastOne| Stop::Source(error))?;
+                    self.fail(&leg, &format!("a resync read: {error}")).map_err(|LastOne| Stop::Source(error))?;
                 }
                 Some((_, Outcome::Abandoned)) | None => {}
             }
@@ -242,25 +199,11 @@ impl<'a> Window<'a> {
     /// New writes wait from now on; returns when those that were under way have ended.
     async fn open(inner: &'a Rc<Inner>, from: u64, to: u64) -> Self {
         if planted(Bug::ResyncOverwritesNewer) {
-            return Self {
-                inner,
-                range: (u64::MAX, u64::MAX),
-            };
+            return Self { inner, range: (u64::MAX, u64::MAX) };
         }
         inner.ranges.windows.borrow_mut().push((from, to));
-        let window = Self {
-            inner,
-            range: (from, to),
-        };
-        let busy = || {
-            inner
-                .ranges
-                .writes
-                .borrow()
-                .iter()
-                .flatten()
-                .any(|&write| overlaps(&[write], (from, to)))
-        };
+        let window = Self { inner, range: (from, to) };
+        let busy = || inner.ranges.writes.borrow().iter().flatten().any(|&write| overlaps(&[write], (from, to)));
         while busy() {
             inner.ranges.write_ended.wait().await;
         }
@@ -270,11 +213,7 @@ impl<'a> Window<'a> {
 
 impl Drop for Window<'_> {
     fn drop(&mut self) {
-        self.inner
-            .ranges
-            .windows
-            .borrow_mut()
-            .retain(|range| *range != self.range);
+        self.inner.ranges.windows.borrow_mut().retain(|range| *range != self.range);
         self.inner.ranges.window_closed.wake_all();
     }
 }

@@ -78,12 +78,8 @@ impl Inner {
     pub(super) fn status(&self) -> ArrayStatus {
         let board = self.board.borrow();
         let legs: Vec<_> = board.legs.iter().flatten().collect();
-        let lacking = |leg: &Leg| {
-            ByteLen(
-                (leg.todo.borrow().len() as u64 * self.shape.chunk_bytes)
-                    .min(self.shape.size.bytes()),
-            )
-        };
+        let lacking =
+            |leg: &Leg| ByteLen((leg.todo.borrow().len() as u64 * self.shape.chunk_bytes).min(self.shape.size.bytes()));
         let members = legs.iter().map(|leg| MemberStatus {
             slot: usize::from(leg.slot),
             label: leg.label.clone(),
@@ -92,9 +88,7 @@ impl Inner {
             lacking: lacking(leg),
         });
         let in_sync = legs.iter().filter(|leg| leg.is_in_sync()).count();
-        let differ = legs
-            .iter()
-            .any(|leg| leg.is_in_sync() && !leg.todo.borrow().is_empty());
+        let differ = legs.iter().any(|leg| leg.is_in_sync() && !leg.todo.borrow().is_empty());
         let state = match () {
             () if self.closed.get() => ArrayState::Stopped,
             () if self.broken.get().is_some() => ArrayState::Failed,
@@ -103,12 +97,7 @@ impl Inner {
             () if board.clean => ArrayState::Clean,
             () => ArrayState::Active,
         };
-        let left = legs
-            .iter()
-            .filter(|leg| leg.is_live())
-            .map(|leg| lacking(leg))
-            .max()
-            .unwrap_or_default();
+        let left = legs.iter().filter(|leg| leg.is_live()).map(|leg| lacking(leg)).max().unwrap_or_default();
         ArrayStatus {
             id: self.shape.id,
             name: self.shape.name.clone(),
@@ -127,16 +116,7 @@ impl Inner {
         let elapsed_ms = self.rt.now().since(self.resync.started.get()).0;
         let copied = self.resync.copied_bytes.get();
         let bytes_per_second = copied.saturating_mul(1000) / elapsed_ms.max(1);
-        let eta = left
-            .0
-            .saturating_mul(1000)
-            .checked_div(bytes_per_second)
-            .map(Millis);
-        ResyncStatus {
-            copied: ByteLen(copied),
-            left,
-            bytes_per_second,
-            eta,
-        }
+        let eta = left.0.saturating_mul(1000).checked_div(bytes_per_second).map(Millis);
+        ResyncStatus { copied: ByteLen(copied), left, bytes_per_second, eta }
     }
 }

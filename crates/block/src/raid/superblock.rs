@@ -116,9 +116,7 @@ pub enum SuperblockError {
     #[error("no md superblock version 1.2")]
     Absent,
     /// The checksum is wrong: a torn or rotten superblock.
-    #[error(
-        "the md superblock's checksum is {found:08x}, it should be {expected:08x}: it is damaged"
-    )]
+    #[error("the md superblock's checksum is {found:08x}, it should be {expected:08x}: it is damaged")]
     Checksum {
         /// What stands there.
         found: u32,
@@ -166,11 +164,7 @@ impl Superblock {
     /// The role this superblock gives to a device number.
     #[must_use]
     pub fn role_of(&self, number: u32) -> Role {
-        usize::try_from(number)
-            .ok()
-            .and_then(|number| self.roles.get(number))
-            .copied()
-            .unwrap_or(Role::Spare)
+        usize::try_from(number).ok().and_then(|number| self.roles.get(number)).copied().unwrap_or(Role::Spare)
     }
 
     /// Whether a feature bit is set.
@@ -185,10 +179,7 @@ impl Superblock {
     /// If the name or the roles do not fit: whoever made the value checked them.
     #[must_use]
     pub fn encode(&self) -> [u8; SUPERBLOCK_BYTES] {
-        assert!(
-            self.name.len() <= NAME_BYTES && self.roles.len() <= ROLES_MAX,
-            "checked where the array was made"
-        );
+        assert!(self.name.len() <= NAME_BYTES && self.roles.len() <= ROLES_MAX, "checked where the array was made");
         let mut bytes = [0; SUPERBLOCK_BYTES];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(0, &MAGIC.to_le_bytes());
@@ -216,12 +207,7 @@ impl Superblock {
         put(192, &self.updated.to_le_bytes());
         put(200, &self.events.to_le_bytes());
         put(208, &self.resync_offset.to_le_bytes());
-        put(
-            220,
-            &u32::try_from(self.roles.len())
-                .expect("at most ROLES_MAX")
-                .to_le_bytes(),
-        );
+        put(220, &u32::try_from(self.roles.len()).expect("at most ROLES_MAX").to_le_bytes());
         for (number, role) in self.roles.iter().enumerate() {
             put(HEADER_BYTES + 2 * number, &role.encode().to_le_bytes());
         }
@@ -261,33 +247,20 @@ impl Superblock {
         // Past 2^62 sectors nothing is a device, and sums below cannot overflow.
         const SECTORS_MAX: u64 = 1 << 54;
         let bad = |field, value| Err(SuperblockError::Field { field, value });
-        for (field, value) in [
-            ("size", self.size.0),
-            ("data_offset", self.data_offset.0),
-            ("data_size", self.data_size.0),
-        ] {
+        for (field, value) in
+            [("size", self.size.0), ("data_offset", self.data_offset.0), ("data_size", self.data_size.0)]
+        {
             if value > SECTORS_MAX {
                 return bad(field, value);
             }
         }
         match self {
             Self { slots: 0, .. } => bad("raid_disks", 0),
-            Self { slots, .. } if *slots as usize > ROLES_MAX => {
-                bad("raid_disks", u64::from(*slots))
-            }
-            Self { number, roles, .. } if *number as usize >= roles.len() => {
-                bad("dev_number", u64::from(*number))
-            }
-            Self {
-                size: Sectors(0), ..
-            } => bad("size", 0),
-            Self {
-                size, data_size, ..
-            } if size > data_size => bad("data_size", data_size.0),
-            Self {
-                data_offset: Sectors(offset @ ..16),
-                ..
-            } => bad("data_offset", *offset),
+            Self { slots, .. } if *slots as usize > ROLES_MAX => bad("raid_disks", u64::from(*slots)),
+            Self { number, roles, .. } if *number as usize >= roles.len() => bad("dev_number", u64::from(*number)),
+            Self { size: Sectors(0), .. } => bad("size", 0),
+            Self { size, data_size, .. } if size > data_size => bad("data_size", data_size.0),
+            Self { data_offset: Sectors(offset @ ..16), .. } => bad("data_offset", *offset),
             _ => Ok(()),
         }
     }
@@ -301,15 +274,13 @@ fn refuse_unknown(features: u32) -> Result<(), SuperblockError> {
     let mut text = String::new();
     for (bit, name) in FEATURE_NAMES {
         if unknown & bit != 0 {
-            write!(text, "{}{name}", if text.is_empty() { "" } else { ", " })
-                .expect("a String takes all");
+            write!(text, "{}{name}", if text.is_empty() { "" } else { ", " }).expect("a String takes all");
         }
     }
     let named = FEATURE_NAMES.iter().fold(0, |all, (bit, _)| all | bit);
     if unknown & !named != 0 {
         let comma = if text.is_empty() { "" } else { ", " };
-        write!(text, "{comma}unknown features {:#x}", unknown & !named)
-            .expect("a String takes all");
+        write!(text, "{comma}unknown features {:#x}", unknown & !named).expect("a String takes all");
     }
     Err(SuperblockError::Unsupported(text))
 }
@@ -333,9 +304,7 @@ struct Fields<'a>(&'a [u8; SUPERBLOCK_BYTES]);
 
 impl Fields<'_> {
     fn array<const N: usize>(&self, at: usize) -> [u8; N] {
-        self.0[at..at + N]
-            .try_into()
-            .expect("a fixed place within 4 KiB")
+        self.0[at..at + N].try_into().expect("a fixed place within 4 KiB")
     }
 
     fn u16(&self, at: usize) -> u16 {
@@ -382,9 +351,7 @@ impl Fields<'_> {
             updated: self.u64(192),
             events: self.u64(200),
             resync_offset: self.u64(208),
-            roles: (0..roles)
-                .map(|number| Role::decode(self.u16(HEADER_BYTES + 2 * number)))
-                .collect(),
+            roles: (0..roles).map(|number| Role::decode(self.u16(HEADER_BYTES + 2 * number))).collect(),
         }
     }
 }
@@ -429,15 +396,9 @@ mod test {
     #[test]
     fn what_is_written_is_read_again() {
         let superblock = sample();
-        assert_eq!(
-            Superblock::decode(&superblock.encode()),
-            Ok(superblock.clone())
-        );
+        assert_eq!(Superblock::decode(&superblock.encode()), Ok(superblock.clone()));
         assert_eq!(superblock.role(), Role::Active(1));
-        assert!(
-            superblock.encode()[512..].iter().all(|&byte| byte == 0),
-            "all of it lies in one sector"
-        );
+        assert!(superblock.encode()[512..].iter().all(|&byte| byte == 0), "all of it lies in one sector");
     }
 
     /// Goal: hostile bytes neither panic nor pass. Method: every single byte of a good one set to several values; a
@@ -450,11 +411,7 @@ mod test {
                 let mut bytes = good;
                 bytes[at] ^= flip;
                 let decoded = Superblock::decode(&bytes);
-                assert_eq!(
-                    decoded.is_ok(),
-                    at >= 512 || (4..8).contains(&at) && decoded.is_ok(),
-                    "byte {at}"
-                );
+                assert_eq!(decoded.is_ok(), at >= 512 || (4..8).contains(&at) && decoded.is_ok(), "byte {at}");
             }
         }
     }
@@ -464,17 +421,13 @@ mod test {
         let broken = |change: fn(&mut Superblock)| {
             let mut superblock = sample();
             change(&mut superblock);
-            Superblock::decode(&superblock.encode())
-                .expect_err("it is broken")
-                .to_string()
+            Superblock::decode(&superblock.encode()).expect_err("it is broken").to_string()
         };
         assert!(broken(|s| s.slots = 0).contains("raid_disks"));
         assert!(broken(|s| s.number = 500).contains("dev_number"));
         assert!(broken(|s| s.size = Sectors(u64::MAX)).contains("size"));
         assert!(broken(|s| s.data_offset = Sectors(3)).contains("data_offset"));
-        assert!(
-            broken(|s| s.features |= 4 | 8).contains("a reshape in progress, recorded bad blocks")
-        );
+        assert!(broken(|s| s.features |= 4 | 8).contains("a reshape in progress, recorded bad blocks"));
         assert!(broken(|s| s.features |= 1 << 30).contains("unknown features 0x40000000"));
     }
 
@@ -487,9 +440,7 @@ mod test {
         for sector in 0..=8 {
             let mut torn = old;
             torn[..sector * 512].copy_from_slice(&new[..sector * 512]);
-            let events = Superblock::decode(&torn)
-                .expect("never torn within a sector")
-                .events;
+            let events = Superblock::decode(&torn).expect("never torn within a sector").events;
             assert_eq!(events, if sector == 0 { 42 } else { 43 });
         }
     }

@@ -2,7 +2,10 @@
 
 mod cuts;
 mod fill;
+#[cfg(feature = "sabotage")]
+mod planted;
 mod serve;
+mod walk;
 
 use super::*;
 use crate::testing::{Hand, MemDisk, Seen};
@@ -22,18 +25,11 @@ struct World {
 }
 
 fn member(disk: &Rc<MemDisk>, label: &str) -> Member {
-    Member {
-        disk: disk.disk(),
-        label: label.to_owned(),
-    }
+    Member { disk: disk.disk(), label: label.to_owned() }
 }
 
 fn members(disks: &[Rc<MemDisk>]) -> Vec<Member> {
-    disks
-        .iter()
-        .zip(["a", "b", "c", "d"])
-        .map(|(disk, label)| member(disk, label))
-        .collect()
+    disks.iter().zip(["a", "b", "c", "d"]).map(|(disk, label)| member(disk, label)).collect()
 }
 
 fn options() -> CreateOptions {
@@ -47,10 +43,7 @@ fn options() -> CreateOptions {
 }
 
 fn start(start: Start) -> AssembleOptions {
-    AssembleOptions {
-        start,
-        unix_seconds: 1_800_000_100,
-    }
+    AssembleOptions { start, unix_seconds: 1_800_000_100 }
 }
 
 fn blank(count: usize) -> Vec<Rc<MemDisk>> {
@@ -72,14 +65,7 @@ impl World {
 
     fn of(disks: Vec<Rc<MemDisk>>, options: CreateOptions) -> Self {
         let hand = Hand::new();
-        let array = hand
-            .run(create(
-                options,
-                members(&disks),
-                &hand.rt(),
-                &mut number_bytes(),
-            ))
-            .unwrap();
+        let array = hand.run(create(options, members(&disks), &hand.rt(), &mut number_bytes())).unwrap();
         Self { hand, disks, array }
     }
 
@@ -91,11 +77,7 @@ impl World {
 
     fn write(&self, at: u64, mark: u8) -> Result<(), DeviceError> {
         let data = IoBuf::copy_of(&[mark; 4096]).freeze();
-        self.hand.run(
-            self.array
-                .disk()
-                .write(ByteOffset(at), data, Durability::Cached),
-        )
+        self.hand.run(self.array.disk().write(ByteOffset(at), data, Durability::Cached))
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
@@ -103,9 +85,7 @@ impl World {
     }
 
     fn read(&self, at: u64) -> Result<u8, DeviceError> {
-        self.hand
-            .run(self.array.disk().read(ByteOffset(at), IoBuf::new(4096)))
-            .map(|bytes| bytes[0])
+        self.hand.run(self.array.disk().read(ByteOffset(at), IoBuf::new(4096))).map(|bytes| bytes[0])
     }
 
     /// Lets background work go on until there is none, moving time.
@@ -121,12 +101,7 @@ impl World {
     }
 
     fn standings(&self) -> Vec<Standing> {
-        self.array
-            .status()
-            .members
-            .iter()
-            .map(|member| member.standing)
-            .collect()
+        self.array.status().members.iter().map(|member| member.standing).collect()
     }
 }
 
@@ -147,8 +122,5 @@ fn data_of(disk: &MemDisk) -> Vec<u8> {
 /// Where the log has the first write of data at `at`, and whether the bitmap was written before.
 fn data_write(disk: &MemDisk, at: u64) -> Option<usize> {
     let place = at + DATA as u64;
-    disk.log
-        .borrow()
-        .iter()
-        .position(|seen| matches!(seen, Seen::Write { at, .. } if *at == place))
+    disk.log.borrow().iter().position(|seen| matches!(seen, Seen::Write { at, .. } if *at == place))
 }

@@ -39,10 +39,7 @@ impl Inner {
         self.settle(self.progress.wanted.get()).await?;
         // What is looked at before the flush is covered by it: a copy that ends meanwhile is not.
         let (begun, whole) = (self.ranges.begun.get(), self.is_whole());
-        let equal = self
-            .in_sync()
-            .iter()
-            .all(|leg| leg.todo.borrow().is_empty());
+        let equal = self.in_sync().iter().all(|leg| leg.todo.borrow().is_empty());
         self.flush_members().await?;
         self.may_answer().await?;
         let cleared = whole && self.is_whole() && self.clear_bits(begun, idle);
@@ -50,11 +47,7 @@ impl Inner {
             let generation = self.touch();
             self.settle(generation).await?;
         }
-        if equal {
-            self.become_clean(begun).await
-        } else {
-            Ok(false)
-        }
+        if equal { self.become_clean(begun).await } else { Ok(false) }
     }
 
     fn clear_bits(&self, begun: u64, idle: Millis) -> bool {
@@ -66,9 +59,7 @@ impl Inner {
         };
         let uses = &board.uses;
         let idle = |chunk: &usize| {
-            uses.get(chunk).is_none_or(|u| {
-                u.in_flight == 0 && u.last_write <= begun && now.since(u.last_end) >= idle
-            })
+            uses.get(chunk).is_none_or(|u| u.in_flight == 0 && u.last_write <= begun && now.since(u.last_end) >= idle)
         };
         let chunks: Vec<usize> = bitmap.set().iter().filter(idle).collect();
         for &chunk in &chunks {
@@ -80,15 +71,8 @@ impl Inner {
 
     /// Marks the array clean if nothing was written since `begun`, all of which was flushed, and no copy is due.
     async fn become_clean(self: &Rc<Self>, begun: u64) -> Result<bool, DeviceError> {
-        let quiet = self.ranges.begun.get() == begun
-            && self.ranges.writes.borrow().iter().all(Option::is_none);
-        let settled = !self.is_whole()
-            || self
-                .board
-                .borrow()
-                .bitmap
-                .as_ref()
-                .is_none_or(|b| b.set().is_empty());
+        let quiet = self.ranges.begun.get() == begun && self.ranges.writes.borrow().iter().all(Option::is_none);
+        let settled = !self.is_whole() || self.board.borrow().bitmap.as_ref().is_none_or(|b| b.set().is_empty());
         if !(quiet && settled) {
             return Ok(false);
         }

@@ -112,7 +112,8 @@ impl Bench {
                 return answer;
             }
             let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
-            let left = tasks.into_iter().filter_map(|mut task| task.as_mut().poll(&mut cx).is_pending().then_some(task));
+            let left =
+                tasks.into_iter().filter_map(|mut task| task.as_mut().poll(&mut cx).is_pending().then_some(task));
             let left: Vec<Task> = left.collect();
             self.tasks.borrow_mut().extend(left);
             std::thread::sleep(std::time::Duration::from_micros(100));

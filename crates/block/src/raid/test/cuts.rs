@@ -30,12 +30,7 @@ impl Acked {
         }
         self.flushed = mark;
         self.epoch_tried = u64::from(mark);
-        let stored = world.hand.run(
-            world
-                .array
-                .facts()
-                .store(VOLUME, &u64::from(mark).to_le_bytes()),
-        );
+        let stored = world.hand.run(world.array.facts().store(VOLUME, &u64::from(mark).to_le_bytes()));
         if stored.is_ok() {
             self.epoch = u64::from(mark);
         }
@@ -48,19 +43,10 @@ type Story = fn(&[Rc<MemDisk>]) -> Acked;
 
 fn begin(disks: &[Rc<MemDisk>], count: usize, acked: &mut Acked) -> Option<World> {
     let hand = Hand::new();
-    let made = hand.run(create(
-        options(),
-        members(&disks[..count]),
-        &hand.rt(),
-        &mut number_bytes(),
-    ));
+    let made = hand.run(create(options(), members(&disks[..count]), &hand.rt(), &mut number_bytes()));
     let array = made.ok()?;
     acked.created = true;
-    Some(World {
-        hand,
-        disks: disks.to_vec(),
-        array,
-    })
+    Some(World { hand, disks: disks.to_vec(), array })
 }
 
 fn create_and_stop(disks: &[Rc<MemDisk>]) -> Acked {
@@ -81,18 +67,10 @@ fn fail_and_return(disks: &[Rc<MemDisk>]) -> Acked {
     let Some(world) = begin(disks, 2, &mut acked) else {
         return acked;
     };
-    if !acked.step(&world, 1)
-        || world.hand.run(world.array.fail(0)).is_err()
-        || !acked.step(&world, 2)
-    {
+    if !acked.step(&world, 1) || world.hand.run(world.array.fail(0)).is_err() || !acked.step(&world, 2) {
         return acked;
     }
-    if world
-        .hand
-        .run(world.array.add(member(&disks[0], "a"), false, [7; 16]))
-        .is_ok()
-        && acked.step(&world, 3)
-    {
+    if world.hand.run(world.array.add(member(&disks[0], "a"), false, [7; 16])).is_ok() && acked.step(&world, 3) {
         world.settle();
         acked.step(&world, 4);
     }
@@ -104,17 +82,10 @@ fn grow_and_fill(disks: &[Rc<MemDisk>]) -> Acked {
     let Some(world) = begin(disks, 1, &mut acked) else {
         return acked;
     };
-    if !acked.step(&world, 1)
-        || world.hand.run(world.array.grow(2)).is_err()
-        || !acked.step(&world, 2)
-    {
+    if !acked.step(&world, 1) || world.hand.run(world.array.grow(2)).is_err() || !acked.step(&world, 2) {
         return acked;
     }
-    if world
-        .hand
-        .run(world.array.add(member(&disks[1], "b"), false, [7; 16]))
-        .is_ok()
-    {
+    if world.hand.run(world.array.add(member(&disks[1], "b"), false, [7; 16])).is_ok() {
         world.hand.turn();
         acked.step(&world, 3);
         let _ = world.hand.run(world.array.stop());
@@ -131,44 +102,16 @@ fn check(disks: Vec<Rc<MemDisk>>, acked: &Acked, cut: u64) {
         }
     };
     let found = world.read(0).unwrap();
-    assert!(
-        found == acked.flushed || found == acked.tried,
-        "cut {cut}: {found}, acknowledged {}",
-        acked.flushed
-    );
-    let epoch = world
-        .array
-        .facts()
-        .load()
-        .get(&VOLUME)
-        .map_or(0, |record| facts::epoch_of(record).unwrap());
-    assert!(
-        epoch == acked.epoch || epoch == acked.epoch_tried,
-        "cut {cut}: epoch {epoch} of {}",
-        acked.epoch
-    );
+    assert!(found == acked.flushed || found == acked.tried, "cut {cut}: {found}, acknowledged {}", acked.flushed);
+    let epoch = world.array.facts().load().get(&VOLUME).map_or(0, |record| facts::epoch_of(record).unwrap());
+    assert!(epoch == acked.epoch || epoch == acked.epoch_tried, "cut {cut}: epoch {epoch} of {}", acked.epoch);
     world.settle();
-    assert_eq!(
-        world.read(0).unwrap(),
-        found,
-        "cut {cut}: it changed by itself"
-    );
+    assert_eq!(world.read(0).unwrap(), found, "cut {cut}: it changed by itself");
     let seated = world.array.status().members;
     if world.standings() == [Standing::InSync; 2] {
-        let of = |slot: usize| {
-            world
-                .disks
-                .iter()
-                .zip(["a", "b"])
-                .find(|(_, label)| *label == seated[slot].label)
-                .unwrap()
-                .0
-        };
-        assert_eq!(
-            data_of(of(0)),
-            data_of(of(1)),
-            "cut {cut}: in sync and different"
-        );
+        let of =
+            |slot: usize| world.disks.iter().zip(["a", "b"]).find(|(_, label)| *label == seated[slot].label).unwrap().0;
+        assert_eq!(data_of(of(0)), data_of(of(1)), "cut {cut}: in sync and different");
     }
 }
 
@@ -181,13 +124,10 @@ fn sweep(story: Story) {
         let over = !power.is_out();
         // Each member may have kept its cache or lost it: two of the four mixes a cut, all of them over the sweep.
         for mix in [cut % 4, (cut + 2) % 4] {
-            let after = disks
-                .iter()
-                .enumerate()
-                .map(|(index, disk)| match mix >> index & 1 {
-                    0 => disk.after_power_cut(),
-                    _ => MemDisk::holding(disk.live.borrow().clone()),
-                });
+            let after = disks.iter().enumerate().map(|(index, disk)| match mix >> index & 1 {
+                0 => disk.after_power_cut(),
+                _ => MemDisk::holding(disk.live.borrow().clone()),
+            });
             check(after.collect(), &acked, cut);
         }
         if over {

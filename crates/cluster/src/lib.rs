@@ -1,0 +1,7 @@
+//! What is decided: ownership, membership, failover, migration, jobs.
+//!
+//! Code here is handed the moment, messages and what the store says, and returns what to do. It does *not* know that
+//! QEMU, HTTP, SQLite or sockets exist.
+
+pub mod lease;
+pub mod store;

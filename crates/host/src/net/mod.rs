@@ -1,0 +1,13 @@
+//! Sockets of the data plane: TCP and Unix, plain and under TLS.
+//!
+//! A [`Transport`] moves bytes and says who the peer is, as far as that is proven: by its TLS key, or by the kernel
+//! for a Unix socket. It does *not* know messages. Nothing here is evidence of a peer's death: keepalive only clears
+//! away connections whose peer is long gone; who is dead is decided by heartbeats elsewhere.
+
+mod listen;
+mod tls;
+mod transport;
+
+pub use listen::{Listener, NetError, connect_tcp, connect_unix};
+pub use tls::{ClientTls, Expect, ServerTls, TlsError, TlsFiles, host_key_of};
+pub use transport::{Parts, Peer, Transport};

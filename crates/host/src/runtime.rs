@@ -1,0 +1,234 @@
+//! The world of one data-plane thread: tokio's current-thread loop, the steady clock, and the thread itself.
+//!
+//! One thread owns its arrays, volumes and ring; nobody else touches them. Others speak to it by messages through
+//! [`DataThread`]. The clock is CLOCK_BOOTTIME: it goes on while the machine sleeps, so a lease or a heartbeat never
+//! looks younger than it is.
+
+use block::runtime::{Rt, Runtime, Task};
+use block::wait::WaitList;
+use rustix::time::{ClockId, clock_gettime};
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use units::{Millis, Moment};
+
+/// The longest single timer. tokio's timers stand still while the machine sleeps, the steady clock does not: a sleeper
+/// looks at the clock at least this often.
+const SLEEP_SLICE: Millis = Millis(1000);
+
+/// How long a thread that ends waits for operations whose futures were dropped. Twice the gate's drain limit of
+/// 1.5 s: what is not done by then hangs in a disk, and the kernel keeps the disk's lock until it is.
+const DRAIN_MAX: Millis = Millis(3000);
+
+/// The moment on this machine's steady clock.
+#[must_use]
+pub fn now() -> Moment {
+    let time = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).expect("the time since boot is not negative");
+    let nanos = u64::try_from(time.tv_nsec).expect("a fraction of a second is not negative");
+    Moment(seconds * 1000 + nanos / 1_000_000)
+}
+
+/// Waits until `when` on the steady clock.
+pub async fn sleep_until(when: Moment) {
+    loop {
+        let left = when.since(now());
+        if left == Millis(0) {
+            return;
+        }
+        tokio::time::sleep(Duration::from(left.min(SLEEP_SLICE))).await;
+    }
+}
+
+/// [`Runtime`] on the tokio [`LocalSet`] of the calling thread.
+#[derive(Default)]
+pub struct TokioRuntime {
+    running: Rc<Running>,
+}
+
+/// How many spawned tasks have not ended.
+#[derive(Default)]
+struct Running {
+    count: Cell<usize>,
+    ended: WaitList,
+}
+
+struct Counted(Rc<Running>);
+
+impl TokioRuntime {
+    /// The runtime of this thread. Use it only where a [`LocalSet`] is being run ([`DataThread`], [`block_on`]).
+    #[must_use]
+    pub fn new() -> Rc<Self> {
+        Rc::default()
+    }
+
+    /// As the block stack wants it.
+    #[must_use]
+    pub fn rt(self: &Rc<Self>) -> Rt {
+        Rc::<Self>::clone(self)
+    }
+
+    /// Waits until no spawned task is left, at most until `limit` has passed. Whether none was left.
+    pub async fn drained(&self, limit: Millis) -> bool {
+        let all_ended = async {
+            while self.running.count.get() > 0 {
+                self.running.ended.wait().await;
+            }
+        };
+        tokio::time::timeout(limit.into(), all_ended).await.is_ok()
+    }
+}
+
+impl Counted {
+    fn new(running: &Rc<Running>) -> Self {
+        running.count.set(running.count.get() + 1);
+        Self(Rc::clone(running))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        self.0.ended.wake_all();
+    }
+}
+
+impl Runtime for TokioRuntime {
+    fn now(&self) -> Moment {
+        now()
+    }
+
+    fn sleep_until(&self, when: Moment) -> Task {
+        Box::pin(sleep_until(when))
+    }
+
+    fn spawn(&self, task: Task) {
+        let counted = Counted::new(&self.running);
+        tokio::task::spawn_local(async move {
+            let _counted = counted;
+            task.await;
+        });
+    }
+}
+
+/// Runs `work` on this thread as a data-plane thread would, then waits (bounded) for the tasks it left running.
+///
+/// # Errors
+/// If the kernel refuses the loop its file descriptors.
+pub fn block_on<T, F: Future<Output = T>>(work: impl FnOnce(Rt) -> F) -> io::Result<T> {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (local, world) = (LocalSet::new(), TokioRuntime::new());
+    Ok(local.block_on(&tokio, async {
+        let answer = work(world.rt()).await;
+        if !world.drained(DRAIN_MAX).await {
+            tracing::warn!("operations were still running {DRAIN_MAX} after their thread had ended");
+        }
+        answer
+    }))
+}
+
+/// A named thread that owns a data-plane loop and is spoken to by messages.
+pub struct DataThread<M> {
+    to: mpsc::Sender<M>,
+    thread: std::thread::JoinHandle<io::Result<()>>,
+}
+
+impl<M: Send + 'static> DataThread<M> {
+    /// Starts a thread that runs `work`. `work` gets the runtime and the inbox, which holds at most `inbox_max`
+    /// messages; it should end when the inbox is closed.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub fn start<F: Future<Output = ()>>(
+        name: &str,
+        inbox_max: usize,
+        work: impl FnOnce(Rt, mpsc::Receiver<M>) -> F + Send + 'static,
+    ) -> io::Result<Self> {
+        let (to, inbox) = mpsc::channel(inbox_max);
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || block_on(|rt| work(rt, inbox)))?;
+        Ok(Self { to, thread })
+    }
+
+    /// Where to send messages; may be cloned. The inbox is closed when every sender and this handle are gone.
+    #[must_use]
+    pub fn sender(&self) -> &mpsc::Sender<M> {
+        &self.to
+    }
+
+    /// Whether the thread has ended.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Closes this end of the inbox and waits for the thread.
+    ///
+    /// # Errors
+    /// If its loop could not be made.
+    ///
+    /// # Panics
+    /// If the thread panicked: its panic goes on here.
+    pub fn join(self) -> io::Result<()> {
+        drop(self.to);
+        match self.thread.join() {
+            Ok(end) => end,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// Goal: the clock goes on and a sleep is not shorter than asked. Method: sleep and look.
+    #[test]
+    fn a_sleep_lasts_as_long_as_asked() {
+        let slept = block_on(|rt| async move {
+            let begun = rt.now();
+            rt.sleep_until(begun + Millis(30)).await;
+            rt.now().since(begun)
+        });
+        assert!((30..5000).contains(&slept.unwrap().0));
+    }
+
+    /// Goal: what was spawned ends before the thread does. Method: leave a task behind that takes a while.
+    #[test]
+    fn a_thread_waits_for_what_it_left_running() {
+        let (done, seen) = (std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)), Millis(50));
+        let flag = std::sync::Arc::clone(&done);
+        let thread = DataThread::<()>::start("left-running", 1, move |rt, _inbox| async move {
+            let sleep = rt.sleep_until(rt.now() + seen);
+            rt.spawn(Box::pin(async move {
+                sleep.await;
+                flag.store(true, std::sync::atomic::Ordering::SeqCst);
+            }));
+        });
+        thread.unwrap().join().unwrap();
+        assert!(done.load(std::sync::atomic::Ordering::SeqCst));
+    }
+
+    /// Goal: messages arrive in order and the thread ends when nobody can send any more. Method: sum and answer.
+    #[test]
+    fn a_thread_is_spoken_to_by_messages() {
+        let (answer_to, answer) = std::sync::mpsc::channel();
+        let thread = DataThread::start("adder", 4, move |_rt, mut inbox: mpsc::Receiver<u64>| async move {
+            let mut heard = Vec::new();
+            while let Some(number) = inbox.recv().await {
+                heard.push(number);
+            }
+            answer_to.send(heard).unwrap();
+        });
+        let thread = thread.unwrap();
+        for number in 1..=10 {
+            thread.sender().blocking_send(number).unwrap();
+        }
+        thread.join().unwrap();
+        assert_eq!(answer.recv().unwrap(), (1..=10).collect::<Vec<_>>());
+    }
+}
