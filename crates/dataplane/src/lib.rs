@@ -1,1 +1,7 @@
-//! Not yet filled.
+//! The data plane's processes: loops that join `block` and `wire` to `host`. They go on while the control plane is
+//! restarted, upgraded or dead, and do *not* know the store, jobs or HTTP.
+
+pub mod ctl;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
+pub mod target;

@@ -4,4 +4,5 @@
 //! the session; it neither panics nor makes memory grow beyond a constant. This room does *not* know sockets, clocks,
 //! TLS or disks: who drives a session hands bytes in and carries out the commands that come back.
 
+pub mod control;
 pub mod nbd;

@@ -5,6 +5,7 @@
 //! away connections whose peer is long gone; who is dead is decided by heartbeats elsewhere.
 
 mod listen;
+mod stream;
 mod tls;
 mod transport;
 

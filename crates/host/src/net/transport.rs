@@ -157,6 +157,11 @@ impl Transport {
         self.unread.bytes.extend_from_slice(later.left());
     }
 
+    /// Whether the next bytes are the socket's own.
+    pub(super) fn is_plain_and_drained(&self) -> bool {
+        self.session.is_none() && self.unread.left().is_empty()
+    }
+
     /// All bytes given back, without reading on: what a peer sent before it begins TLS.
     pub(super) fn take_unread(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.unread).left().to_vec()

@@ -1,0 +1,214 @@
+//! Which pools this target serves: a small file in the state folder, replaced whole.
+//!
+//! Invariant: after a crash at any moment the file is the old or the new one. It only says *where to look*: what a pool
+//! holds and who may use it stands on its members, so losing this file loses no data (`muskox ctl pool start`).
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use units::{ArrayId, PoolName};
+
+const VERSION: u16 = 1;
+const FILE: &str = "pools.json";
+const LOCK: &str = "lock";
+
+/// The pools of one state folder. While it lives no other target uses the folder.
+pub struct Known {
+    dir: PathBuf,
+    pools: BTreeMap<PoolName, KnownPool>,
+    _lock: File,
+}
+
+/// What is remembered of one pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownPool {
+    /// Its array: members are known by this, not by their paths.
+    pub array: ArrayId,
+    /// Where its members were last seen.
+    pub members: Vec<PathBuf>,
+    /// It was stopped by hand and stays so.
+    pub stopped: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u16,
+    pools: BTreeMap<PoolName, KnownPool>,
+}
+
+/// Why the state folder is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum KnownError {
+    /// The system said no.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// Another target uses it.
+    #[error("{}: another muskox target uses this state folder", .0.display())]
+    Locked(PathBuf),
+    /// Not what a target of this version writes.
+    #[error("{}: not a list of pools of version {VERSION}: {what}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl Known {
+    /// Opens the folder, makes it if it is not there, and locks it.
+    ///
+    /// # Errors
+    /// [`KnownError`]. A damaged list is not overwritten: a person should look at it.
+    pub fn open(dir: &Path) -> Result<Self, KnownError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| KnownError::Io { path, source }
+        };
+        std::fs::create_dir_all(dir).map_err(failed(dir))?;
+        let lock_path = dir.join(LOCK);
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = lock.map_err(failed(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Err(KnownError::Locked(dir.to_owned())),
+            Err(std::fs::TryLockError::Error(source)) => return Err(KnownError::Io { path: lock_path, source }),
+        }
+        let path = dir.join(FILE);
+        let pools = match std::fs::read(&path) {
+            Ok(bytes) => parse(&path, &bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(failed(&path)(error)),
+        };
+        Ok(Self { dir: dir.to_owned(), pools, _lock: lock })
+    }
+
+    /// All of them.
+    pub fn pools(&self) -> &BTreeMap<PoolName, KnownPool> {
+        &self.pools
+    }
+
+    /// Remembers a pool durably, in place of what was known under its name.
+    ///
+    /// # Errors
+    /// [`KnownError::Io`]; then the old list stands.
+    pub fn remember(&mut self, name: &PoolName, pool: KnownPool) -> Result<(), KnownError> {
+        if self.pools.get(name) == Some(&pool) {
+            return Ok(());
+        }
+        let mut pools = self.pools.clone();
+        pools.insert(name.clone(), pool);
+        self.store(&pools)?;
+        self.pools = pools;
+        Ok(())
+    }
+
+    fn store(&self, pools: &BTreeMap<PoolName, KnownPool>) -> Result<(), KnownError> {
+        let document = Document { version: VERSION, pools: pools.clone() };
+        let text = serde_json::to_vec_pretty(&document).expect("names and paths in UTF-8 are text");
+        let (path, new) = (self.dir.join(FILE), self.dir.join(format!("{FILE}.new")));
+        replace(&self.dir, &path, &new, &text).map_err(|source| KnownError::Io { path, source })
+    }
+}
+
+/// Writes beside, makes durable, renames over, makes the renaming durable.
+fn replace(dir: &Path, path: &Path, new: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(new, path)?;
+    File::open(dir)?.sync_all()
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<BTreeMap<PoolName, KnownPool>, KnownError> {
+    let unreadable = |what: String| KnownError::Unreadable { path: path.to_owned(), what };
+    let document: Document = serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))?;
+    if document.version != VERSION {
+        return Err(unreadable(format!("it has version {}", document.version)));
+    }
+    Ok(document.pools)
+}
+
+impl KnownError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => {
+                "check the path 'state_dir' of the configuration, its permissions and the room left on it"
+            }
+            Self::Locked(_) => "give each target its own state_dir, or stop the other one",
+            Self::Unreadable { .. } => {
+                "move the file away and start pools again with `muskox ctl pool start NAME DISK…`: their data and grants \
+                 are on their disks"
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let dir = std::env::temp_dir().join(format!("muskox-known-{name}-{}", std::process::id()));
+            Self(dir)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn pool(stopped: bool) -> KnownPool {
+        KnownPool { array: ArrayId([7; 16]), members: vec!["/dev/a".into(), "/dev/b".into()], stopped }
+    }
+
+    #[test]
+    fn pools_are_remembered_across_a_restart() {
+        let folder = Folder::new("restart");
+        let name: PoolName = "tank".parse().unwrap();
+        Known::open(&folder.0).unwrap().remember(&name, pool(false)).unwrap();
+        let mut known = Known::open(&folder.0).unwrap();
+        assert_eq!(known.pools().get(&name), Some(&pool(false)));
+        known.remember(&name, pool(true)).unwrap();
+        drop(known);
+        assert_eq!(Known::open(&folder.0).unwrap().pools().get(&name), Some(&pool(true)));
+    }
+
+    #[test]
+    fn two_targets_do_not_share_a_folder() {
+        let folder = Folder::new("locked");
+        let _first = Known::open(&folder.0).unwrap();
+        assert!(matches!(Known::open(&folder.0), Err(KnownError::Locked(_))));
+    }
+
+    /// Goal: a half-written or foreign list is neither trusted nor overwritten. Method: cut and change a good one.
+    #[test]
+    fn a_damaged_list_is_left_alone() {
+        let folder = Folder::new("damaged");
+        Known::open(&folder.0).unwrap().remember(&"tank".parse().unwrap(), pool(false)).unwrap();
+        let path = folder.0.join(FILE);
+        let good = std::fs::read(&path).unwrap();
+        let newer = String::from_utf8(good.clone()).unwrap().replace("\"version\": 1", "\"version\": 2").into_bytes();
+        for bad in [good[..good.len() / 2].to_vec(), Vec::new(), newer] {
+            std::fs::write(&path, &bad).unwrap();
+            assert!(matches!(Known::open(&folder.0), Err(KnownError::Unreadable { .. })));
+            assert_eq!(std::fs::read(&path).unwrap(), bad);
+        }
+    }
+}

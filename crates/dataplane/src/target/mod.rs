@@ -1,0 +1,103 @@
+//! `muskox target`: the process of a storage box that serves volumes over NBD through the gate.
+//!
+//! ```text
+//!  control thread                                   a thread per pool
+//!    control ─ ctl, node ─▶ director ─ messages ──▶   pool: array, volumes, gates
+//!    door ─── handshake ───▶ director ─ messages ──▶   session loops
+//! ```
+//! Invariant: killing it at any moment loses nothing that was acknowledged; a stop only makes the next start quicker. It
+//! does *not* know the cluster: grants and floors are told to it over the control socket.
+
+pub mod config;
+mod control;
+mod director;
+mod door;
+mod known;
+mod net;
+mod pool;
+mod session;
+
+use config::{Config, ConfigError};
+use director::Director;
+use host::net::Listener;
+use known::{Known, KnownError};
+use net::{ListenError, Listening};
+use std::path::Path;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::LocalSet;
+
+/// Why a target did not start. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The state folder is of no use.
+    #[error(transparent)]
+    Known(#[from] KnownError),
+    /// A listener or the control socket cannot be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system gives no loop or no signals.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+}
+
+impl TargetError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Config(error) => error.hint.clone(),
+            Self::Known(error) => error.hint().to_owned(),
+            // Their texts say it.
+            Self::Listen(_) => String::new(),
+            Self::System(_) => "check the limits of this process (ulimit -a)".to_owned(),
+        }
+    }
+}
+
+/// Runs a target until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`TargetError`]; once it runs it ends only when told to.
+pub fn run(config_file: &Path) -> Result<(), TargetError> {
+    let config = Config::load(config_file)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let served = LocalSet::new().block_on(&runtime, serve(config));
+    // A disk that hangs must not keep the process: what it still does, the kernel's lock covers.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(config: Config) -> Result<(), TargetError> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let known = Known::open(&config.state_dir)?;
+    let control = Listener::unix(&config.control).map_err(ListenError::from)?;
+    let mut listening = Vec::new();
+    for listener in &config.listeners {
+        listening.push(Listening::open(listener)?);
+    }
+    let director = Director::new(config, known);
+    let mut doors = vec![tokio::task::spawn_local(control::serve(control, director.clone()))];
+    tokio::select! {
+        () = director.start_known() => {}
+        _ = terminate.recv() => {
+            director.stop_all().await;
+            return Ok(());
+        }
+    }
+    for listening in listening {
+        tracing::info!("serving on {listening}");
+        doors.push(tokio::task::spawn_local(door::serve(listening, director.clone())));
+    }
+    tracing::info!("ready");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    doors.iter().for_each(tokio::task::JoinHandle::abort);
+    director.stop_all().await;
+    Ok(())
+}

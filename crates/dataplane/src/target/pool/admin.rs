@@ -1,0 +1,307 @@
+//! What a control request does to a pool: its members and its volumes, and what it shows of them.
+
+use super::array::{PoolArray, random, refuse_raid, refuse_volume, unix_seconds};
+use super::export::{Export, Progress};
+use super::thread::Pool;
+use block::gate::{Blocked, Found, GatedVolume, Parts, State};
+use block::raid::{ArrayState, ArrayStatus, Standing};
+use block::volume::{VolumeState, ZeroProgress};
+use std::cell::Cell;
+use std::rc::Rc;
+use units::{ByteLen, Epoch, Millis, VolumeId, VolumeName};
+use wire::control::{
+    Code, MemberReport, MemberState, PoolReport, PoolState, Refusal, Reply, Request, ServeState, VolumeReport,
+    WorkReport,
+};
+
+/// Below this the speed of a work that has just begun says nothing about its end.
+const GUESS_AFTER: Millis = Millis(1000);
+
+impl Pool {
+    /// Does what a control request asks of this pool.
+    pub async fn answer(self: &Rc<Self>, request: Request) -> Result<Reply, Refusal> {
+        match request {
+            Request::MemberFail { member, .. } => {
+                let _changing = self.changing.lock().await;
+                self.fail(&member).await?;
+                Ok(Reply::Pool(self.report().await))
+            }
+            Request::MemberAdd { member, wipe, .. } => {
+                let _changing = self.changing.lock().await;
+                self.add(&member, wipe).await?;
+                Ok(Reply::Pool(self.report().await))
+            }
+            Request::MemberReplace { old, new, wipe, .. } => {
+                let _changing = self.changing.lock().await;
+                self.replace(&old, &new, wipe).await?;
+                Ok(Reply::Pool(self.report().await))
+            }
+            Request::VolumeCreate { volume, size, .. } => self.create_volume(&volume, size).await,
+            Request::VolumeRemove { volume } => self.remove_volume(&volume).await,
+            request => self.answer_grant(request).await,
+        }
+    }
+
+    async fn fail(&self, member: &str) -> Result<(), Refusal> {
+        let slot = self.array.slot_of(member)?;
+        self.array.array.fail(slot).await.map_err(|error| refuse_raid(&error))?;
+        tracing::warn!(pool = %self.name, member, "failed by an operator");
+        Ok(())
+    }
+
+    async fn add(&self, path: &str, wipe: bool) -> Result<(), Refusal> {
+        let member = PoolArray::member(path)?;
+        let slot = self.array.array.add(member, wipe, random()?).await.map_err(|error| refuse_raid(&error))?;
+        tracing::info!(pool = %self.name, path, slot, "added");
+        Ok(())
+    }
+
+    /// The new disk is opened before the old member goes: a typing error must not cost redundancy.
+    async fn replace(&self, old: &str, new: &str, wipe: bool) -> Result<(), Refusal> {
+        self.array.slot_of(old)?;
+        drop(PoolArray::member(new)?);
+        self.fail(old).await?;
+        self.add(new, wipe).await.map_err(|refusal| {
+            let text = format!("'{old}' was failed, but '{new}' was not added: {}", refusal.text);
+            Refusal::new(refusal.code, text, "put it right, then `muskox ctl pool add`")
+        })
+    }
+
+    /// Puts every volume of the group behind its gate, and goes on with those whose zeroing did not end.
+    pub async fn open_volumes(self: &Rc<Self>) {
+        let volumes = self.exports.group.lock().await.list();
+        for volume in volumes {
+            let Ok(name) = volume.name.parse::<VolumeName>() else {
+                tracing::warn!(pool = %self.name, volume = volume.name, "not served: its name is not one of muskox's");
+                continue;
+            };
+            match volume.state {
+                VolumeState::Ready => {
+                    let found = self.array.found(volume.id);
+                    self.serve_volume(&name, volume.id, &found).await;
+                }
+                VolumeState::Zeroing => self.zero(&name, volume.id).await,
+                VolumeState::Foreign(why) => self.exports.put(&name, Export::Unusable(why)),
+            }
+        }
+    }
+
+    async fn serve_volume(&self, name: &VolumeName, id: VolumeId, found: &Found) {
+        let disk = self.exports.group.lock().await.volume(id);
+        let export = match disk {
+            Ok(disk) => {
+                let parts = Parts { id, name: name.clone(), disk, store: self.array.store(), rt: Rc::clone(&self.rt) };
+                Export::Ready(GatedVolume::open(parts, found, None), id)
+            }
+            Err(error) => Export::Unusable(error.to_string()),
+        };
+        self.exports.put(name, export);
+    }
+
+    async fn create_volume(self: &Rc<Self>, name: &VolumeName, size: ByteLen) -> Result<Reply, Refusal> {
+        let _changing = self.changing.lock().await;
+        let id = VolumeId(random()?);
+        let made = self.exports.group.lock().await.create_volume(name, id, size, unix_seconds()).await;
+        let volume = made.map_err(|error| refuse_volume(&error))?;
+        tracing::info!(pool = %self.name, volume = %name, %id, size = %volume.size, "made; being zeroed");
+        self.zero(name, id).await;
+        let all = self.volumes().await;
+        let report = all.into_iter().find(|report| report.volume == *name);
+        report.map(Reply::Volume).ok_or_else(|| Refusal::new(Code::Failed, "the volume vanished", "see the log"))
+    }
+
+    /// Starts zeroing a volume in the background; it is served when that is over.
+    async fn zero(self: &Rc<Self>, name: &VolumeName, id: VolumeId) {
+        let zeroing = match self.exports.group.lock().await.zeroing(id) {
+            Ok(zeroing) => zeroing,
+            Err(error) => return self.exports.put(name, Export::Unusable(error.to_string())),
+        };
+        let begin = ZeroProgress { done: ByteLen(0), total: ByteLen(0) };
+        let progress = Rc::new(Progress { now: Cell::new(begin), started: self.rt.now() });
+        self.exports.put(name, Export::Zeroing(Rc::clone(&progress)));
+        let (pool, name) = (Rc::clone(self), name.clone());
+        tokio::task::spawn_local(async move {
+            let outcome = match zeroing.run(|now| progress.now.set(now)).await {
+                Ok(zeroed) => {
+                    let _changing = pool.changing.lock().await;
+                    let published = pool.exports.group.lock().await.publish(zeroed, unix_seconds()).await;
+                    published.map(drop).map_err(|error| error.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            match outcome {
+                // Nobody had this volume before: no missing member can hold a grant of it.
+                Ok(()) => pool.serve_volume(&name, id, &Found { records: Vec::new(), complete: true }).await,
+                Err(why) => pool.exports.put(&name, Export::Unusable(format!("zeroing failed: {why}"))),
+            }
+        });
+    }
+
+    async fn remove_volume(&self, name: &VolumeName) -> Result<Reply, Refusal> {
+        let _changing = self.changing.lock().await;
+        if self.exports.session_count(name) > 0 {
+            let text = format!("the volume '{name}' has sessions");
+            return Err(Refusal::new(Code::Busy, text, "detach its clients first: `muskox ctl status` shows them"));
+        }
+        let Some(export) = self.exports.take(name) else {
+            return Err(Refusal::new(Code::NotFound, format!("there is no volume '{name}'"), ""));
+        };
+        let outcome = {
+            let mut group = self.exports.group.lock().await;
+            match group.find(name.as_str()) {
+                Some(volume) => {
+                    let kept = keep(&export);
+                    drop(export);
+                    let removed = group.remove_volume(volume.id, unix_seconds()).await;
+                    removed.map(|()| volume.id).map_err(|error| (refuse_volume(&error), kept, volume.id))
+                }
+                None => return Err(Refusal::new(Code::NotFound, format!("there is no volume '{name}'"), "")),
+            }
+        };
+        match outcome {
+            Ok(id) => {
+                tracing::info!(pool = %self.name, volume = %name, %id, "removed");
+                let forgotten = self.array.array.facts().forget(id).await;
+                forgotten.map(|()| Reply::Done).map_err(|error| refuse_raid(&error))
+            }
+            Err((refusal, kept, id)) => {
+                match kept {
+                    Some(zeroing) => self.exports.put(name, zeroing),
+                    None => self.serve_volume(name, id, &self.array.found(id)).await,
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// How the pool is.
+    pub async fn report(&self) -> PoolReport {
+        let status = self.array.array.status();
+        let (size, free) = {
+            let group = self.exports.group.lock().await;
+            (group.capacity(), group.free())
+        };
+        let (state, reason) = state_of(&status);
+        PoolReport {
+            pool: self.name.clone(),
+            array: Some(status.id),
+            state,
+            reason,
+            size,
+            free,
+            members: members_of(&status),
+            resync: status.resync.map(|resync| WorkReport {
+                done: resync.copied,
+                total: resync.copied + resync.left,
+                left: resync.eta,
+            }),
+        }
+    }
+
+    /// How its volumes are.
+    pub async fn volumes(&self) -> Vec<VolumeReport> {
+        let all = self.exports.group.lock().await.list();
+        let named =
+            all.into_iter().filter_map(|volume| volume.name.parse().ok().map(|name: VolumeName| (name, volume)));
+        let reports = named.map(|(name, volume)| {
+            let export = self.exports.get(&name);
+            let (state, reason, epoch) = serving(export.as_ref());
+            VolumeReport {
+                sessions: self.exports.session_count(&name),
+                volume: name,
+                id: volume.id,
+                pool: self.name.clone(),
+                size: volume.size,
+                state,
+                reason,
+                epoch,
+                zeroing: match export {
+                    Some(Export::Zeroing(progress)) => Some(self.zeroing_report(&progress, volume.size)),
+                    _ => None,
+                },
+            }
+        });
+        reports.collect()
+    }
+
+    fn zeroing_report(&self, progress: &Progress, size: ByteLen) -> WorkReport {
+        let now = progress.now.get();
+        let spent = self.rt.now().since(progress.started);
+        let ahead = u128::from(size.0.saturating_sub(now.done.0)) * u128::from(spent.0);
+        let left = ahead.checked_div(u128::from(now.done.0)).and_then(|left| u64::try_from(left).ok());
+        WorkReport { done: now.done, total: size, left: left.filter(|_| spent >= GUESS_AFTER).map(Millis) }
+    }
+}
+
+/// What has to be put back if a removal fails: the progress of a zeroing; a served volume is opened again.
+fn keep(export: &Export) -> Option<Export> {
+    match export {
+        Export::Ready(..) => None,
+        Export::Zeroing(_) | Export::Unusable(_) => Some(export.clone()),
+    }
+}
+
+fn serving(export: Option<&Export>) -> (ServeState, Option<String>, Epoch) {
+    match export {
+        Some(Export::Ready(volume, _)) => {
+            let status = volume.status();
+            let (state, reason) = serve_state(status.state);
+            (state, reason, status.epoch)
+        }
+        Some(Export::Zeroing(_)) => (ServeState::Zeroing, None, Epoch(0)),
+        Some(Export::Unusable(why)) => (ServeState::Offline, Some(why.clone()), Epoch(0)),
+        None => (ServeState::Offline, None, Epoch(0)),
+    }
+}
+
+/// A gate's state for a report.
+pub fn serve_state(state: State) -> (ServeState, Option<String>) {
+    match state {
+        State::Serving => (ServeState::Serving, None),
+        State::Raising => (ServeState::Raising, None),
+        State::Blocked(why) => {
+            let word = match why {
+                Blocked::Floor => ServeState::BlockedFloor,
+                Blocked::Fence => ServeState::BlockedFence,
+                Blocked::Store => ServeState::BlockedStore,
+            };
+            (word, Some(why.to_string()))
+        }
+    }
+}
+
+fn state_of(status: &ArrayStatus) -> (PoolState, Option<String>) {
+    let outsiders = status.outsiders.iter().map(|(label, why)| format!("{label}: {why}"));
+    let failed = status
+        .members
+        .iter()
+        .filter_map(|member| member.cause.as_ref().map(|cause| format!("{}: {cause}", member.label)));
+    let reasons: Vec<String> = status.resync_blocked.iter().cloned().chain(failed).chain(outsiders).collect();
+    let recovering = status.members.iter().any(|member| member.standing == Standing::Recovering);
+    let state = match status.state {
+        ArrayState::Clean | ArrayState::Active => PoolState::Healthy,
+        ArrayState::Degraded if recovering => PoolState::Recovering,
+        ArrayState::Degraded => PoolState::Degraded,
+        ArrayState::Resyncing => PoolState::Recovering,
+        ArrayState::Failed => PoolState::Failed,
+        ArrayState::Stopped => PoolState::Stopped,
+    };
+    (state, Some(reasons.join("; ")).filter(|text| !text.is_empty()))
+}
+
+fn members_of(status: &ArrayStatus) -> Vec<MemberReport> {
+    let slots = 0..status.slots;
+    let reports = slots.map(|slot| {
+        let member = status.members.iter().find(|member| member.slot == slot);
+        MemberReport {
+            path: member.map_or_else(|| "-".to_owned(), |member| member.label.clone()),
+            slot: u32::try_from(slot).ok(),
+            state: member.map_or(MemberState::Missing, |member| match member.standing {
+                Standing::InSync => MemberState::InSync,
+                Standing::Recovering => MemberState::Recovering,
+                Standing::Faulty => MemberState::Failed,
+            }),
+        }
+    });
+    reports.collect()
+}
