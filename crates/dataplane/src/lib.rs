@@ -6,5 +6,6 @@ pub mod ctl;
 pub mod initiator;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
-pub mod stream;
+mod session;
+mod stream;
 pub mod target;

@@ -141,22 +141,12 @@ struct Held {
 const REWRITE_WINDOW: usize = 16;
 
 impl Hold {
-    /// Connects for the first time, trying for as long as the bound, and keeps connected from then on.
+    /// Connects for the first time, once: who opens it decides how often to try. From then on it keeps connected.
     ///
     /// # Errors
-    /// [`ConnectError::Fenced`], or the last [`ConnectError::Later`] when the bound has passed.
+    /// [`ConnectError`].
     pub async fn open(rt: &Rt, options: HoldOptions, connector: Box<dyn Connector>) -> Result<Self, ConnectError> {
-        let since = rt.now();
-        let mut pause = options.retry_first;
-        let first = loop {
-            match first_session(&*connector).await {
-                Ok(session) => break session,
-                Err(ConnectError::Later(_)) if rt.now().since(since) < options.bound => {}
-                Err(error) => return Err(error),
-            }
-            sleep(rt, pause).await;
-            pause = Millis(pause.0 * 2).min(options.retry_most);
-        };
+        let first = first_session(&*connector).await?;
         let held = Rc::new(Held {
             rt: Rc::clone(rt),
             options,

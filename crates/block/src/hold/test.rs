@@ -351,7 +351,8 @@ fn a_successor_makes_the_predecessors_writes_durable_first() {
     let stage = stage(HoldOptions::default());
     stage.hand.run(stage.write(1, b'a', CACHED)).expect("reachable");
     assert_eq!(stage.target.disk.durable.borrow()[512], 0);
-    let opened = Hold::open(&stage.hand.rt(), HoldOptions::default(), Box::new(Way(Rc::clone(&stage.target))));
+    let rt = stage.hand.rt();
+    let opened = Hold::open(&rt, HoldOptions::default(), Box::new(Way(Rc::clone(&stage.target))));
     stage.hand.run(opened).expect("reachable");
     assert_eq!(stage.target.disk.durable.borrow()[512], b'a');
 }

@@ -161,11 +161,18 @@ impl Inner {
         self.broken.get().map_or(Ok(()), Err)
     }
 
-    /// Waits until no resync window covers the range, and takes it.
+    /// Waits until no resync window and no other write covers the range, and takes it. Two writes of one place at the
+    /// same time would reach the members in two orders and leave them different for ever (I6).
     async fn admit(self: &Rc<Self>, at: ByteOffset, len: ByteLen) -> Ticket {
         let range = (at.0, at.0 + len.0);
-        while overlaps(&self.ranges.windows.borrow(), range) {
-            self.ranges.window_closed.wait().await;
+        loop {
+            if overlaps(&self.ranges.windows.borrow(), range) {
+                self.ranges.window_closed.wait().await;
+            } else if self.ranges.writes.borrow().iter().flatten().any(|&write| overlaps(&[write], range)) {
+                self.ranges.write_ended.wait().await;
+            } else {
+                break;
+            }
         }
         let mut writes = self.ranges.writes.borrow_mut();
         let key = self.ranges.free.borrow_mut().pop().unwrap_or(writes.len());

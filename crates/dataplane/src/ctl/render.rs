@@ -4,8 +4,8 @@ use crate::ctl::table::Table;
 use std::fmt::Write;
 use units::{HostKey, Mode};
 use wire::control::{
-    GrantReport, HeldState, InitiatorReport, MemberState, PoolReport, PoolState, Refusal, Reply, ServeState,
-    SessionReport, StatusReport, VolumeReport, WorkReport,
+    GrantReport, HeldState, InitiatorReport, MemberState, PoolReport, Refusal, Reply, ServeState, SessionReport,
+    StatusReport, VolumeReport, WorkReport,
 };
 
 /// A reply as tables and sentences.
@@ -40,10 +40,10 @@ fn status_text(status: &StatusReport) -> String {
     ] {
         match count {
             0 => line(&mut text, format_args!("\nno {title}")),
-            _ => line(&mut text, format_args!("\n{body}")),
+            _ => line(&mut text, format_args!("\n{}", body.trim_end())),
         }
     }
-    text.trim_end().to_owned() + "\n"
+    text
 }
 
 fn initiator(status: &InitiatorReport) -> String {
@@ -78,7 +78,7 @@ fn pools(list: &[PoolReport]) -> String {
         let in_sync = pool.members.iter().filter(|member| member.state == MemberState::InSync).count();
         table.row([
             pool.pool.to_string(),
-            pool_state(pool.state).to_owned(),
+            pool.state.word().to_owned(),
             pool.size.to_string(),
             pool.free.to_string(),
             format!("{in_sync}/{}", pool.members.len()),
@@ -95,7 +95,7 @@ fn pool(pool: &PoolReport) -> String {
     if let Some(array) = pool.array {
         line(&mut text, format_args!("array   {array}"));
     }
-    line(&mut text, format_args!("state   {}", pool_state(pool.state)));
+    line(&mut text, format_args!("state   {}", pool.state.word()));
     if let Some(reason) = &pool.reason {
         line(&mut text, format_args!("reason  {reason}"));
     }
@@ -187,16 +187,6 @@ fn work(work: &WorkReport) -> String {
     }
 }
 
-fn pool_state(state: PoolState) -> &'static str {
-    match state {
-        PoolState::Healthy => "healthy",
-        PoolState::Degraded => "degraded",
-        PoolState::Recovering => "recovering",
-        PoolState::Failed => "failed",
-        PoolState::Stopped => "stopped",
-    }
-}
-
 fn member_state(state: MemberState) -> &'static str {
     match state {
         MemberState::InSync => "in sync",
@@ -239,7 +229,7 @@ fn line(text: &mut String, words: std::fmt::Arguments<'_>) {
 mod test {
     use super::*;
     use units::{ByteLen, Epoch, Millis};
-    use wire::control::{Code, MemberReport, Owner};
+    use wire::control::{Code, MemberReport, Owner, PoolState};
 
     #[test]
     fn a_pool_in_recovery_shows_how_long_it_takes() {

@@ -17,7 +17,7 @@ mod serve;
 use crate::control::{self, Answering};
 use crate::target::config::ConfigError;
 use block::hold::{ConnectError, Hold, HoldState};
-use block::runtime::Rt;
+use block::runtime::{Rt, sleep};
 use config::{Config, Volume};
 use connect::{Connect, Way};
 use host::net::{ClientTls, Listener, NetError, TlsError, TlsFiles};
@@ -28,7 +28,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::signal::unix::{SignalKind, signal};
-use units::{ByteLen, Moment};
+use units::{ByteLen, Millis, Moment};
 use wire::control::{Code, HeldReport, HeldState, InitiatorReport, Refusal, Reply, Request};
 
 /// Why an initiator did not start, or ended.
@@ -144,6 +144,7 @@ impl Held {
 
     /// Opens the volume, however long that takes, then serves it; the socket appears when it can be used.
     async fn keep_open(self: Rc<Self>) {
+        let mut pause = self.config.hold.retry_first;
         let hold = loop {
             match Hold::open(&self.rt, self.config.hold, Box::new(Connect(Rc::clone(&self.way)))).await {
                 Ok(hold) => break hold,
@@ -153,11 +154,10 @@ impl Held {
                     *self.unopened.borrow_mut() = (text, true);
                     return;
                 }
-                Err(ConnectError::Later(text)) => {
-                    tracing::warn!(volume = %self.config.name, "cannot attach: {text}");
-                    *self.unopened.borrow_mut() = (text, false);
-                }
+                Err(ConnectError::Later(text)) => self.not_yet(text),
             }
+            sleep(&self.rt, pause).await;
+            pause = Millis(pause.0 * 2).min(self.config.hold.retry_most);
         };
         *self.hold.borrow_mut() = Some(hold.clone());
         tokio::task::spawn_local(Rc::clone(&self).log_changes(hold.clone()));
@@ -172,6 +172,14 @@ impl Held {
                 *self.unopened.borrow_mut() = (error.to_string(), true);
             }
         }
+    }
+
+    /// Logged when it is news.
+    fn not_yet(&self, reason: String) {
+        if self.unopened.borrow().0 != reason {
+            tracing::warn!(volume = %self.config.name, "cannot attach yet: {reason}");
+        }
+        *self.unopened.borrow_mut() = (reason, false);
     }
 
     async fn log_changes(self: Rc<Self>, hold: Hold) {

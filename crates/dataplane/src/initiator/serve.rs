@@ -1,7 +1,7 @@
 //! The guest's side: NBD on a Unix socket for QEMU. One export, the volume; no TLS, since only who may open the socket
 //! comes in (mode 0600).
 
-use crate::target::{Leave, Session, export_info};
+use crate::session::{Leave, Session, export_info};
 use block::Disk;
 use host::net::{Listener, Transport};
 use std::io;

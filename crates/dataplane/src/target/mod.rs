@@ -14,10 +14,6 @@ mod door;
 mod known;
 mod net;
 mod pool;
-mod session;
-
-pub(crate) use pool::export_info;
-pub(crate) use session::{Leave, Session};
 
 use crate::control;
 use config::{Config, ConfigError};

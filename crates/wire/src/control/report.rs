@@ -238,6 +238,20 @@ pub struct ReservationReport {
     pub host: HostKey,
 }
 
+impl PoolState {
+    /// As people say it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Recovering => "recovering",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 impl PoolReport {
     /// A pool of which only the state is known, and why.
     #[must_use]

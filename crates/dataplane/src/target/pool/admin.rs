@@ -44,14 +44,14 @@ impl Pool {
 
     async fn fail(&self, member: &str) -> Result<(), Refusal> {
         let slot = self.array.slot_of(member)?;
-        self.array.array.fail(slot).await.map_err(refuse_raid)?;
+        self.array.array.fail(slot).await.map_err(|error| refuse_raid(&error))?;
         tracing::warn!(pool = %self.name, member, "failed by an operator");
         Ok(())
     }
 
     async fn add(&self, path: &str, wipe: bool) -> Result<(), Refusal> {
         let member = PoolArray::member(path)?;
-        let slot = self.array.array.add(member, wipe, random()?).await.map_err(refuse_raid)?;
+        let slot = self.array.array.add(member, wipe, random()?).await.map_err(|error| refuse_raid(&error))?;
         tracing::info!(pool = %self.name, path, slot, "added");
         Ok(())
     }
@@ -102,7 +102,7 @@ impl Pool {
         let _changing = self.changing.lock().await;
         let id = VolumeId(random()?);
         let made = self.exports.group.lock().await.create_volume(name, id, size, unix_seconds()).await;
-        let volume = made.map_err(refuse_volume)?;
+        let volume = made.map_err(|error| refuse_volume(&error))?;
         tracing::info!(pool = %self.name, volume = %name, %id, size = %volume.size, "made; being zeroed");
         self.zero(name, id).await;
         let all = self.volumes().await;
@@ -153,7 +153,7 @@ impl Pool {
                     let kept = keep(&export);
                     drop(export);
                     let removed = group.remove_volume(volume.id, unix_seconds()).await;
-                    removed.map(|()| volume.id).map_err(|error| (refuse_volume(error), kept, volume.id))
+                    removed.map(|()| volume.id).map_err(|error| (refuse_volume(&error), kept, volume.id))
                 }
                 None => return Err(Refusal::new(Code::NotFound, format!("there is no volume '{name}'"), "")),
             }
@@ -162,7 +162,7 @@ impl Pool {
             Ok(id) => {
                 tracing::info!(pool = %self.name, volume = %name, %id, "removed");
                 let forgotten = self.array.array.facts().forget(id).await;
-                forgotten.map(|()| Reply::Done).map_err(refuse_raid)
+                forgotten.map(|()| Reply::Done).map_err(|error| refuse_raid(&error))
             }
             Err((refusal, kept, id)) => {
                 match kept {

@@ -57,7 +57,10 @@ async fn make(rt: &Rt, name: &PoolName, paths: &[PathBuf], wipe: bool) -> Result
     }
     let mut members = Vec::new();
     for path in paths {
-        members.push(Member { disk: open_disk(path, Options::default()).map_err(refuse_disk)?, label: label(path) });
+        members.push(Member {
+            disk: open_disk(path, Options::default()).map_err(|error| refuse_disk(&error))?,
+            label: label(path),
+        });
     }
     let options = CreateOptions {
         name: name.to_string(),
@@ -68,14 +71,14 @@ async fn make(rt: &Rt, name: &PoolName, paths: &[PathBuf], wipe: bool) -> Result
     };
     let ids = GroupIds { group: random()?, physical: random()? };
     let mut fill = |bytes: &mut [u8]| getrandom::fill(bytes).expect("the kernel gave random bytes a moment ago");
-    let array = create(options, members, rt, &mut fill).await.map_err(refuse_raid)?;
+    let array = create(options, members, rt, &mut fill).await.map_err(|error| refuse_raid(&error))?;
     // What the disks held was looked at, or given up, a moment ago; the array itself is new.
     let made = VolumeGroup::create(rt, &array.disk(), name, ids, Existing::Wipe, unix_seconds()).await;
     match made {
         Ok(group) => Ok(OpenedPool { array: PoolArray { array }, group }),
         Err(error) => {
             let _ = array.stop().await;
-            Err(refuse_volume(error))
+            Err(refuse_volume(&error))
         }
     }
 }
@@ -93,18 +96,18 @@ async fn find(rt: &Rt, name: &PoolName, id: Option<ArrayId>, paths: &[PathBuf]) 
         match opened {
             Ok(disk) => members.push(Member { disk, label: label(path) }),
             // Somebody else has it and may write to it: going on without it would split the mirror.
-            Err(error) if error.is_busy() => return Err(refuse_disk(error)),
+            Err(error) if error.is_busy() => return Err(refuse_disk(&error)),
             Err(error) => tracing::error!(pool = %name, "{error}"),
         }
     }
     let options = AssembleOptions { start: block::raid::Start::Degraded, unix_seconds: unix_seconds() };
-    let array = assemble(members, rt, options).await.map_err(refuse_raid)?;
+    let array = assemble(members, rt, options).await.map_err(|error| refuse_raid(&error))?;
     let group = VolumeGroup::open(rt, &array.disk()).await;
     match group {
         Ok(group) => Ok(OpenedPool { array: PoolArray { array }, group }),
         Err(error) => {
             let _ = array.stop().await;
-            Err(refuse_volume(error))
+            Err(refuse_volume(&error))
         }
     }
 }
@@ -175,7 +178,7 @@ impl PoolArray {
     /// # Errors
     /// Why not, for people.
     pub fn member(path: &str) -> Result<Member, Refusal> {
-        let disk = open_disk(Path::new(path), Options::default()).map_err(refuse_disk)?;
+        let disk = open_disk(Path::new(path), Options::default()).map_err(|error| refuse_disk(&error))?;
         Ok(Member { disk, label: path.to_owned() })
     }
 
@@ -200,7 +203,7 @@ struct Store(Rc<Array>);
 impl GrantStore for Store {
     fn store(&self, volume: VolumeId, record: &[u8]) -> IoFuture<()> {
         let (facts, record) = (self.0.facts(), record.to_vec());
-        IoFuture::later(async move { facts.store(volume, &record).await.map_err(|error| not_stored(volume, error)) })
+        IoFuture::later(async move { facts.store(volume, &record).await.map_err(|error| not_stored(volume, &error)) })
     }
 
     fn fail_laggards(&self, older_than: Moment) -> IoFuture<Laggards> {
@@ -209,20 +212,20 @@ impl GrantStore for Store {
             match array.fail_laggards(older_than).await {
                 Ok(()) => Ok(Laggards::Failed),
                 Err(RaidError::LastMember(_)) => Ok(Laggards::LastMember),
-                Err(error) => Err(device_error(error)),
+                Err(error) => Err(device_error(&error)),
             }
         })
     }
 }
 
-fn not_stored(volume: VolumeId, error: RaidError) -> DeviceError {
+fn not_stored(volume: VolumeId, error: &RaidError) -> DeviceError {
     tracing::error!(%volume, "a grant was not stored: {error}");
     device_error(error)
 }
 
-fn device_error(error: RaidError) -> DeviceError {
+fn device_error(error: &RaidError) -> DeviceError {
     match error {
-        RaidError::Broken(error) => error,
+        RaidError::Broken(error) => *error,
         RaidError::Closed => DeviceError::Closed,
         _ => DeviceError::Failed { errno: EIO },
     }
@@ -257,14 +260,14 @@ fn list(paths: &[PathBuf]) -> String {
     if texts.is_empty() { "any configured disk".to_owned() } else { texts.join(", ") }
 }
 
-fn refuse_disk(error: DiskError) -> Refusal {
+fn refuse_disk(error: &DiskError) -> Refusal {
     let code = if error.is_busy() { Code::Busy } else { Code::Failed };
     Refusal::new(code, error.to_string(), "")
 }
 
 /// What a failure of the array's administration is to who asked.
-pub fn refuse_raid(error: RaidError) -> Refusal {
-    let (code, hint) = match &error {
+pub fn refuse_raid(error: &RaidError) -> Refusal {
+    let (code, hint) = match error {
         RaidError::InUse { .. } => (Code::HoldsData, "say --wipe to overwrite it"),
         RaidError::Newer { .. } => (Code::HoldsData, "say --wipe to overwrite it, if nobody needs what it holds"),
         RaidError::MemberCount(_) | RaidError::BadName(_) | RaidError::BlockSize { .. } => (Code::Invalid, ""),
@@ -278,8 +281,8 @@ pub fn refuse_raid(error: RaidError) -> Refusal {
 }
 
 /// What a failure of the volume group's administration is to who asked.
-pub fn refuse_volume(error: VolumeError) -> Refusal {
-    let code = match &error {
+pub fn refuse_volume(error: &VolumeError) -> Refusal {
+    let code = match error {
         VolumeError::NoSpace { .. } | VolumeError::TooSmall { .. } | VolumeError::MetadataFull { .. } => Code::NoSpace,
         VolumeError::NameTaken(_) | VolumeError::IdTaken(_) => Code::Exists,
         VolumeError::NameReserved { .. } | VolumeError::EmptyVolume => Code::Invalid,

@@ -2,10 +2,12 @@
 
 use super::thread::Pool;
 use super::{Claim, Knock, Names, Opened};
-use crate::target::session::{Ended, Leave, Meter, Session};
-use block::gate::{Attachment, GatedVolume, Request as AttachRequest, Session as GateSession};
+use crate::session::{Ended, Leave, Meter, Session, export_info};
+use block::BlockDevice;
+use block::gate::{
+    Attachment, GatedVolume, Refusal as GateRefusal, Refused, Request as AttachRequest, Session as GateSession,
+};
 use block::volume::{VolumeGroup, ZeroProgress};
-use block::{BlockDevice, Geometry};
 use host::net::Transport;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,8 +17,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use units::{HostKey, Mode, VolumeId, VolumeName};
 use wire::control::SessionReport;
-use wire::nbd::constant::PAYLOAD_MAX;
-use wire::nbd::{BlockSizes, ExportInfo, ListedExport, OpenFor, Refusal as NbdRefusal, TransmissionFlags};
+use wire::nbd::{ListedExport, NoEntry, OpenFor, Refusal as NbdRefusal};
 
 /// An admitted session waits so long for its connection: the rest of the handshake is one message.
 const CLAIM_MAX: Duration = Duration::from_secs(15);
@@ -138,7 +139,7 @@ impl Exports {
         *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
     }
 
-    fn enter(self: &Self, entry: Entry) -> u64 {
+    fn enter(&self, entry: Entry) -> u64 {
         let id = self.next_session.replace(self.next_session.get() + 1);
         self.sessions.borrow_mut().insert(id, entry);
         self.count.send_replace(self.sessions.borrow().len());
@@ -187,7 +188,7 @@ impl Pool {
             Ok(Ok(session)) => session,
             Ok(Err(refusal)) => {
                 tracing::info!(peer = knock.peer, host = %knock.host, "refused: {refusal}");
-                return Err(NbdRefusal::policy(refusal.to_string()));
+                return Err(no_entry(&refusal));
             }
             Err(_elapsed) => {
                 let text = format!("volume {name} did not let you in within {} s: try again", ATTACH_MAX.as_secs());
@@ -267,18 +268,11 @@ fn mode_for(volume: &GatedVolume, host: HostKey) -> Option<Mode> {
     owner.or_else(|| status.reservation.filter(|promise| promise.host == host).map(|_| Mode::Rw))
 }
 
-pub fn export_info(geometry: Geometry, mode: Mode) -> ExportInfo {
-    let always = [
-        TransmissionFlags::SEND_FLUSH,
-        TransmissionFlags::SEND_FUA,
-        TransmissionFlags::SEND_TRIM,
-        TransmissionFlags::SEND_WRITE_ZEROES,
-        // A flush covers every answered write of the volume, whichever connection it came by: the array has one cache.
-        TransmissionFlags::CAN_MULTI_CONN,
-    ];
-    let flags = always.into_iter().fold(TransmissionFlags::HAS_FLAGS, TransmissionFlags::with);
-    let flags = if mode == Mode::Ro { flags.with(TransmissionFlags::READ_ONLY) } else { flags };
-    let preferred = geometry.optimal_bytes.next_power_of_two().clamp(geometry.block_bytes.max(512), PAYLOAD_MAX);
-    let block = BlockSizes { min: geometry.block_bytes, preferred, max: PAYLOAD_MAX };
-    ExportInfo { size: geometry.size, flags, block, name: None, description: None }
+/// A refusal for people; where there is no point in trying again, also for the initiator.
+fn no_entry(refusal: &GateRefusal) -> NbdRefusal {
+    let text = refusal.to_string();
+    match refusal.why {
+        Refused::OldEpoch { held, current } => NoEntry::EpochOver { held, current }.refusal(&text),
+        _ => NbdRefusal::policy(text),
+    }
 }

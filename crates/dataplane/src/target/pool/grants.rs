@@ -92,9 +92,10 @@ fn declined(why: Declined) -> Refusal {
         Declined::Lower { .. }
         | Declined::OtherOwners { .. }
         | Declined::Superseded { .. }
-        | Declined::Promised { .. } => Code::Fenced,
+        | Declined::Promised { .. }
+        | Declined::NobodyOwns { .. } => Code::Fenced,
         Declined::NotShared { .. } | Declined::BadOwners(_) => Code::Invalid,
-        Declined::Blocked(_) | Declined::NobodyOwns { .. } => Code::Blocked,
+        Declined::Blocked(_) => Code::Blocked,
         Declined::StoreFailed { .. } => Code::Failed,
         Declined::TooMany { .. } => Code::Busy,
     };

@@ -5,7 +5,7 @@
 //!  door (control thread)            pool's thread
 //!    handshake ── Open ───────────▶ gate: attach ──▶ a session waits for its connection
 //!    the rest of the handshake ◀─── what the export is like
-//!    ── connection, by Opened ────▶ session loop (crate::target::session)
+//!    ── connection, by Opened ────▶ session loop (crate::session)
 //! ```
 
 mod admin;
@@ -13,8 +13,6 @@ mod array;
 mod export;
 mod grants;
 mod thread;
-
-pub(crate) use export::export_info;
 
 use host::net::Parts;
 use host::runtime::DataThread;

@@ -3,15 +3,18 @@
 use super::array::{PoolArray, open};
 use super::export::Exports;
 use super::{Blueprint, Look, Message, Names};
-use block::runtime::Rt;
+use block::runtime::{Rt, sleep};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
-use units::PoolName;
-use wire::control::{Code, PoolReport, Refusal};
+use units::{Millis, PoolName};
+use wire::control::{Code, PoolReport, PoolState, Refusal};
 
 /// Sessions end by themselves within this once they are told to: their answers get 10 s to leave.
 const SESSIONS_END_MAX: Duration = Duration::from_secs(12);
+
+/// How often the pool looks at its members: for a person reading the log, and for gates that wait for a member.
+const WATCH_EVERY: Millis = Millis(1000);
 
 /// All of a pool, on its thread.
 pub struct Pool {
@@ -43,10 +46,16 @@ pub async fn run(
         }
     };
     let report = pool.report().await;
-    if ready.send(Ok(report)).is_err() {
+    let watch = tokio::task::spawn_local(Rc::clone(&pool).watch(report.state));
+    if ready.send(Ok(report)).is_ok() {
+        take_messages(&pool, &mut inbox).await;
+    } else {
         let _ = pool.stop().await;
-        return;
     }
+    watch.abort();
+}
+
+async fn take_messages(pool: &Rc<Pool>, inbox: &mut mpsc::Receiver<Message>) {
     while let Some(message) = inbox.recv().await {
         match message {
             Message::Stop(answer) => {
@@ -54,8 +63,7 @@ pub async fn run(
                 return;
             }
             message => {
-                let pool = Rc::clone(&pool);
-                tokio::task::spawn_local(async move { pool.take(message).await });
+                tokio::task::spawn_local(Rc::clone(pool).take(message));
             }
         }
     }
@@ -81,6 +89,22 @@ impl Pool {
             Message::Exports(host, answer) => drop(answer.send(self.visible_to(host))),
             Message::Open(knock, answer) => drop(answer.send(self.open_export(knock).await)),
             Message::Stop(_) => unreachable!("the loop takes it"),
+        }
+    }
+
+    /// Says when the pool's state changes, and opens gates that waited for a member.
+    async fn watch(self: Rc<Self>, mut state: PoolState) {
+        let mut complete = self.array.array.facts().complete();
+        loop {
+            sleep(&self.rt, WATCH_EVERY).await;
+            if !std::mem::replace(&mut complete, self.array.array.facts().complete()) && complete {
+                self.found_again();
+            }
+            let report = self.report().await;
+            if std::mem::replace(&mut state, report.state) != state {
+                let reason = report.reason.unwrap_or_default();
+                tracing::warn!(pool = %self.name, reason, "the pool is {} now", state.word());
+            }
         }
     }
 

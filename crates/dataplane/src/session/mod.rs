@@ -14,18 +14,20 @@
 //!   requests are served   requests are refused        nothing is received
 //! ```
 
+mod export;
 mod inbox;
 mod operation;
-mod outbox;
 #[cfg(test)]
 mod test;
 
+pub use export::export_info;
+
+use crate::stream::{Outbox, Weight};
 use block::{Disk, IoBuf};
 use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
 use inbox::{Inbox, Next, Payload};
 use operation::{Finished, Work, begin, refusal_text, wire_error};
-use outbox::{Outbox, Weight};
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
@@ -92,7 +94,7 @@ pub struct Session<S> {
     structured: bool,
     allocation_id: Option<u32>,
     inbox: Inbox,
-    outbox: Outbox,
+    outbox: Outbox<IoBuf>,
     work: FuturesUnordered<Work>,
     in_flight: Weight,
     /// Whole requests were all taken: only a receive brings more.

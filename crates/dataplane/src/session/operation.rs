@@ -1,6 +1,6 @@
 //! One request's work on the disk, and what a failure is called on the wire.
 
-use super::outbox::Weight;
+use crate::stream::Weight;
 use block::{DeviceError, Disk, Durability, IoBuf, IoFuture};
 use std::future::Future;
 use std::pin::Pin;

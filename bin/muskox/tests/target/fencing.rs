@@ -1,0 +1,167 @@
+//! Who may write, across raises, kills and missing members.
+
+use crate::support::{LOCAL, StorageBox, finish, have, nbd_script, pattern, tool, try_tool};
+
+const OTHER: &str = "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd";
+
+/// Goal: nobody gets in without a grant, and is told why. Method: no grant; another's grant; read-only; an old epoch.
+#[test]
+fn who_is_not_granted_stays_out() {
+    if !["qemu-img", "nbdinfo"].into_iter().all(have) {
+        return;
+    }
+    let storage = StorageBox::with_volume(2, 16);
+    let refused = |export: &str, words: &str| {
+        let (worked, printed) = try_tool(&["qemu-img", "info", &storage.uri(export)]);
+        assert!(!worked && printed.contains(words), "{export}: {printed}");
+    };
+    refused("web1", "not granted");
+    storage.ctl(&["grant", "raise", "web1", "5", "--owner", OTHER]);
+    refused("web1", "not granted");
+    assert!(tool(&["qemu-nbd", "--list", "-k", &storage.text("nbd.sock")]).contains("exports available: 0"));
+    storage.ctl(&["grant", "raise", "web1", "6", "--owner", &format!("{LOCAL}:ro")]);
+    assert!(tool(&["nbdinfo", "--json", &storage.uri("web1")]).contains("\"is_read_only\": true"));
+    refused("web1;epoch=5;incarnation=1;mode=rw", "replaced this one for good");
+    refused("web1;epoch=6;incarnation=1;mode=rw", "read-only");
+    refused("web2", "no volume 'web2'");
+    refused("Web1", "is not a name");
+    let lower = storage.ctl_refused(&["grant", "raise", "web1", "5", "--owner", LOCAL]);
+    assert!(lower.contains("epoch 6") && lower.contains("hint:"), "{lower}");
+}
+
+/// Goal: after a raise is acknowledged nothing of the older epoch lands. Method: a writer counts up in one block; raise;
+/// read what is there; wait; nothing changed, and the writer got ESHUTDOWN.
+#[test]
+fn a_raise_fences_a_writer_in_full_swing() {
+    if !have("nbdsh") {
+        return;
+    }
+    let storage = StorageBox::with_volume(2, 16);
+    storage.ctl(&["grant", "raise", "web1", "1", "--owner", LOCAL]);
+    let swinging = storage.text("swinging");
+    let writer = nbd_script(
+        &storage.uri("web1"),
+        &format!(
+            "n = 0\n\
+             try:\n\
+             \twhile True:\n\
+             \t\tn += 1\n\
+             \t\th.pwrite(n.to_bytes(8, 'big') * 512, n % 8 * 4096)\n\
+             \t\tif n == 50:\n\
+             \t\t\topen('{swinging}', 'w').close()\n\
+             except nbd.Error as error:\n\
+             \tprint(n, error.errno)"
+        ),
+    );
+    storage.wait("a writer", |storage| storage.path("swinging").exists());
+    storage.ctl(&["grant", "raise", "web1", "2", "--owner", LOCAL]);
+    let look = || {
+        finish(nbd_script(&storage.uri("web1"), "import hashlib\nprint(hashlib.sha256(h.pread(32768, 0)).hexdigest())"))
+    };
+    let at_the_ack = look();
+    let said = finish(writer);
+    let (count, errno) = said.trim().split_once(' ').unwrap();
+    assert_eq!(errno, "ESHUTDOWN");
+    assert!(count.parse::<u64>().unwrap() > 50, "{count}");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(look(), at_the_ack);
+}
+
+/// Goal: a reservation lets its host read ahead of time and write only after the raise. Method: exact names.
+#[test]
+fn a_standby_reads_and_writes_after_its_raise() {
+    if !have("nbdsh") {
+        return;
+    }
+    let storage = StorageBox::with_volume(2, 16);
+    storage.ctl(&["grant", "raise", "web1", "1", "--owner", OTHER]);
+    storage.ctl(&["grant", "reserve", "web1", "3", LOCAL]);
+    let marker = storage.text("raised");
+    let standby = nbd_script(
+        &storage.uri("web1;epoch=3;incarnation=1;mode=rw"),
+        &format!(
+            "import os, time\n\
+             h.pread(4096, 0)\n\
+             try:\n\
+             \th.pwrite(bytes(4096), 0)\n\
+             \tassert False\n\
+             except nbd.Error as error:\n\
+             \tassert error.errno == 'EPERM', error\n\
+             open('{marker}.asked', 'w').close()\n\
+             while not os.path.exists('{marker}'):\n\
+             \ttime.sleep(0.01)\n\
+             h.pwrite(b'y' * 4096, 0, nbd.CMD_FLAG_FUA)\n\
+             assert h.pread(4096, 0) == b'y' * 4096"
+        ),
+    );
+    storage.wait("a standby", |storage| storage.path("raised.asked").exists());
+    storage.ctl(&["grant", "raise", "web1", "2", "--nobody"]);
+    storage.ctl(&["grant", "raise", "web1", "3", "--owner", LOCAL]);
+    std::fs::write(&marker, "").unwrap();
+    finish(standby);
+}
+
+/// Goal: kill -9 loses nothing that was flushed and no grant. Method: write, flush, go on writing, kill, start, compare;
+/// the old epoch stays out.
+#[test]
+fn killed_it_comes_back_with_all_it_acknowledged() {
+    if !have("qemu-img") {
+        return;
+    }
+    let mut storage = StorageBox::with_volume(2, 32);
+    storage.ctl(&["grant", "raise", "web1", "7", "--owner", LOCAL]);
+    let (uri, image) = (storage.uri("web1"), storage.text("image"));
+    pattern(&storage.path("image"), 16);
+    tool(&["qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", &image, &uri]);
+    let mut writer = nbd_script(&uri, "while True:\n\th.pwrite(b'z' * 65536, 16777216)");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    storage.kill();
+    writer.wait().unwrap();
+    storage.start();
+    let grant = storage.ctl(&["grant", "show", "web1"]);
+    assert!(grant.contains("epoch        7") && grant.contains(LOCAL), "{grant}");
+    let back = storage.text("back");
+    tool(&["qemu-img", "convert", "-f", "raw", "-O", "raw", &uri, &back]);
+    assert!(std::fs::read(&back).unwrap()[..16 << 20] == std::fs::read(&image).unwrap());
+    let (worked, printed) = try_tool(&["qemu-img", "info", &storage.uri("web1;epoch=6;incarnation=9;mode=rw")]);
+    assert!(!worked && printed.contains("replaced this one for good"), "{printed}");
+    storage.wait_for_resync();
+}
+
+/// Goal: with a member missing and no floor nobody is served, with one it is; an override does it too, by a word.
+/// Method: take a disk away while the target is down.
+#[test]
+fn a_missing_member_needs_a_floor() {
+    if !["qemu-img", "nbdinfo"].into_iter().all(have) {
+        return;
+    }
+    let mut storage = StorageBox::with_volume(2, 16);
+    storage.ctl(&["grant", "raise", "web1", "4", "--owner", LOCAL]);
+    storage.wait_for_resync();
+    storage.kill();
+    std::fs::rename(storage.path("d1"), storage.path("elsewhere")).unwrap();
+    storage.start();
+    let (worked, printed) = try_tool(&["qemu-img", "info", &storage.uri("web1")]);
+    assert!(!worked && printed.contains("blocked(floor)"), "{printed}");
+    assert!(storage.ctl(&["pool", "show", "tank"]).contains("degraded"));
+    storage.ctl(&["grant", "floor", "web1", "4"]);
+    tool(&["nbdinfo", "--size", &storage.uri("web1")]);
+
+    storage.kill();
+    storage.start();
+    let empty = storage.ctl_refused(&["grant", "override", "web1", "--word", " "]);
+    assert!(empty.contains("word"), "{empty}");
+    storage.ctl(&["grant", "override", "web1", "--word", "ann: d1 burnt down"]);
+    tool(&["nbdinfo", "--size", &storage.uri("web1")]);
+    assert!(storage.ctl(&["grant", "show", "web1"]).contains("ann: d1 burnt down"));
+
+    // The disk comes back at another path, and is found there when it is looked for.
+    storage.stop();
+    storage.configure(&format!("disks = [\"{}\"]", storage.text("elsewhere")));
+    storage.start();
+    let shown = storage.ctl(&["pool", "show", "tank"]);
+    assert!(shown.contains("elsewhere"), "{shown}");
+    storage.ctl(&["pool", "add", "tank", &storage.text("elsewhere")]);
+    storage.wait_for_resync();
+    storage.wait("a serving gate", |storage| storage.ctl(&["grant", "show", "web1"]).contains("state        serving"));
+}

@@ -1,0 +1,221 @@
+//! `muskox initiator` between a target and a client that plays QEMU: what the client sees of every accident.
+
+use crate::support::{LOCAL, PATIENCE, StorageBox, finish, have, muskox, nbd_script, pattern, tool};
+use crate::tls::Authority;
+use std::net::TcpListener;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// An initiator for `web1` in the storage box's folder.
+struct Initiator<'a> {
+    storage: &'a StorageBox,
+    process: Child,
+}
+
+/// A port nobody uses now.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A box that serves `web1` over TCP to [`LOCAL`] at epoch 1, and the port.
+fn storage() -> (StorageBox, u16) {
+    let port = free_port();
+    let mut storage = StorageBox::new(2);
+    storage.configure(&format!("[[listen]]\nnbd = \"127.0.0.1:{port}\"\nplaintext = true\nidentity = \"{LOCAL}\"\n"));
+    storage.start();
+    storage.ctl(&["pool", "create", "tank", &storage.text("d0"), &storage.text("d1")]);
+    storage.ctl(&["volume", "create", "tank", "web1", "32M"]);
+    storage.wait_for_volume();
+    storage.ctl(&["grant", "raise", "web1", "1", "--owner", LOCAL]);
+    (storage, port)
+}
+
+fn configure(storage: &StorageBox, head: &str, more: &str, port: u16) {
+    let text = format!(
+        "control = \"i.sock\"\nstate_dir = \"istate\"\n{head}[[volume]]\nname = \"web1\"\nepoch = 1\nmode = \"rw\"\n\
+         portals = [\"127.0.0.1:{port}\"]\nsocket = \"web1.sock\"\n{more}\n"
+    );
+    std::fs::write(storage.path("initiator.toml"), text).unwrap();
+}
+
+impl<'a> Initiator<'a> {
+    fn start(storage: &'a StorageBox) -> Self {
+        let log = std::fs::File::options().create(true).append(true).open(storage.path("log")).unwrap();
+        let config = storage.path("initiator.toml");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_muskox"));
+        let process = command.args(["initiator", "--config"]).arg(config).stderr(log).spawn().unwrap();
+        Self { storage, process }
+    }
+
+    fn status(&self) -> String {
+        muskox(&["ctl", "--socket", &self.storage.text("i.sock"), "--json", "status"]).1
+    }
+
+    fn wait(&self, what: &str) {
+        self.storage.wait(what, |_| self.status().contains(what));
+    }
+
+    fn uri(&self) -> String {
+        format!("nbd+unix:///web1?socket={}", self.storage.text("web1.sock"))
+    }
+
+    fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Initiator<'_> {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn signal(process: u32, name: &str) {
+    assert!(Command::new("kill").args([name, &process.to_string()]).status().unwrap().success());
+}
+
+const UP: &str = "\"state\": \"up\"";
+
+/// Goal: a target that is killed again and again is a pause for the client. Method: a copy in and a copy out, the
+/// target killed and started under each; the bytes are compared.
+#[test]
+fn a_killed_target_is_a_pause() {
+    if !["nbdcopy"].into_iter().all(have) {
+        return;
+    }
+    let (mut storage, port) = storage();
+    configure(&storage, "", "plaintext = true", port);
+    pattern(&storage.path("image"), 32);
+    let config = storage.path("initiator.toml");
+    let mut process =
+        Command::new(env!("CARGO_BIN_EXE_muskox")).args(["initiator", "--config"]).arg(&config).spawn().unwrap();
+    storage.wait("a served socket", |this| this.path("web1.sock").exists());
+    let uri = format!("nbd+unix:///web1?socket={}", storage.text("web1.sock"));
+    for (from, to) in [(storage.text("image"), uri.clone()), (uri, storage.text("copy"))] {
+        let mut copy = Command::new("nbdcopy").args(["--flush", "--requests=4", &from, &to]).spawn().unwrap();
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(60));
+            storage.kill();
+            storage.start();
+        }
+        assert!(copy.wait().unwrap().success(), "the log:\n{}", storage.log());
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert!(std::fs::read(storage.path("image")).unwrap() == std::fs::read(storage.path("copy")).unwrap());
+}
+
+/// Goal: silence is noticed without any help from TCP, and is a pause too. Method: stop the target's process while a
+/// client writes; it is declared dead by the heartbeat, then goes on.
+#[test]
+fn a_silent_target_is_noticed_and_waited_for() {
+    let (storage, port) = storage();
+    configure(&storage, "", "plaintext = true", port);
+    let initiator = Initiator::start(&storage);
+    initiator.wait(UP);
+    let writer = nbd_script(
+        &initiator.uri(),
+        "import time\nworst = 0\nfor n in range(60):\n  t = time.time()\n  h.pwrite(bytes([n]) * 4096, n * 4096)\n  \
+         worst = max(worst, time.time() - t)\n  time.sleep(0.02)\nprint('worst', worst)",
+    );
+    let target = storage.process_id();
+    std::thread::sleep(Duration::from_millis(300));
+    let stopped = Instant::now();
+    signal(target, "-STOP");
+    initiator.wait("was silent for");
+    let noticed = stopped.elapsed();
+    signal(target, "-CONT");
+    assert!(noticed < Duration::from_secs(5), "noticed after {noticed:?}");
+    assert!(finish(writer).starts_with("worst"));
+    initiator.wait(UP);
+}
+
+/// Goal: a restarted initiator goes on at the same epoch with a new incarnation. Method: kill it between two clients.
+#[test]
+fn a_restarted_initiator_takes_a_new_incarnation() {
+    let (storage, port) = storage();
+    configure(&storage, "", "plaintext = true", port);
+    let first = Initiator::start(&storage);
+    first.wait(UP);
+    finish(nbd_script(&first.uri(), "h.pwrite(b'x' * 4096, 8192)"));
+    first.kill();
+    let second = Initiator::start(&storage);
+    second.wait(UP);
+    assert!(second.status().contains("\"incarnation\": 2"), "{}", second.status());
+    let read = finish(nbd_script(&second.uri(), "print(h.pread(4096, 8192) == b'x' * 4096)"));
+    assert_eq!(read.trim(), "True");
+    let third = muskox(&["initiator", "--config", &storage.text("initiator.toml")]);
+    assert!(third.1.contains("another initiator"), "{third:?}");
+}
+
+/// Goal: a stale epoch is final, and the client hears an error at once. Method: raise to another host while attached.
+#[test]
+fn a_fenced_initiator_answers_errors_for_good() {
+    let (storage, port) = storage();
+    configure(&storage, "", "plaintext = true", port);
+    let initiator = Initiator::start(&storage);
+    initiator.wait(UP);
+    storage.ctl(&["grant", "raise", "web1", "2", "--owner", &"cd".repeat(32)]);
+    initiator.wait("\"state\": \"fenced\"");
+    let script = "for n in range(2):\n  try:\n    h.pwrite(b'x' * 4096, 0)\n    print('written')\n  except nbd.Error as e:\n    print(e.errno)";
+    assert_eq!(finish(nbd_script(&initiator.uri(), script)), "ESHUTDOWN\nESHUTDOWN\n");
+}
+
+/// Goal: the hold has a bound, and an answer after it is an error of the initiator's own. Method: a bound of 1.5 s and a
+/// target that is gone.
+#[test]
+fn the_holds_bound_is_kept() {
+    let (mut storage, port) = storage();
+    configure(&storage, "", "plaintext = true\nhold_ms = 1500", port);
+    let uri = format!("nbd+unix:///web1?socket={}", storage.text("web1.sock"));
+    let config = storage.path("initiator.toml");
+    let mut process =
+        Command::new(env!("CARGO_BIN_EXE_muskox")).args(["initiator", "--config"]).arg(&config).spawn().unwrap();
+    storage.wait("a served socket", |this| this.path("web1.sock").exists());
+    storage.kill();
+    let script = "import time\nt = time.time()\ntry:\n  h.pwrite(b'x' * 4096, 0)\n  print('written')\n\
+                  except nbd.Error as e:\n  print(e.errno, 0.5 < time.time() - t < 10)";
+    let said = finish(nbd_script(&uri, script));
+    storage.start();
+    let after = finish(nbd_script(&uri, "import time\ntime.sleep(2.5)\nh.pwrite(b'y' * 4096, 0)\nprint('written')"));
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert_eq!((said.as_str(), after.as_str()), ("EIO True\n", "written\n"));
+}
+
+/// Goal: over TLS the target is who it should be. Method: the right pin is served, a wrong one never attaches.
+#[test]
+fn the_targets_key_is_pinned() {
+    let port = free_port();
+    let mut storage = StorageBox::new(2);
+    let authority = Authority::new();
+    let server = authority.machine(&storage.path("server"), "server");
+    let client = authority.machine(&storage.path("client"), "client");
+    storage.configure(&format!(
+        "[[listen]]\nnbd = \"127.0.0.1:{port}\"\n\
+         tls = {{ certificate = \"server/server-cert.pem\", key = \"server/server-key.pem\", ca = \"server/ca-cert.pem\" }}"
+    ));
+    storage.start();
+    storage.ctl(&["pool", "create", "tank", &storage.text("d0"), &storage.text("d1")]);
+    storage.ctl(&["volume", "create", "tank", "web1", "32M"]);
+    storage.wait_for_volume();
+    storage.ctl(&["grant", "raise", "web1", "1", "--owner", &client]);
+    let head = "[tls]\ncertificate = \"client/client-cert.pem\"\nkey = \"client/client-key.pem\"\n\
+                ca = \"client/ca-cert.pem\"\n";
+    configure(&storage, head, &format!("target = \"{client}\""), port);
+    let wrong = Initiator::start(&storage);
+    wrong.wait("no TLS with the peer");
+    assert!(!storage.path("web1.sock").exists());
+    wrong.kill();
+    configure(&storage, head, &format!("target = \"{server}\""), port);
+    let right = Initiator::start(&storage);
+    right.wait(UP);
+    if have("nbdinfo") {
+        assert!(tool(&["nbdinfo", "--size", &right.uri()]).contains("33554432"));
+    }
+    let begun = Instant::now();
+    finish(nbd_script(&right.uri(), "h.pwrite(b'x' * 4096, 0)\nh.flush()"));
+    assert!(begun.elapsed() < PATIENCE);
+}

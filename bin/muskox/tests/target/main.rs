@@ -1,0 +1,10 @@
+//! `muskox target` as a process, with the peers' tools as clients and oracles.
+
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
+mod accidents;
+mod fencing;
+mod initiator;
+mod serving;
+mod support;
+mod tls;

@@ -1,0 +1,87 @@
+//! The planted bugs: each must be found by the checker of its invariant, within a budget of seeds
+//! (docs/rfd/0005-planted-bugs.md).
+
+use crate::checkers::Invariant;
+use crate::soak;
+use units::sabotage::{Bug, plant};
+
+/// A planted bug and what must notice it.
+#[derive(Clone, Copy, Debug)]
+pub struct Planted {
+    /// What is wrong.
+    pub bug: Bug,
+    /// Any of these counts: a bug can show at the disk's edge or in what a client reads.
+    pub broken: &'static [Invariant],
+    /// Seeds it may take.
+    pub budget: u64,
+    /// The seed that found it last: a quick hunt begins there.
+    pub hint: u64,
+}
+
+/// What became of one.
+#[derive(Clone, Debug)]
+pub struct Hunt {
+    /// Which.
+    pub planted: Planted,
+    /// Seeds that were needed.
+    pub seeds: u64,
+    /// The seed that found it, and what the checker said; `None`: it survived.
+    pub found: Option<(u64, Invariant, String)>,
+}
+
+/// Every bug that concerns the gate or RAID 1.
+pub const ALL: [Planted; 13] = [
+    planted(Bug::NoGate, &[Invariant::I1], 0),
+    planted(Bug::AckBeforeDrain, &[Invariant::I1], 6),
+    planted(Bug::RequeueNewEpoch, &[Invariant::I1], 1),
+    planted(Bug::GrantNotDurable, &[Invariant::I12, Invariant::I1], 0),
+    planted(Bug::DegradedServes, &[Invariant::I12], 26),
+    planted(Bug::IncarnationOvertakes, &[Invariant::B11], 30),
+    planted(Bug::FlushNotPassedOn, &[Invariant::I3], 4),
+    planted(Bug::FuaIgnored, &[Invariant::I3], 28),
+    planted(Bug::ResyncOverwritesNewer, &[Invariant::I6, Invariant::I3], 4),
+    planted(Bug::EioRetried, &[Invariant::I11], 0),
+    planted(Bug::DegradedAckFirst, &[Invariant::I6], 0),
+    planted(Bug::BitmapAfterData, &[Invariant::I6, Invariant::I3], 150),
+    planted(Bug::PartialRecoveryTrusted, &[Invariant::I6, Invariant::I3], 28),
+];
+
+/// Seeds a bug may take: the project's goal is a median of at most 200.
+const BUDGET: u64 = 300;
+
+const fn planted(bug: Bug, broken: &'static [Invariant], hint: u64) -> Planted {
+    Planted { bug, broken, budget: BUDGET, hint }
+}
+
+/// Plants one bug and looks for it, from seed 0 on; `quick` tries the seed that found it last first, and counts only
+/// that one if it still does.
+#[must_use]
+pub fn hunt(planted: Planted, quick: bool) -> Hunt {
+    let _planted = plant(planted.bug);
+    let first = if quick { Some(planted.hint) } else { None };
+    for (count, seed) in (1..).zip(first.into_iter().chain(0..planted.budget)) {
+        let Ok(report) = soak::judge(seed, false) else { continue };
+        let hit = report.violations.iter().find(|violation| planted.broken.contains(&violation.invariant));
+        if let Some(hit) = hit {
+            return Hunt { planted, seeds: count, found: Some((seed, hit.invariant, hit.detail.clone())) };
+        }
+    }
+    Hunt { planted, seeds: planted.budget, found: None }
+}
+
+/// The table of the hunts.
+#[must_use]
+pub fn table(hunts: &[Hunt]) -> String {
+    let mut table = format!("{:<24} {:<9} {:>5} {:>5}  what the checker said\n", "bug", "invariant", "seeds", "seed");
+    for Hunt { planted, seeds, found } in hunts {
+        let name = format!("{:?}", planted.bug);
+        let line = match found {
+            Some((seed, invariant, detail)) => {
+                format!("{name:<24} {invariant:<9} {seeds:>5} {seed:>5}  {detail}\n")
+            }
+            None => format!("{name:<24} {:<9} {seeds:>5} {:>5}  SURVIVED\n", "-", "-"),
+        };
+        table.push_str(&line);
+    }
+    table
+}

@@ -1,0 +1,295 @@
+//! What goes wrong, what an operator does about it, and who looks at the members meanwhile.
+//!
+//! The nemesis keeps to what RAID 1 promises to survive: a member is harmed only while the array is whole, so that no
+//! two faults ever meet on the last good copy. It counts what it did.
+
+use super::call::call;
+use super::target::{DISK_LEN, Start, Target};
+use super::{Phase, World};
+use crate::disk::{EIO, ENODEV, Manners, Media};
+use crate::rng::Rng;
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// A disk that is well.
+const WELL: Manners =
+    Manners { fast_us: 30, slow_us: 400, slower: 1, eio_once: 0, eio_read: 0, hang: 0, hang_ms: 0, broken: None };
+
+/// What the nemesis can do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Harm {
+    Kill,
+    Power,
+    Eio,
+    Breaks,
+    Vanishes,
+    Hangs,
+    Slow,
+}
+
+/// Makes the array and starts the first target.
+pub async fn create(world: &Rc<World>, mut rng: Rng) {
+    world.disks.iter().for_each(|disk| disk.manners.set(WELL));
+    let process = world.exec.process();
+    let target = Target::create(world, process, &mut rng).await;
+    enter(world, target, false);
+}
+
+/// Does harm until the faults stop.
+pub async fn harm(world: Rc<World>, mut rng: Rng) {
+    while world.phase.get() == Phase::Chaos {
+        let filling = wait(&world, &mut rng).await;
+        if world.phase.get() != Phase::Chaos {
+            break;
+        }
+        let choices = choices(&world);
+        if filling && (world.knobs.kill || world.knobs.power) {
+            world.did("the target goes down while a member is being filled");
+            let power = world.knobs.power && (!world.knobs.kill || rng.coin());
+            restart(&world, &mut rng, power).await;
+            continue;
+        }
+        if choices.is_empty() {
+            continue;
+        }
+        match choices[rng.index(choices.len())] {
+            Harm::Kill => restart(&world, &mut rng, false).await,
+            Harm::Power => restart(&world, &mut rng, true).await,
+            Harm::Slow => slow(&world, &mut rng).await,
+            member => harm_member(&world, member, &mut rng).await,
+        }
+    }
+}
+
+/// Waits for the next deed; true if it shall be one while a member is being filled: resync is where mirrors lose data.
+async fn wait(world: &Rc<World>, rng: &mut Rng) -> bool {
+    const SLICE_US: u64 = 2_000;
+    let until_us = world.exec.now_us() + rng.between(1, 2 * world.knobs.nemesis_ms) * 1000;
+    let cruel = rng.chance(4000);
+    while world.exec.now_us() < until_us {
+        world.exec.sleep_us(rng.between(1, SLICE_US)).await;
+        if cruel && world.target.borrow().as_ref().is_some_and(|target| target.is_filling()) {
+            world.exec.sleep_us(rng.below(40_000)).await;
+            return world.target.borrow().as_ref().is_some_and(|target| target.is_filling());
+        }
+    }
+    false
+}
+
+/// Waits until a host has just asked for a write, for a while: a crash is worst in the middle of one.
+async fn until_a_write(world: &Rc<World>, rng: &mut Rng) {
+    const LOOK_US: u64 = 100;
+    const LOOKS_MAX: u32 = 5_000;
+    let before = world.referee.writes();
+    for _ in 0..LOOKS_MAX {
+        if world.referee.writes() > before {
+            break;
+        }
+        world.exec.sleep_us(LOOK_US).await;
+    }
+    world.exec.sleep_us(rng.below(2_000)).await;
+}
+
+fn choices(world: &World) -> Vec<Harm> {
+    let knobs = &world.knobs;
+    let all = [
+        (knobs.kill, Harm::Kill),
+        (knobs.power, Harm::Power),
+        (knobs.eio, Harm::Eio),
+        (knobs.breaks, Harm::Breaks),
+        (knobs.breaks, Harm::Vanishes),
+        (knobs.hang, Harm::Hangs),
+        (knobs.slow, Harm::Slow),
+    ];
+    all.into_iter().filter(|(on, _)| *on).map(|(_, harm)| harm).collect()
+}
+
+fn whole(world: &World) -> bool {
+    let target = world.target.borrow();
+    let well = world.disks.iter().all(|disk| disk.manners.get().broken.is_none());
+    well && target.as_ref().is_some_and(|target| target.process().alive() && target.is_whole())
+}
+
+/// One member, and only while the others are good.
+async fn harm_member(world: &Rc<World>, harm: Harm, rng: &mut Rng) {
+    if !whole(world) {
+        return;
+    }
+    let disk = Rc::clone(&world.disks[rng.index(world.disks.len())]);
+    let manners = match harm {
+        Harm::Eio => Manners { eio_once: [50, 250, 450][rng.index(3)], eio_read: 100, ..WELL },
+        Harm::Hangs => Manners { hang: 500, hang_ms: rng.between(100, 6_000), ..WELL },
+        Harm::Breaks => Manners { broken: Some(EIO), ..WELL },
+        _ => Manners { broken: Some(ENODEV), ..WELL },
+    };
+    if harm == Harm::Vanishes {
+        disk.power_cut(world.knobs.torn);
+        world.did("a member vanishes with its cache");
+    } else if harm == Harm::Breaks {
+        world.did("a member breaks for good");
+    }
+    world.say(|| format!("disk {} from now on: {manners:?}", disk.number));
+    disk.manners.set(manners);
+    // Single errors and hangs end by themselves as soon as they cost the array its member.
+    let mut left_ms = rng.between(50, 3_000);
+    while harm != Harm::Breaks && harm != Harm::Vanishes && left_ms > 0 && whole(world) {
+        world.exec.sleep_us(1_000).await;
+        left_ms -= 1;
+    }
+    if harm == Harm::Eio || harm == Harm::Hangs {
+        disk.manners.set(WELL);
+    }
+}
+
+/// All disks are slow for a while: the queues are long, drains take their time.
+async fn slow(world: &Rc<World>, rng: &mut Rng) {
+    world.did("disks are slow for a while");
+    let slower = [3, 10, 100, 1000][rng.index(4)];
+    for disk in &world.disks {
+        let manners = disk.manners.get();
+        if manners.broken.is_none() && rng.coin() {
+            disk.manners.set(Manners { slower, ..manners });
+        }
+    }
+    world.exec.sleep_us(rng.between(100, 3_000) * 1000).await;
+    for disk in &world.disks {
+        disk.manners.set(Manners { slower: 1, ..disk.manners.get() });
+    }
+}
+
+/// The target is killed, or the box loses its power; the successor waits for what the kernel still has.
+async fn restart(world: &Rc<World>, rng: &mut Rng, power: bool) {
+    if rng.coin() {
+        until_a_write(world, rng).await;
+    }
+    let Some(target) = world.target.borrow_mut().take() else {
+        return;
+    };
+    let was_whole = target.is_whole() && world.disks.iter().all(|disk| disk.manners.get().broken.is_none());
+    target.process().kill();
+    world.referee.target(None);
+    if power {
+        world.did("the box loses its power");
+        world.disks.iter().for_each(|disk| disk.power_cut(world.knobs.torn));
+        world.referee.power_cut();
+    } else {
+        world.did("the target is killed");
+    }
+    world.changed.wake_all();
+    drop(target);
+    world.exec.sleep_us(rng.between(10, 2_000) * 1000).await;
+    for disk in &world.disks {
+        disk.quiet().await;
+    }
+    let absent = (world.knobs.missing && was_whole && rng.coin()).then(|| rng.index(world.disks.len()));
+    if let Some(disk) = absent {
+        world.did("a member is missing at a restart");
+        world.disks[disk].manners.set(Manners { broken: Some(ENODEV), ..WELL });
+    }
+    let floor_known = !(world.knobs.no_floor && rng.coin());
+    boot(world, absent, floor_known).await;
+}
+
+/// Starts targets until one comes up.
+async fn boot(world: &Rc<World>, absent: Option<usize>, floor_known: bool) {
+    const AGAIN_US: u64 = 200_000;
+    loop {
+        let floor = floor_known.then(|| world.store.get());
+        let start = Start { absent, floor };
+        match Target::start(world, world.exec.process(), start).await {
+            Ok(target) => {
+                let blind = !floor_known && absent.is_some();
+                if blind {
+                    world.did("a target starts with a member missing and no floor");
+                }
+                enter(world, target, blind);
+                return;
+            }
+            Err(why) => {
+                world.did("a target cannot start yet");
+                world.say(|| why);
+            }
+        }
+        world.exec.sleep_us(AGAIN_US).await;
+    }
+}
+
+fn enter(world: &Rc<World>, target: Rc<Target>, blind: bool) {
+    world.say(|| format!("a target runs: {}", target.describe()));
+    world.blind.set(blind);
+    world.referee.target_starts();
+    world.referee.target(Some(Rc::<Target>::clone(&target)));
+    world.referee.stands_at(target.epoch());
+    *world.target.borrow_mut() = Some(target);
+    world.changed.wake_all();
+}
+
+/// The operator: brings the store back, puts disks back, replaces broken ones, starts the target when it is gone.
+pub async fn repair(world: Rc<World>, mut rng: Rng) {
+    let healed = Cell::new(false);
+    loop {
+        let chaos = world.phase.get() == Phase::Chaos;
+        world.exec.sleep_us(if chaos { rng.between(100, 3_000) * 1000 } else { 100_000 }).await;
+        if !chaos && !healed.replace(true) {
+            world
+                .disks
+                .iter()
+                .filter(|disk| disk.manners.get().broken.is_none())
+                .for_each(|disk| disk.manners.set(WELL));
+        }
+        let Some(target) = world.target.borrow().clone() else {
+            continue;
+        };
+        if !target.knows_floor() {
+            world.did("the store is back and tells the floor");
+            world.blind.set(false);
+            target.floor(world.store.get());
+        }
+        if let Some(disk) = target.lost_disk() {
+            put_back(&world, &target, disk, &mut rng).await;
+        }
+    }
+}
+
+/// A failed or missing member comes back: as it was (stale), or as a blank replacement.
+async fn put_back(world: &Rc<World>, target: &Rc<Target>, number: usize, rng: &mut Rng) {
+    let disk = &world.disks[number];
+    disk.quiet().await;
+    if disk.manners.get().broken == Some(EIO) || rng.chance(3000) {
+        world.did("a member is replaced by a blank disk");
+        disk.swap_media(Media::new(usize::try_from(DISK_LEN.0).expect("fits memory")));
+    } else {
+        world.did("a member returns as it was");
+    }
+    disk.manners.set(WELL);
+    world.referee.disk_added(number);
+    let far = Rc::clone(target);
+    let answer = call(target.process(), &Rc::default(), async move { far.add(number, false).await }).await;
+    world.say(|| format!("disk {number} is put into the array: {answer:?}"));
+}
+
+/// Looks at the members now and then: epochs, and members in sync being equal whenever nothing is to be copied.
+pub async fn look(world: Rc<World>) {
+    const EVERY_US: u64 = 20_000;
+    let mut was_whole = true;
+    loop {
+        world.exec.sleep_us(EVERY_US).await;
+        let Some(target) = world.target.borrow().clone() else {
+            continue;
+        };
+        if !target.process().alive() {
+            continue;
+        }
+        world.referee.stands_at(target.epoch());
+        let is_whole = target.is_whole();
+        // A member that vanished with its cache is not equal; the array notices with the next operation.
+        let all_there = world.disks.iter().all(|disk| disk.manners.get().broken.is_none());
+        if is_whole && all_there {
+            world.referee.compare(false);
+            if !was_whole {
+                world.did("the array is whole again");
+            }
+        }
+        was_whole = is_whole;
+    }
+}
