@@ -283,9 +283,10 @@ impl Play<'_> {
             }
             What::Segment => {
                 let segment = if self.dice.below(2) == 0 { SEGMENTS[0] } else { SEGMENTS[1] };
-                self.cut(&[segment])?;
+                // Long enough for the initiator to find the other one, most of the time.
+                self.cut(&[segment], 6000)?;
             }
-            What::Segments => self.cut(&SEGMENTS)?,
+            What::Segments => self.cut(&SEGMENTS, 3000)?,
             What::Freeze => {
                 self.stack.site.machine(Role::Storage).freeze()?;
                 self.nap(1000, 3000)?;
@@ -332,10 +333,10 @@ impl Play<'_> {
         lives.and(past)
     }
 
-    fn cut(&mut self, networks: &[Network]) -> anyhow::Result<()> {
+    fn cut(&mut self, networks: &[Network], most_ms: u64) -> anyhow::Result<()> {
         let cut = |site: &Site| site.switch.cut(&site.machine(Role::Storage).ports(networks));
         cut(&self.stack.site)?;
-        self.nap(1000, 3000)?;
+        self.nap(1000, most_ms)?;
         self.stack.site.switch.put_back(&self.stack.site.machine(Role::Storage).ports(networks))
     }
 

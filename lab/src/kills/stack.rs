@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Asked to end, the disks write out what they hold; that is at most 64 MiB each.
 const DISKS_END: Duration = Duration::from_secs(3);
+/// Source: the kernel's `include/uapi/linux/un.h`, `UNIX_PATH_MAX` 108 with the closing zero.
+const SOCKET_PATH_MAX: usize = 107;
 const POOL: &str = "tank";
 const VOLUME: &str = "web1";
 const EPOCH: u64 = 7;
@@ -81,6 +83,12 @@ impl Stack {
     /// # Errors
     /// What does not work, with the last words of the program that failed.
     pub fn build(plan: &Plan<'_>, ledger: &Arc<Ledger>, stop: &Stop) -> anyhow::Result<Self> {
+        let longest = plan.folder.join("initiator.sock").as_os_str().len();
+        anyhow::ensure!(
+            longest <= SOCKET_PATH_MAX,
+            "{}: sockets in there would have paths of {longest} bytes, more than {SOCKET_PATH_MAX}: give a shorter --state",
+            plan.folder.display()
+        );
         let site = Site::build(ledger).context("building the machines")?;
         let keys = if plan.tls { Some(Keys::make(&plan.folder.join("keys"), ["storage", "host1"])?) } else { None };
         let owner = keys.as_ref().map_or_else(|| "ab".repeat(32), |[_, host]| host.identity.clone());
@@ -248,14 +256,16 @@ impl Stack {
         machine.spawn(&mut command)
     }
 
-    /// `muskox ctl`, again until it succeeds.
-    fn ctl_soon(&self, words: &[&str]) -> anyhow::Result<()> {
-        let mut last = Ok(());
-        let waited = self.stop.wait(PATIENCE, "muskox ctl succeeds", || {
+    /// `muskox ctl`, again until it succeeds, or there is nobody to ask.
+    fn ctl_soon(&mut self, words: &[&str]) -> anyhow::Result<()> {
+        let (mut last, mut lives) = (Ok(()), Ok(()));
+        let stop = self.stop.clone();
+        let waited = stop.wait(PATIENCE, "muskox ctl succeeds", || {
             last = self.ctl(words);
-            last.is_ok()
+            lives = self.check_lives();
+            last.is_ok() || lives.is_err()
         });
-        last.and(waited)
+        lives.and(last).and(waited)
     }
 
     /// `muskox ctl`.
