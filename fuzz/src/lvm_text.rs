@@ -12,5 +12,6 @@ pub fn lvm_text(data: &[u8]) {
 
 pub fn seeds() -> Vec<Seed> {
     let odd = b"# comment\na = 1 b=-2\nc = +3 d = -0.5\ne = \"x\\\"y\\\\z\\w\" f = [] g = [\"pv0\", 0]\nh { i { j = 1. } }\n\0tail";
-    vec![("group", crate::group_open::text_of_base()), ("every_kind", odd.to_vec())]
+    let escapes = br#"a = "ends in \\" b = "\\\"" c = "\\\\" "#;
+    vec![("escapes", escapes.to_vec()), ("group", crate::group_open::text_of_base()), ("every_kind", odd.to_vec())]
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// How often each seed is cut and how often changed: all of it takes seconds, unoptimised.
 const CUTS_MAX: usize = 128;
-const CHANGES: u64 = 512;
+const CHANGES: u64 = 256;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
