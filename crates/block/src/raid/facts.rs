@@ -16,6 +16,8 @@ pub const RECORDS_MAX: usize = 900;
 /// One of the two slots.
 pub const SLOT_BYTES: usize = 512 << 10;
 
+/// No facts are written 2^62 times: a higher number is rot, and counting on from it must not overflow.
+const SEQUENCE_MAX: u64 = 1 << 62;
 const MAGIC: [u8; 8] = *b"MUSKOXF\0";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 128;
@@ -117,6 +119,9 @@ impl Facts {
         }
         if u32_at(8) != VERSION {
             return Err(FactsError::Newer(u32_at(8)));
+        }
+        if u64_at(24) > SEQUENCE_MAX {
+            return Err(FactsError::Absent);
         }
         let records = decode_records(&bytes[HEADER_BYTES..used], u32_at(20)).ok_or(FactsError::Absent)?;
         Ok(Self {
@@ -228,6 +233,13 @@ mod test {
         for len in 0..300 {
             assert!(Facts::decode(&bytes[..len]).is_ok() == (len >= HEADER_BYTES + RECORD_HEADER_BYTES + 108));
         }
+    }
+
+    /// Goal: the next write's sequence does not wrap round to an older one. Method: the highest number of a sound slot.
+    #[test]
+    fn a_sequence_that_cannot_be_counted_on_is_no_fact() {
+        assert_eq!(Facts::decode(&facts(u64::MAX, &[]).encode()), Err(FactsError::Absent));
+        assert!(Facts::decode(&facts(SEQUENCE_MAX, &[]).encode()).is_ok());
     }
 
     #[test]
