@@ -11,6 +11,7 @@ use super::leg::{Leg, Standing};
 use super::records::FactsTable;
 use super::status::ArrayStatus;
 use super::superblock::{FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, ROLES_KEPT, Role, Superblock};
+use super::witness::MembershipWitness;
 use super::{Member, RaidError, SLOTS_MAX};
 use crate::device::Disk;
 use std::rc::Rc;
@@ -36,6 +37,15 @@ impl Array {
     #[must_use]
     pub fn facts(&self) -> FactsTable {
         FactsTable(Rc::clone(&self.0))
+    }
+
+    /// Tells this witness from now on who is in sync; answered when it knows. For an array just created, before it is
+    /// served; one that is assembled gets it there.
+    ///
+    /// # Errors
+    /// [`RaidError::Broken`].
+    pub async fn watch_by(&self, witness: Rc<dyn MembershipWitness>) -> Result<(), RaidError> {
+        self.0.watch_by(witness).await
     }
 
     /// Fails the member of a slot, recorded on the others when this answers.

@@ -8,6 +8,7 @@ use super::chunks::ChunkSet;
 use super::facts::Records;
 use super::leg::{Leg, Standing};
 use super::superblock::Role;
+use super::witness::Watch;
 use crate::device::{DeviceError, Geometry};
 use crate::runtime::Rt;
 use crate::wait::WaitList;
@@ -100,6 +101,7 @@ pub(super) struct Inner {
     /// The error of the last member: no write is answered with success any more.
     pub broken: Cell<Option<DeviceError>>,
     pub geometry: Cell<Geometry>,
+    pub watch: Watch,
 }
 
 /// The last member in sync: it is not failed.
@@ -125,6 +127,7 @@ impl Inner {
             closed: Cell::new(false),
             broken: Cell::new(None),
             geometry: Cell::new(geometry),
+            watch: Watch::default(),
         });
         inner.measure();
         inner

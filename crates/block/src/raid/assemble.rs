@@ -16,6 +16,7 @@ use super::superblock::{
     CLEAN, FEATURE_BITMAP, FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, ROLES_KEPT, Role, SUPERBLOCK_AT,
     SUPERBLOCK_BYTES, Superblock,
 };
+use super::witness::{Membership, MembershipWitness};
 use super::{Member, RaidError, SLOTS_MAX};
 use crate::IoBuf;
 use crate::runtime::Rt;
@@ -29,7 +30,11 @@ use units::{ByteLen, ByteOffset, Sectors};
 pub enum Start {
     /// All that the newest superblock calls active must be here: nobody else can hold newer data.
     AsLeft,
-    /// One member in sync is enough. If the missing one went on alone, what it acknowledged is not seen.
+    /// As left; or with fewer, if the witness names one that is here: it holds everything that was acknowledged.
+    /// What a box does by itself.
+    Witnessed,
+    /// One member in sync is enough. If the missing one went on alone, what it acknowledged is not seen: only by the
+    /// word of an operator who knows that the missing ones are lost.
     Degraded,
 }
 
@@ -60,14 +65,44 @@ const CHUNKS_MAX: u64 = 1 << 23;
 /// # Panics
 /// Never: the `expect`s name why.
 pub async fn assemble(members: Vec<Member>, rt: &Rt, options: AssembleOptions) -> Result<Rc<Array>, RaidError> {
+    bring_up(members, rt, options, None).await
+}
+
+/// The same with a witness, which is asked what it knows and told from then on.
+///
+/// # Errors
+/// [`RaidError`]; nothing was written then.
+pub async fn assemble_witnessed(
+    members: Vec<Member>,
+    rt: &Rt,
+    options: AssembleOptions,
+    witness: Rc<dyn MembershipWitness>,
+) -> Result<Rc<Array>, RaidError> {
+    bring_up(members, rt, options, Some(witness)).await
+}
+
+async fn bring_up(
+    members: Vec<Member>,
+    rt: &Rt,
+    options: AssembleOptions,
+    witness: Option<Rc<dyn MembershipWitness>>,
+) -> Result<Rc<Array>, RaidError> {
     let (found, mut outsiders) = examine_all(members).await?;
-    let newest = newest(&found)?;
+    let known = recall(&found, witness.as_deref()).await;
+    let newest = newest(&found, known.as_ref())?;
     let (mut legs, missing) = seat(&found, &newest, &mut outsiders)?;
-    let in_sync = legs.iter().flatten().filter(|leg| leg.is_in_sync()).count();
-    if in_sync == 0 {
+    if options.start != Start::Degraded {
+        refuse_old(&found, &newest, &legs, known.as_ref())?;
+    }
+    if !legs.iter().flatten().any(|leg| leg.is_in_sync()) {
         return Err(RaidError::NoneInSync);
     }
-    if !missing.is_empty() && options.start == Start::AsLeft {
+    let few_are_enough = match options.start {
+        Start::AsLeft => false,
+        Start::Witnessed => known.is_some(),
+        Start::Degraded => true,
+    };
+    if !(missing.is_empty() || few_are_enough) {
         let present = legs.iter().flatten().count();
         return Err(RaidError::Incomplete { present, expected: present + missing.len() });
     }
@@ -98,11 +133,16 @@ pub async fn assemble(members: Vec<Member>, rt: &Rt, options: AssembleOptions) -
         outsiders,
     };
     let inner = Inner::new(rt, shape(&newest, chunk_bytes, rt, options), board);
-    if behind || !missing.is_empty() {
-        // Degraded from the start is recorded before anything is served (I6).
-        let generation = inner.touch_superblocks();
-        inner.settle(generation).await?;
+    inner.watch.witness.replace(witness);
+    inner.watch.kept.replace(known);
+    if inner.is_news(&inner.membership()) {
+        inner.touch();
     }
+    if behind || !missing.is_empty() {
+        inner.touch_superblocks();
+    }
+    // Degraded from the start is recorded before anything is served (I6).
+    inner.settle(inner.progress.wanted.get()).await?;
     inner.resync_later();
     inner.tidy_if_active();
     Ok(Rc::new(Array(inner)))
@@ -174,9 +214,17 @@ pub(super) async fn read_superblock(member: &Member) -> Result<Superblock, RaidE
     Superblock::decode(bytes).map_err(|source| RaidError::Superblock { label: member.label.clone(), source })
 }
 
-/// The superblock that saw most updates, if all are of one array that we can serve.
-fn newest(found: &[Found]) -> Result<Superblock, RaidError> {
-    let Some(newest) = found.iter().max_by_key(|one| one.superblock.events) else {
+/// What the witness knows of the array; a witness that cannot say knows nothing.
+async fn recall(found: &[Found], witness: Option<&dyn MembershipWitness>) -> Option<Membership> {
+    let array = found.first()?.superblock.array;
+    witness?.recall(array).await.unwrap_or_default()
+}
+
+/// The superblock that saw most updates, if all are of one array that we can serve: of those members that the witness
+/// names, if one of them is here.
+fn newest(found: &[Found], known: Option<&Membership>) -> Result<Superblock, RaidError> {
+    let named = |one: &Found| known.is_some_and(|known| known.names(&one.superblock.device, one.superblock.events));
+    let Some(newest) = found.iter().max_by_key(|one| (named(one), one.superblock.events)) else {
         return Err(RaidError::MemberCount(0));
     };
     for one in found {
@@ -192,6 +240,30 @@ fn newest(found: &[Found]) -> Result<Superblock, RaidError> {
         (level, _) => format!("md level {level}; so far level 1 is served"),
     };
     Err(RaidError::Unsupported { label: newest.member.label.clone(), what })
+}
+
+/// An error if others than these went on: the witness names none of them, or, without a witness, two say so.
+fn refuse_old(
+    found: &[Found],
+    newest: &Superblock,
+    legs: &[Option<Rc<Leg>>],
+    known: Option<&Membership>,
+) -> Result<(), RaidError> {
+    let label_of = |number: u32| found.iter().find(|one| one.superblock.number == number).map(|one| &one.member.label);
+    let label = || label_of(newest.number).cloned().unwrap_or_default();
+    let Some(known) = known else {
+        let split = |one: &&Found| {
+            one.superblock.role_of(newest.number) == Role::Faulty
+                && newest.role_of(one.superblock.number) == Role::Faulty
+        };
+        let other = found.iter().find(split).map(|one| one.member.label.clone());
+        return other.map_or(Ok(()), |second| Err(RaidError::Split { first: label(), second }));
+    };
+    let named = |leg: &&Rc<Leg>| leg.is_in_sync() && known.names(&leg.own.device, leg.own.events);
+    match legs.iter().flatten().find(named) {
+        Some(_) => Ok(()),
+        None => Err(RaidError::Superseded { label: label() }),
+    }
 }
 
 type Seats = (Vec<Option<Rc<Leg>>>, Vec<usize>);

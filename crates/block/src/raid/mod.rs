@@ -32,13 +32,15 @@ pub mod superblock;
 #[cfg(test)]
 mod test;
 mod tidy;
+mod witness;
 
 pub use admin::Array;
-pub use assemble::{AssembleOptions, Start, assemble};
+pub use assemble::{AssembleOptions, Start, assemble, assemble_witnessed};
 pub use create::{CreateOptions, create};
 pub use leg::Standing;
 pub use records::FactsTable;
 pub use status::{ArrayState, ArrayStatus, MemberStatus, ResyncStatus};
+pub use witness::{Membership, MembershipWitness};
 
 use crate::device::{DeviceError, Disk};
 use superblock::SuperblockError;
@@ -157,6 +159,22 @@ pub enum RaidError {
         present: usize,
         /// How many there were.
         expected: usize,
+    },
+    /// The members that are here are not those that this box knows to hold everything that was acknowledged.
+    #[error(
+        "{label} is not one of the members that were in sync last: it is old; bring one of those, or start it degraded if they are lost"
+    )]
+    Superseded {
+        /// The newest of those that are here.
+        label: String,
+    },
+    /// Two members went on without each other.
+    #[error("{first} and {second} each ran without the other: take away the one whose newer data is not needed")]
+    Split {
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
     },
     /// All slots are taken.
     #[error("all {0} slots are taken: fail or grow first")]

@@ -5,6 +5,7 @@ mod fill;
 #[cfg(feature = "sabotage")]
 mod planted;
 mod serve;
+mod survivor;
 mod walk;
 
 use super::*;
