@@ -122,12 +122,15 @@ impl Array {
         if found > served {
             return Err(RaidError::BlockSize { label: member.label, found, served });
         }
-        let returning = self.recognise(&member, wipe).await?;
+        let known = read_superblock(&member).await.ok().filter(|own| own.array == inner.shape.id);
+        self.refuse_member(&member, known.as_ref())?;
+        let returning = known.filter(|_| !wipe).map_or(Ok(None), |own| self.recognise(&member, own))?;
         let own = match &returning {
             Some(superblock) => superblock.clone(),
             None => self.prepare_new(&member, wipe, device).await?,
         };
         self.check_open()?;
+        self.refuse_member(&member, Some(&own))?;
         let slot = self.free_slot()?;
         let leg = self.seat(&member, slot, own, returning.is_some());
         let generation = inner.touch_superblocks();
@@ -183,15 +186,25 @@ impl Array {
         free.ok_or(RaidError::NoFreeSlot(board.legs.len()))
     }
 
-    /// The superblock of a former member that only lacks what the bitmap says; `None` for any other disk.
-    async fn recognise(&self, member: &Member, wipe: bool) -> Result<Option<Superblock>, RaidError> {
-        let inner = &self.0;
-        let Ok(own) = read_superblock(member).await else {
-            return Ok(None);
-        };
-        if wipe || own.array != inner.shape.id {
-            return Ok(None);
+    /// An error if the disk is a member at work, or one that failed and on which old operations may still land on top
+    /// of what is written to it from now on (B-11).
+    fn refuse_member(&self, member: &Member, own: Option<&Superblock>) -> Result<(), RaidError> {
+        let label = member.label.clone();
+        let same = |leg: &&Rc<Leg>| leg.label == label || own.is_some_and(|own| own.device == leg.own.device);
+        let board = self.0.board.borrow();
+        let mut ghosts = self.0.ghosts.borrow_mut();
+        ghosts.retain(|leg| leg.is_still_busy());
+        let mut all = board.legs.iter().flatten().chain(ghosts.iter()).filter(same);
+        match all.find(|leg| leg.is_live() || leg.is_still_busy()) {
+            Some(leg) if leg.is_live() => Err(RaidError::InUse { label, what: "a member that works in this array" }),
+            Some(_) => Err(RaidError::StillBusy(label)),
+            None => Ok(()),
         }
+    }
+
+    /// The superblock of a former member that only lacks what the bitmap says; `None` for one that is filled anew.
+    fn recognise(&self, member: &Member, own: Superblock) -> Result<Option<Superblock>, RaidError> {
+        let inner = &self.0;
         let board = inner.board.borrow();
         let split = inner.in_sync_numbers(&board.legs).any(|number| own.role_of(number) == Role::Faulty);
         if own.events > board.events || split {
@@ -261,7 +274,7 @@ impl Array {
         }
         let leg = Rc::new(leg);
         board.roles[number] = Role::Active(role);
-        board.legs[slot] = Some(Rc::clone(&leg));
+        inner.ghosts.borrow_mut().extend(board.legs[slot].replace(Rc::clone(&leg)).filter(|old| old.is_still_busy()));
         board.outsiders.retain(|(label, _)| *label != member.label);
         drop(board);
         inner.measure();

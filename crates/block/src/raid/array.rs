@@ -102,6 +102,10 @@ pub(super) struct Inner {
     pub broken: Cell<Option<DeviceError>>,
     pub geometry: Cell<Geometry>,
     pub watch: Watch,
+    /// The watchdog is at work.
+    pub looked_after: Cell<bool>,
+    /// Members whose slot another one has, with operations that still run on them.
+    pub ghosts: RefCell<Vec<Rc<Leg>>>,
 }
 
 /// The last member in sync: it is not failed.
@@ -128,6 +132,8 @@ impl Inner {
             broken: Cell::new(None),
             geometry: Cell::new(geometry),
             watch: Watch::default(),
+            looked_after: Cell::new(false),
+            ghosts: RefCell::default(),
         });
         inner.measure();
         inner

@@ -55,7 +55,7 @@ pub(super) async fn write_all(inner: Rc<Inner>) {
 async fn round(inner: &Rc<Inner>, plan: Plan) -> Result<bool, DeviceError> {
     let writes: Vec<(Rc<Leg>, Writes)> = plan.per_leg;
     let legs = writes.iter().map(|(leg, _)| Rc::clone(leg));
-    let joined = Joined::start(&inner.rt, inner.rt.now(), legs, |leg| {
+    let joined = Joined::start(inner, inner.rt.now(), legs, |leg| {
         let (_, writes) = writes.iter().find(|(other, _)| std::ptr::eq(&raw const **other, leg)).expect("made for it");
         in_order(leg, writes.clone())
     });

@@ -32,6 +32,7 @@ pub mod superblock;
 #[cfg(test)]
 mod test;
 mod tidy;
+mod watchdog;
 mod witness;
 
 pub use admin::Array;
@@ -119,6 +120,9 @@ pub enum RaidError {
         /// What is not done.
         what: String,
     },
+    /// It was a member and failed while operations hung on it; they may still land.
+    #[error("operations from before it failed still run on {0}: try again when they have ended, or take the disk away")]
+    StillBusy(String),
     /// The disk failed while it was made a member.
     #[error("{label} failed: {cause}")]
     MemberFailed {

@@ -148,7 +148,7 @@ impl Inner {
         let (started, at) = (self.rt.now(), ByteOffset(from));
         let data = self.read_source(at, to - from).await?;
         let targets = targets.iter().filter(|leg| leg.is_live()).map(Rc::clone);
-        let joined = Joined::start(&self.rt, started, targets, |leg| {
+        let joined = Joined::start(self, started, targets, |leg| {
             leg.disk.write(leg.place(at), data.clone(), Durability::Cached)
         });
         for (leg, outcome) in joined.await {
@@ -168,7 +168,7 @@ impl Inner {
             let source = source.expect("promote_source leaves one in sync that lacks nothing");
             let place = source.place(at);
             let len = usize::try_from(len).expect("a window");
-            let joined = Joined::start(&self.rt, self.rt.now(), std::iter::once(Rc::clone(&source)), |leg| {
+            let joined = Joined::start(self, self.rt.now(), std::iter::once(Rc::clone(&source)), |leg| {
                 leg.disk.read(place, IoBuf::new(len))
             });
             match joined.await.pop() {

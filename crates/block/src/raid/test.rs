@@ -2,6 +2,7 @@
 
 mod cuts;
 mod fill;
+mod hung;
 #[cfg(feature = "sabotage")]
 mod planted;
 mod serve;
