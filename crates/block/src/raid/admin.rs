@@ -1,10 +1,11 @@
 //! What an operator and the gate ask of a running array.
 
 use super::array::{Inner, LastOne};
-use super::assemble::read_superblock;
+use super::assemble::{read_facts, read_superblock};
 use super::bitmap::Bitmap;
 use super::chunks::ChunkSet;
 use super::create::{clear_head, disk_error, failed, new_leg, own_superblock_at, refuse_used};
+use super::facts::{RECORDS_MAX, epoch_of};
 use super::io::ArrayDisk;
 use super::layout::{self, BITMAP_AT};
 use super::leg::{Leg, Standing};
@@ -124,6 +125,9 @@ impl Array {
         }
         let known = read_superblock(&member).await.ok().filter(|own| own.array == inner.shape.id);
         self.refuse_member(&member, known.as_ref())?;
+        if let Some(own) = &known {
+            self.take_epochs(&member, own).await?;
+        }
         let returning = known.filter(|_| !wipe).map_or(Ok(None), |own| self.recognise(&member, own))?;
         let own = match &returning {
             Some(superblock) => superblock.clone(),
@@ -184,6 +188,24 @@ impl Array {
         let board = self.0.board.borrow();
         let free = board.legs.iter().position(|leg| leg.as_ref().is_none_or(|leg| !leg.is_live()));
         free.ok_or(RaidError::NoFreeSlot(board.legs.len()))
+    }
+
+    /// A disk that saw higher epochs than we (the array was split) hands them over before it is overwritten (I12).
+    async fn take_epochs(&self, member: &Member, own: &Superblock) -> Result<(), RaidError> {
+        let Ok(facts) = read_facts(member, own).await? else { return Ok(()) };
+        if facts.array != self.0.shape.id {
+            return Ok(());
+        }
+        let mut board = self.0.board.borrow_mut();
+        for (volume, record) in facts.records {
+            let higher = board.records.get(&volume).is_none_or(|held| epoch_of(held) < epoch_of(&record));
+            if higher && (board.records.len() < RECORDS_MAX || board.records.contains_key(&volume)) {
+                board.found.remove(&volume);
+                board.records.insert(volume, record);
+                board.facts_dirty = true;
+            }
+        }
+        Ok(())
     }
 
     /// An error if the disk is a member at work, or one that failed and on which old operations may still land on top

@@ -15,7 +15,7 @@ use crate::wait::WaitList;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use units::{ArrayId, ByteLen, ByteOffset, Moment, Sectors};
+use units::{ArrayId, ByteLen, ByteOffset, Moment, Sectors, VolumeId};
 
 /// What never changes while an array runs.
 pub(super) struct Shape {
@@ -38,6 +38,8 @@ pub(super) struct Board {
     pub bitmap: Option<Bitmap>,
     pub uses: HashMap<usize, ChunkUse>,
     pub records: Records,
+    /// What members held at the start, where nothing was stored since.
+    pub found: HashMap<VolumeId, Vec<Vec<u8>>>,
     pub facts_sequence: u64,
     /// Every slot's facts were read, or every slot has been in sync since.
     pub complete: bool,

@@ -9,7 +9,7 @@ use super::array::{Board, Inner, Shape};
 use super::bitmap::{self, Bitmap, Header};
 use super::chunks::ChunkSet;
 use super::create::{disk_error, new_leg};
-use super::facts::{self, Facts, FactsError};
+use super::facts::{self, Facts, FactsError, RECORDS_MAX};
 use super::layout::{self, FACTS_AT, FACTS_BYTES};
 use super::leg::{Leg, Standing};
 use super::superblock::{
@@ -114,6 +114,11 @@ async fn bring_up(
     let complete = legs.iter().all(|leg| leg.as_ref().is_some_and(|leg| has_facts(&found, &newest, leg)));
     let all_facts: Vec<Facts> =
         found.iter().filter_map(|f| f.facts.clone().ok()).filter(|facts| facts.array == newest.array).collect();
+    let records = facts::merge(all_facts.clone());
+    if records.len() > RECORDS_MAX {
+        let what = format!("its members' facts together have {} records, {RECORDS_MAX} are kept", records.len());
+        return Err(RaidError::Unsupported { label: found[0].member.label.clone(), what });
+    }
     let mut roles = newest.roles.clone();
     roles.resize(roles.len().max(ROLES_KEPT), Role::Spare);
     missing.iter().for_each(|&number| roles[number] = Role::Faulty);
@@ -126,7 +131,8 @@ async fn bring_up(
         bitmap,
         uses: HashMap::new(),
         facts_sequence: all_facts.iter().map(|facts| facts.sequence).max().unwrap_or(0),
-        records: facts::merge(all_facts),
+        found: facts::each(&all_facts),
+        records,
         complete,
         superblock_dirty: false,
         facts_dirty: false,
@@ -190,16 +196,24 @@ async fn examine(member: Member) -> Result<Found, RaidError> {
         let least = ByteLen(superblock.data_offset.bytes() + superblock.size.bytes());
         return Err(RaidError::TooSmall { label: member.label, size: ByteLen(size), least });
     }
-    let mut facts = Err(FactsError::Absent);
-    if layout::has_facts_room(&superblock) {
-        let area = IoBuf::new(usize::try_from(FACTS_BYTES.0).expect("a mebibyte"));
-        let area = member.disk.read(FACTS_AT, area).await.map_err(|source| disk_error(&member, source))?;
-        facts = Facts::newest(&area);
-    }
-    if let Err(source @ FactsError::Newer(_)) = facts {
-        return Err(RaidError::Facts { label: member.label, source });
-    }
+    let facts = read_facts(&member, &superblock).await?;
     Ok(Found { member, superblock, facts })
+}
+
+/// The facts of a disk with this superblock.
+pub(super) async fn read_facts(
+    member: &Member,
+    superblock: &Superblock,
+) -> Result<Result<Facts, FactsError>, RaidError> {
+    if !layout::has_facts_room(superblock) {
+        return Ok(Err(FactsError::Absent));
+    }
+    let area = IoBuf::new(usize::try_from(FACTS_BYTES.0).expect("a mebibyte"));
+    let area = member.disk.read(FACTS_AT, area).await.map_err(|source| disk_error(member, source))?;
+    match Facts::newest(&area) {
+        Err(source @ FactsError::Newer(_)) => Err(RaidError::Facts { label: member.label.clone(), source }),
+        facts => Ok(facts),
+    }
 }
 
 /// The superblock of a disk.

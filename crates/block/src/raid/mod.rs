@@ -217,8 +217,8 @@ pub enum RaidError {
         /// How long.
         len: usize,
     },
-    /// A record's epoch would go back.
-    #[error("the record of volume {volume} is at epoch {held}; epoch {offered} is older")]
+    /// A record's epoch, or its change within the epoch, would go back.
+    #[error("the record of volume {volume} is newer: it is at epoch {held}, this one at {offered}")]
     EpochBack {
         /// Whose.
         volume: VolumeId,

@@ -246,6 +246,7 @@ impl Superblock {
     fn check_ranges(&self) -> Result<(), SuperblockError> {
         // Past 2^62 sectors nothing is a device, and sums below cannot overflow.
         const SECTORS_MAX: u64 = 1 << 54;
+        const EVENTS_MAX: u64 = 1 << 62;
         let bad = |field, value| Err(SuperblockError::Field { field, value });
         for (field, value) in
             [("size", self.size.0), ("data_offset", self.data_offset.0), ("data_size", self.data_size.0)]
@@ -253,6 +254,10 @@ impl Superblock {
             if value > SECTORS_MAX {
                 return bad(field, value);
             }
+        }
+        // Counting on from here must not overflow.
+        if self.events > EVENTS_MAX {
+            return bad("events", self.events);
         }
         match self {
             Self { slots: 0, .. } => bad("raid_disks", 0),

@@ -6,6 +6,7 @@ mod hung;
 #[cfg(feature = "sabotage")]
 mod planted;
 mod serve;
+mod split;
 mod survivor;
 mod walk;
 
