@@ -238,6 +238,7 @@ impl Array {
         };
         let complete = !own.has(FEATURE_RECOVERY) || own.has(FEATURE_RECOVERY_BITMAP);
         let was_active = matches!(own.role(), Role::Active(_)) && own.size == inner.shape.size;
+        let was_active = was_active && board.roles.get(own.number as usize).is_some();
         let unused = board.legs.iter().flatten().all(|leg| !leg.is_live() || leg.number != own.number);
         let same = board.legs.iter().flatten().all(|leg| leg.number != own.number || leg.own.device == own.device);
         let bytes = super::bitmap::bytes_on_disk(bitmap.set().possible()) as u64;

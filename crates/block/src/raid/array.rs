@@ -152,6 +152,8 @@ impl Inner {
             all.volatile_cache |= one.volatile_cache;
             all.discard &= one.discard;
         }
+        // A stock array may end within a block of its members: that rest is never served nor copied.
+        all.size = ByteLen(self.shape.size.bytes() / u64::from(all.block_bytes) * u64::from(all.block_bytes));
         self.geometry.set(all);
     }
 

@@ -196,6 +196,9 @@ async fn examine(member: Member) -> Result<Found, RaidError> {
         let least = ByteLen(superblock.data_offset.bytes() + superblock.size.bytes());
         return Err(RaidError::TooSmall { label: member.label, size: ByteLen(size), least });
     }
+    if !superblock.data_offset.bytes().is_multiple_of(u64::from(member.disk.geometry().block_bytes)) {
+        return Err(RaidError::Unsupported { label: member.label, what: "its data begins within a block".into() });
+    }
     let facts = read_facts(&member, &superblock).await?;
     Ok(Found { member, superblock, facts })
 }

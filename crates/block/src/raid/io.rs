@@ -107,6 +107,8 @@ struct Ticket {
     key: usize,
     at: ByteOffset,
     len: ByteLen,
+    /// Whether its chunks count it: there was a bitmap when it was admitted.
+    counted: bool,
 }
 
 impl Inner {
@@ -193,14 +195,15 @@ impl Inner {
         let begun = self.ranges.begun.get() + 1;
         self.ranges.begun.set(begun);
         let mut board = self.board.borrow_mut();
-        if board.bitmap.is_some() {
+        let counted = board.bitmap.is_some();
+        if counted {
             for chunk in self.chunks_of(at, len) {
                 let uses: &mut ChunkUse = board.uses.entry(chunk).or_default();
                 uses.in_flight += 1;
                 uses.last_write = begun;
             }
         }
-        Ticket { inner: Rc::clone(self), key, at, len }
+        Ticket { inner: Rc::clone(self), key, at, len, counted }
     }
 
     /// Before data is written: the array is active and the chunks' bits are set, on every member that gets the data.
@@ -270,7 +273,7 @@ pub(super) fn overlaps(ranges: &[(u64, u64)], (from, to): (u64, u64)) -> bool {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let now: Moment = self.inner.rt.now();
-        {
+        if self.counted {
             let mut board = self.inner.board.borrow_mut();
             for chunk in self.inner.chunks_of(self.at, self.len) {
                 if let Some(uses) = board.uses.get_mut(&chunk) {

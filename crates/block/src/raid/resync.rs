@@ -128,7 +128,7 @@ impl Inner {
     /// Copies one chunk to all who lack it; returns how many bytes it has.
     async fn copy_chunk(self: &Rc<Self>, chunk: usize) -> Result<u64, Stop> {
         let from = chunk as u64 * self.shape.chunk_bytes;
-        let to = (from + self.shape.chunk_bytes).min(self.shape.size.bytes());
+        let to = (from + self.shape.chunk_bytes).min(self.geometry.get().size.0).max(from);
         let targets: Vec<Rc<Leg>> =
             self.lacking().into_iter().filter(|leg| leg.todo.borrow().contains(chunk)).collect();
         let starts = (from..to).step_by(usize::try_from(WINDOW_BYTES).expect("half a mebibyte"));

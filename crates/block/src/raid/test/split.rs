@@ -155,3 +155,18 @@ fn counters_at_their_end_are_damage_not_a_crash() {
     };
     assert_eq!(facts::Facts::decode(&endless.encode()), Err(facts::FactsError::Absent));
 }
+
+/// Goal: a returning member with more device numbers than the array knows is no crash. Method: give it number 150.
+#[test]
+fn a_former_member_with_a_number_past_the_array_s_is_filled_anew() {
+    let world = World::new(2);
+    world.hand.run(world.array.fail(1)).unwrap();
+    let mut superblock = superblock_on(&world.disks[1]);
+    superblock.roles.resize(200, superblock::Role::Spare);
+    superblock.number = 150;
+    superblock.roles[150] = superblock::Role::Active(1);
+    world.disks[1].live.borrow_mut()[4096..8192].copy_from_slice(&superblock.encode());
+    world.hand.run(world.array.add(member(&world.disks[1], "b"), false, [7; 16])).unwrap();
+    world.settle();
+    assert_eq!(world.standings(), [Standing::InSync; 2]);
+}
