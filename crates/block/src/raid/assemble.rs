@@ -9,7 +9,7 @@ use super::array::{Board, Inner, Shape};
 use super::bitmap::{self, Bitmap, Header};
 use super::chunks::ChunkSet;
 use super::create::{disk_error, new_leg};
-use super::facts::{self, Facts, FactsError, RECORDS_MAX};
+use super::facts::{self, Facts, FactsError, RECORDS_MAX, Records};
 use super::layout::{self, FACTS_AT, FACTS_BYTES};
 use super::leg::{Leg, Standing};
 use super::superblock::{
@@ -36,6 +36,16 @@ pub enum Start {
     /// One member in sync is enough. If the missing one went on alone, what it acknowledged is not seen: only by the
     /// word of an operator who knows that the missing ones are lost.
     Degraded,
+}
+
+impl Start {
+    fn takes_fewer(self, known: Option<&Membership>) -> bool {
+        match self {
+            Self::AsLeft => false,
+            Self::Witnessed => known.is_some(),
+            Self::Degraded => true,
+        }
+    }
 }
 
 /// How to start.
@@ -97,12 +107,7 @@ async fn bring_up(
     if !legs.iter().flatten().any(|leg| leg.is_in_sync()) {
         return Err(RaidError::NoneInSync);
     }
-    let few_are_enough = match options.start {
-        Start::AsLeft => false,
-        Start::Witnessed => known.is_some(),
-        Start::Degraded => true,
-    };
-    if !(missing.is_empty() || few_are_enough) {
+    if !(missing.is_empty() || options.start.takes_fewer(known.as_ref())) {
         let present = legs.iter().flatten().count();
         return Err(RaidError::Incomplete { present, expected: present + missing.len() });
     }
@@ -112,13 +117,7 @@ async fn bring_up(
     assign_work(&legs, bitmap.as_ref(), chunk_bytes, &newest, dirty);
 
     let complete = legs.iter().all(|leg| leg.as_ref().is_some_and(|leg| has_facts(&found, &newest, leg)));
-    let all_facts: Vec<Facts> =
-        found.iter().filter_map(|f| f.facts.clone().ok()).filter(|facts| facts.array == newest.array).collect();
-    let records = facts::merge(all_facts.clone());
-    if records.len() > RECORDS_MAX {
-        let what = format!("its members' facts together have {} records, {RECORDS_MAX} are kept", records.len());
-        return Err(RaidError::Unsupported { label: found[0].member.label.clone(), what });
-    }
+    let (all_facts, records) = merge_facts(&found, &newest)?;
     let mut roles = newest.roles.clone();
     roles.resize(roles.len().max(ROLES_KEPT), Role::Spare);
     missing.iter().for_each(|&number| roles[number] = Role::Faulty);
@@ -152,6 +151,18 @@ async fn bring_up(
     inner.resync_later();
     inner.tidy_if_active();
     Ok(Rc::new(Array(inner)))
+}
+
+/// The facts of all that were found, stale ones too, and what they say together.
+fn merge_facts(found: &[Found], newest: &Superblock) -> Result<(Vec<Facts>, Records), RaidError> {
+    let all = found.iter().filter_map(|one| one.facts.clone().ok());
+    let all: Vec<Facts> = all.filter(|facts| facts.array == newest.array).collect();
+    let records = facts::merge(all.clone());
+    if records.len() > RECORDS_MAX {
+        let what = format!("its members' facts together have {} records, {RECORDS_MAX} are kept", records.len());
+        return Err(RaidError::Unsupported { label: found[0].member.label.clone(), what });
+    }
+    Ok((all, records))
 }
 
 fn shape(newest: &Superblock, chunk_bytes: u64, rt: &Rt, options: AssembleOptions) -> Shape {

@@ -62,7 +62,8 @@ impl Inner {
 
     /// Whether the witness holds another membership than this.
     pub fn is_news(&self, membership: &Membership) -> bool {
-        let known = |kept: &Membership| kept.in_sync == membership.in_sync;
+        // An older count than the kept one: an operator started an older copy of a member.
+        let known = |kept: &Membership| kept.in_sync == membership.in_sync && kept.events <= membership.events;
         self.watch.witness.borrow().is_some() && !self.watch.kept.borrow().as_ref().is_some_and(known)
     }
 

@@ -157,3 +157,24 @@ fn a_cut_anywhere_leaves_no_stale_survivor() {
     }
     panic!("the story does not end");
 }
+
+/// Goal: the copy of a member that an operator started by force is the member from then on. Method: an older image of
+/// the only member that is named.
+#[test]
+fn a_forced_older_copy_is_remembered() {
+    let memory: Rc<Memory> = Rc::default();
+    let world = watched(&memory);
+    let image = world.disks[0].after_power_cut();
+    world.write(0, 1).unwrap();
+    world.hand.run(world.array.fail(1)).unwrap();
+    for _ in 0..3 {
+        world.write(0, 2).unwrap();
+        world.settle();
+    }
+    let newer = boot(&world.disks[..1], Start::Witnessed, &memory).unwrap();
+    drop(newer);
+    memory.kept.borrow_mut().as_mut().unwrap().events = superblock_on(&world.disks[0]).events;
+    assert!(matches!(boot(&[Rc::clone(&image)], Start::Witnessed, &memory), Err(RaidError::Superseded { .. })));
+    let forced = boot(&[image], Start::Degraded, &memory).unwrap();
+    assert!(boot(&forced.disks, Start::Witnessed, &memory).is_ok());
+}
