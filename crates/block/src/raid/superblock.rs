@@ -256,6 +256,10 @@ impl Superblock {
                 return bad(field, value);
             }
         }
+        // Counting on from here must not overflow.
+        if self.events > EVENTS_MAX {
+            return bad("events", self.events);
+        }
         match self {
             Self { slots: 0, .. } => bad("raid_disks", 0),
             Self { slots, .. } if *slots as usize > ROLES_MAX => bad("raid_disks", u64::from(*slots)),
