@@ -218,7 +218,7 @@ impl Array {
         ghosts.retain(|leg| leg.is_still_busy());
         let mut all = board.legs.iter().flatten().chain(ghosts.iter()).filter(same);
         match all.find(|leg| leg.is_live() || leg.is_still_busy()) {
-            Some(leg) if leg.is_live() => Err(RaidError::InUse { label, what: "a member that works in this array" }),
+            Some(leg) if leg.is_live() => Err(RaidError::AlreadyMember(label)),
             Some(_) => Err(RaidError::StillBusy(label)),
             None => Ok(()),
         }

@@ -120,6 +120,9 @@ pub enum RaidError {
         /// What is not done.
         what: String,
     },
+    /// It works in this array already, perhaps by another name.
+    #[error("{0} is a member that works in this array")]
+    AlreadyMember(String),
     /// It was a member and failed while operations hung on it; they may still land.
     #[error("operations from before it failed still run on {0}: try again when they have ended, or take the disk away")]
     StillBusy(String),

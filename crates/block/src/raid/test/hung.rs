@@ -154,7 +154,7 @@ fn a_working_member_is_not_taken_in_again() {
     world.hand.run(world.array.grow(2)).unwrap();
     for wipe in [false, true] {
         let refused = world.hand.run(world.array.add(member(&world.disks[0], "alias"), wipe, [9; 16]));
-        assert!(matches!(refused, Err(RaidError::InUse { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(RaidError::AlreadyMember(_))), "{refused:?}");
     }
     assert_eq!(superblock_on(&world.disks[0]).number, 0);
 }
