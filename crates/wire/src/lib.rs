@@ -5,3 +5,4 @@
 //! TLS or disks: who drives a session hands bytes in and carries out the commands that come back.
 
 pub mod nbd;
+pub mod qmp;
