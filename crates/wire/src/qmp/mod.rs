@@ -33,6 +33,8 @@ pub use migrate::{
     MigrateSetCapabilities, MigrateSetParameters, MigrationInfo, MigrationStatus, QueryMigrate,
     QueryMigrateCapabilities, RamInfo, Yank, YankInstance,
 };
+/// An answer that is not yet read as its command's.
+pub use serde_json::Value as Json;
 
 /// This connection is of no further use: the monitor did not speak QMP as we know it, or we asked too much.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
