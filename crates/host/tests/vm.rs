@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use units::Millis;
 use vm_guest::support::{Scratch, have, tool};
-use vm_guest::{Guest, NbdDisk, QEMU, Reaper, hear, launch, said, wrote};
+use vm_guest::{Guest, NbdDisk, Reaper, hear, launch, qemu, said, wrote};
 use wire::qmp::{BlockAction, Cont, EventKind, QueryCpusFast, QueryStatus, RunState, Stop};
 
 const COMMAND: Millis = Millis(5000);
@@ -158,7 +158,7 @@ async fn a_start_that_fails_says_why() {
     let error = Vm::start(&launch).await.unwrap_err().to_string();
     assert!(error.contains("starting /nonexistent/qemu: No such file"), "{error}");
 
-    launch.qemu = QEMU.into();
+    launch.qemu = qemu();
     launch.machine.start = Start::Paused;
     let _reaper = Reaper(launch.folder.clone());
     let vm = Vm::start(&launch).await.unwrap();
@@ -223,10 +223,10 @@ async fn the_accelerator_is_found_out() {
     assert!(have("qemu-system-x86_64"));
     let scratch = Scratch::new("vm-probe");
     let begun = std::time::Instant::now();
-    let found = accelerator(Path::new(QEMU), &scratch.path("")).await.unwrap();
+    let found = accelerator(&qemu(), &scratch.path("")).await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     let begun = std::time::Instant::now();
-    assert_eq!(accelerator(Path::new(QEMU), &scratch.path("")).await.unwrap(), found);
+    assert_eq!(accelerator(&qemu(), &scratch.path("")).await.unwrap(), found);
     assert!(begun.elapsed() < Duration::from_millis(50), "it is remembered");
     assert_eq!(std::fs::read_dir(scratch.path("")).unwrap().count(), 0, "the probe leaves nothing");
     println!("accelerator: {found:?}");

@@ -12,6 +12,7 @@ use crate::runtime::now;
 use rustix::process::Signal;
 use std::ffi::OsString;
 use std::fmt;
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +26,8 @@ const START_MAX: Millis = Millis(20_000);
 const COMMAND_MAX: Millis = Millis(5000);
 /// A killed process that is not gone by then hangs in the kernel, in a disk or a network.
 const KILL_MAX: Millis = Millis(5000);
+/// From a closed connection to the end of its process, at most.
+const DYING_MAX: Duration = Duration::from_secs(1);
 /// How long a guest has to keep running after `cont` to count: a disk that still fails stops it again at once.
 const STAYS_RUNNING: Duration = Duration::from_millis(150);
 
@@ -256,9 +259,7 @@ impl Vm {
     /// # Errors
     /// If the kernel refuses.
     pub async fn ended(&self) -> Result<Ended, VmError> {
-        let ended = self.process.ended().await;
-        let how = ended.map_err(|source| VmError::io("waiting for QEMU".into(), source))?;
-        Ok(Ended { how, log_tail: self.folder.log_tail() })
+        last_words(&self.folder, self.process.ended().await)
     }
 
     /// Ends the machine: the power button, then `quit`, then a kill. Nothing is left of it then but its logs.
@@ -349,16 +350,11 @@ impl Vm {
         };
         let late = |_| VmError::Deadline { what: what.to_owned(), limit };
         match tokio::time::timeout(limit.into(), either).await.map_err(late)? {
-            // The connection breaks a moment before the process is gone: say the reason, not the symptom.
-            Err(VmError::Monitor(MonitorError::Closed { .. })) if self.dies_soon().await => {
+            Err(VmError::Monitor(MonitorError::Closed { .. })) if ends_soon(&self.process).await => {
                 Err(self.ended().await?.into())
             }
             done => done,
         }
-    }
-
-    async fn dies_soon(&self) -> bool {
-        tokio::time::timeout(Duration::from_secs(1), self.process.ended()).await.is_ok()
     }
 }
 
@@ -373,12 +369,24 @@ async fn meet(folder: &Folder, process: &Process, limit: Millis) -> Result<Qmp, 
     let socket = folder.monitor(Monitor::Node);
     tokio::select! {
         biased;
-        how = process.ended() => {
-            let how = how.map_err(|source| VmError::io("waiting for QEMU".into(), source))?;
-            Err(Ended { how, log_tail: folder.log_tail() }.into())
-        }
-        qmp = Qmp::connect(&socket, false, limit) => Ok(qmp?),
+        how = process.ended() => Err(last_words(folder, how)?.into()),
+        qmp = Qmp::connect(&socket, false, limit) => match qmp {
+            Err(MonitorError::Closed { .. }) if ends_soon(process).await => {
+                Err(last_words(folder, process.ended().await)?.into())
+            }
+            qmp => Ok(qmp?),
+        },
     }
+}
+
+/// A connection breaks a moment before its process is gone: say the reason, not the symptom.
+async fn ends_soon(process: &Process) -> bool {
+    tokio::time::timeout(DYING_MAX, process.ended()).await.is_ok()
+}
+
+fn last_words(folder: &Folder, how: io::Result<How>) -> Result<Ended, VmError> {
+    let how = how.map_err(|source| VmError::io("waiting for QEMU".into(), source))?;
+    Ok(Ended { how, log_tail: folder.log_tail() })
 }
 
 async fn put_down(process: &Process) -> Result<(), VmError> {

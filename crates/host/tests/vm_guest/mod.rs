@@ -16,7 +16,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{Scratch, tool};
 
-pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+/// QEMU; `MUSKOX_TEST_QEMU` names another one, to try another version.
+pub fn qemu() -> PathBuf {
+    std::env::var_os("MUSKOX_TEST_QEMU").map_or_else(|| "/usr/bin/qemu-system-x86_64".into(), PathBuf::from)
+}
 
 /// How long a boot under TCG may take on a busy machine; alone it takes 5 s.
 const BOOT_MAX: Duration = Duration::from_secs(60);
@@ -93,7 +96,7 @@ impl Guest {
 
 pub fn launch(machine: Machine, scratch: &Scratch, folder: &str) -> Launch {
     let folder = Folder::new(&scratch.path(folder)).unwrap();
-    Launch { qemu: QEMU.into(), machine, folder, owner: None, cgroups: Vec::new() }
+    Launch { qemu: qemu(), machine, folder, owner: None, cgroups: Vec::new() }
 }
 
 /// Kills the QEMU of a folder when a test ends, however it ends.
