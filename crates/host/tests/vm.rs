@@ -4,13 +4,15 @@
 mod vm_guest;
 
 use host::vm::{
-    Accelerator, Cgroup, Heard, How, Monitor, Owner, Patience, Start, Stopped, Vm, VmError, accelerator, attach, seed,
+    Accelerator, Cgroup, Folder, Heard, How, Monitor, Owner, Patience, Start, Stopped, Vm, VmError, accelerator,
+    attach, seed, trim_log,
 };
 use rustix::process::Signal;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use units::Millis;
 use vm_guest::support::{Scratch, have, tool};
 use vm_guest::{Guest, NbdDisk, Reaper, hear, launch, qemu, said, wrote};
@@ -18,6 +20,8 @@ use wire::qmp::{BlockAction, Cont, EventKind, QueryCpusFast, QueryStatus, RunSta
 
 const COMMAND: Millis = Millis(5000);
 const PATIENCE: Patience = Patience { guest: Millis(20_000), quit: Millis(5000) };
+
+const NOBODY: Owner = Owner { uid: 65_534, gid: 65_534 };
 
 async fn next(events: &mut tokio::sync::broadcast::Receiver<Heard>, wanted: impl Fn(&EventKind) -> bool) -> Heard {
     let search = async {
@@ -39,7 +43,7 @@ async fn a_machine_lives_and_powers_off() {
     let scratch = Scratch::new("vm-life");
     open_to_nobody(&scratch);
     let mut launch = launch(Guest::get().machine("web1", "none"), &scratch, "vm");
-    launch.owner = Some(Owner { uid: 65_534, gid: 65_534 });
+    launch.owner = Some(NOBODY);
     // A user who is nobody may not enter cargo's folder.
     let public = scratch.path("boot");
     std::fs::create_dir(&public).unwrap();
@@ -76,17 +80,36 @@ async fn a_machine_lives_and_powers_off() {
 
     let mut console = attach(&launch.folder).await.unwrap();
     console.write_all(b"echo $((6*7))seven\n").await.unwrap();
-    let mut heard = Vec::new();
-    let answer = async {
-        while !String::from_utf8_lossy(&heard).contains("42seven") {
-            assert_ne!(console.read_buf(&mut heard).await.unwrap(), 0);
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), answer).await.expect("the guest's shell answers");
+    answer(&mut console, "42seven").await;
+    full_log(&launch.folder, &mut console).await;
     assert_eq!(vm.shutdown(PATIENCE).await.unwrap(), Stopped::ByGuest);
     assert!(said(&launch.folder).contains("GUEST POWERS OFF"));
     assert!(Vm::adopt(&launch.folder).await.unwrap().is_none());
     assert_eq!(vm.shutdown(PATIENCE).await.unwrap(), Stopped::Before);
+}
+
+async fn answer(console: &mut UnixStream, wanted: &str) {
+    let mut heard = Vec::new();
+    let answer = async {
+        while !String::from_utf8_lossy(&heard).contains(wanted) {
+            assert_ne!(console.read_buf(&mut heard).await.unwrap(), 0);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), answer).await.expect("the guest's shell answers");
+}
+
+/// A full console log costs what is said, not QEMU, and goes on once it is trimmed.
+async fn full_log(folder: &Folder, console: &mut UnixStream) {
+    let log = folder.console_log();
+    assert!(!trim_log(&log).unwrap(), "a short log stays");
+    std::fs::File::options().write(true).open(&log).unwrap().set_len(4 << 20).unwrap();
+    console.write_all(b"echo $((6*8))eight\n").await.unwrap();
+    answer(console, "48eight").await;
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), 4 << 20, "nothing beyond the limit");
+    assert!(trim_log(&log).unwrap());
+    console.write_all(b"echo $((6*9))nine\n").await.unwrap();
+    answer(console, "54nine").await;
+    hear(folder, "the log", |said| said.contains("54nine") && !said.contains("GUEST READY")).await;
 }
 
 fn open_to_nobody(scratch: &Scratch) {
@@ -193,6 +216,9 @@ async fn a_control_group_freezes_and_kills() {
         let machine = host::vm::Machine::new("web1", "4f7c9e3a-8d51-4c0e-9f00-0123456789ab", 16, Accelerator::Tcg);
         let mut launch = launch(machine, &scratch, "vm");
         launch.cgroups = vec![group.clone()];
+        // The child joins after it has become somebody else, by a descriptor that we opened.
+        open_to_nobody(&scratch);
+        launch.owner = Some(NOBODY);
         let _reaper = Reaper(launch.folder.clone());
         let vm = Vm::start(&launch).await.unwrap();
         assert!(group.pids().unwrap().contains(&vm.process().identity().pid));
