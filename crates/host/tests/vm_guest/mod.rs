@@ -36,7 +36,8 @@ const MODULES: [&str; 8] = [
     "drivers/input/evdev",
 ];
 
-/// `write`: a counter goes to the disk's sectors, synchronously, and to the console.
+/// `write`: a counter goes to the disk's blocks, synchronously, and to the console. Whole pages, or the guest's cache
+/// would read before it writes.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev
@@ -51,7 +52,7 @@ case "$(cat /proc/cmdline)" in
 *job=write*)
   n=1
   while true; do
-    printf '%08d' $n | dd of=/dev/vda bs=512 seek=$n count=1 conv=sync,fsync 2>/dev/null && echo "WROTE $n" || echo "GUEST ERROR $n"
+    printf '%08d' $n | dd of=/dev/vda bs=4096 seek=$n count=1 conv=sync,fsync 2>/dev/null && echo "WROTE $n" || echo "GUEST ERROR $n"
     n=$((n+1)); usleep 5000
   done ;;
 esac
@@ -189,7 +190,7 @@ pub fn wrote(folder: &Folder) -> u32 {
     numbers.max().unwrap_or_default()
 }
 
-/// A disk of 16 MB in a file, served by nbdkit, that fails while a file exists.
+/// A disk of 64 MB in a sparse file, served by nbdkit, that fails while a file exists.
 pub struct NbdDisk {
     server: Child,
     pub socket: PathBuf,
@@ -199,7 +200,7 @@ pub struct NbdDisk {
 
 impl NbdDisk {
     pub fn serve(scratch: &Scratch) -> Self {
-        let file = scratch.disk("disk.raw", units::ByteLen(16 << 20));
+        let file = scratch.disk("disk.raw", units::ByteLen(64 << 20));
         let (socket, fails) = (scratch.path("nbd.sock"), scratch.path("fails"));
         let mut command = Command::new("nbdkit");
         command.args(["-f", "-U"]).arg(&socket).args(["--filter=error", "file"]).arg(&file);
@@ -225,11 +226,11 @@ impl NbdDisk {
         Disk { serial: "test-root".into(), socket: self.socket.clone(), export: String::new(), reconnect_delay_s: 660 }
     }
 
-    /// The first sector of 1.. that does not hold its number, up to `last`.
+    /// The first block of 1.. that does not hold its number, up to `last`.
     pub fn first_wrong(&self, last: u32) -> Option<u32> {
         let bytes = std::fs::read(&self.file).unwrap();
         let holds = |n: u32| {
-            let at = 512 * usize::try_from(n).unwrap();
+            let at = 4096 * usize::try_from(n).unwrap();
             bytes[at..at + 8] == *format!("{n:08}").as_bytes()
         };
         (1..=last).find(|n| !holds(*n))
