@@ -4,8 +4,8 @@
 mod vm_guest;
 
 use host::vm::{
-    Accelerator, Cgroup, Folder, Heard, How, Monitor, Owner, Patience, Start, Stopped, Vm, VmError, accelerator,
-    attach, seed, trim_log,
+    Accelerator, Cgroup, Folder, Heard, How, Monitor, MonitorError, Nic, Owner, Patience, Start, Stopped, Vm, VmError,
+    accelerator, attach, seed, trim_log,
 };
 use rustix::process::Signal;
 use std::path::Path;
@@ -48,6 +48,8 @@ async fn a_machine_lives_and_powers_off() {
     let public = scratch.path("boot");
     std::fs::create_dir(&public).unwrap();
     make_public(&mut launch, &public);
+    launch.machine.seed = Some(public.join("seed.img"));
+    example_seed().write(&public.join("seed.img")).unwrap();
     let _reaper = Reaper(launch.folder.clone());
     let vm = Vm::start(&launch).await.unwrap();
     vm.running(COMMAND).await.unwrap();
@@ -63,6 +65,7 @@ async fn a_machine_lives_and_powers_off() {
     assert_eq!(session, pid.to_string(), "it leads its own session");
     assert!(matches!(Vm::start(&launch).await, Err(VmError::Running { .. })), "not twice in one folder");
     hear(&launch.folder, "GUEST READY", |said| said.contains("GUEST READY")).await;
+    assert!(said(&launch.folder).contains("DISK cidata 2880"), "the guest sees its seed");
 
     let mut events = vm.qmp().events();
     vm.qmp().run(Stop {}, COMMAND).await.unwrap();
@@ -80,7 +83,10 @@ async fn a_machine_lives_and_powers_off() {
     assert_eq!(vm.process().identity().pid, pid);
     std::fs::remove_file(launch.folder.path().join("process")).unwrap();
     drop(vm);
-    let vm = Vm::adopt(&launch.folder).await.unwrap().expect("found without our note as well");
+    let mut vm = Vm::adopt(&launch.folder).await.unwrap().expect("found without our note as well");
+    let old = vm.qmp().clone();
+    vm.reconnect(COMMAND).await.expect("the old connection makes room");
+    assert!(matches!(old.run(QueryStatus {}, COMMAND).await, Err(MonitorError::Closed { .. })));
     assert_eq!(vm.qmp().run(QueryCpusFast {}, COMMAND).await.unwrap().len(), 1);
     assert!(vm.out_of_band(COMMAND).await.unwrap().ready().out_of_band);
 
@@ -218,6 +224,7 @@ async fn a_control_group_freezes_and_kills() {
             continue;
         }
         tried += 1;
+        println!("control group: {root}");
         let scratch = Scratch::new("vm-cgroup");
         let machine = host::vm::Machine::new("web1", "4f7c9e3a-8d51-4c0e-9f00-0123456789ab", 16, Accelerator::Tcg);
         let mut launch = launch(machine, &scratch, "vm");
@@ -244,7 +251,14 @@ struct RemoveDir<'a>(&'a Path);
 
 impl Drop for RemoveDir<'_> {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir(self.0);
+        // A test that failed may leave a frozen QEMU, which a signal reaches at the thaw only.
+        let _ = Cgroup::open(self.0).and_then(|group| group.thaw());
+        for _ in 0..100 {
+            if std::fs::remove_dir(self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -264,18 +278,22 @@ async fn the_accelerator_is_found_out() {
     println!("accelerator: {found:?}");
 }
 
+fn example_seed() -> seed::Seed {
+    seed::Seed {
+        instance_id: "4f7c9e3a-8d51-4c0e-9f00-0123456789ab".into(),
+        hostname: "web1".into(),
+        ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me@home".into()],
+        network_config: None,
+    }
+}
+
 /// Goal: the seed is a sound FAT with the names cloud-init asks for. Method: dosfstools, mtools and `blkid` read it.
 #[test]
 fn peers_read_the_seed() {
     assert!(have("fsck.vfat") && have("mcopy") && have("blkid"));
     let scratch = Scratch::new("vm-seed");
     let image = scratch.path("seed.img");
-    let seed = seed::Seed {
-        instance_id: "4f7c9e3a-8d51-4c0e-9f00-0123456789ab".into(),
-        hostname: "web1".into(),
-        ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me@home".into()],
-        network_config: Some("version: 2\n".repeat(300)),
-    };
+    let seed = seed::Seed { network_config: Some("version: 2\n".repeat(300)), ..example_seed() };
     seed.write(&image).unwrap();
     let checked = tool(Command::new("fsck.vfat").args(["-n", "-v"]).arg(&image));
     // fsck counts the label as a file.
@@ -286,4 +304,45 @@ fn peers_read_the_seed() {
     assert!(read("meta-data").contains("local-hostname: web1"));
     assert!(read("user-data").starts_with("#cloud-config\n"));
     assert_eq!(read("network-config"), seed.network_config.unwrap());
+}
+
+/// Goal: QEMU takes a tap that belongs to its user, without any right of its own. Method: a tap in a network namespace of
+/// the test's own, QEMU put in there as `nobody`; the tap has a carrier while QEMU holds it.
+#[tokio::test]
+async fn a_tap_of_its_users_is_taken() {
+    assert!(have("qemu-system-x86_64") && have("ip") && have("setpriv"));
+    let scratch = Scratch::new("vm-tap");
+    open_to_nobody(&scratch);
+    let name = format!("mxvm{}", std::process::id());
+    tool(Command::new("ip").args(["netns", "add", &name]));
+    let _namespace = RemoveNamespace(&name);
+    let ip = |words: &str| tool(Command::new("ip").args(["-n", &name]).args(words.split(' ')));
+    ip("tuntap add dev mxtap0 mode tap user nobody");
+    ip("link set mxtap0 up");
+    assert!(ip("link show mxtap0").contains("NO-CARRIER"));
+    let wrapper = scratch.path("qemu");
+    let user = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let text = format!("#!/bin/sh\nexec ip netns exec {name} {user} {} \"$@\"\n", qemu().display());
+    std::fs::write(&wrapper, text).unwrap();
+    tool(Command::new("chmod").arg("0755").arg(&wrapper));
+
+    let machine = host::vm::Machine::new("web1", "4f7c9e3a-8d51-4c0e-9f00-0123456789ab", 16, Accelerator::Tcg);
+    let mut launch = launch(machine, &scratch, "vm");
+    launch.qemu = wrapper;
+    launch.machine.start = Start::Paused;
+    launch.machine.nics = vec![Nic { tap: "mxtap0".into(), mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56] }];
+    std::fs::create_dir(launch.folder.path()).unwrap();
+    tool(Command::new("chown").arg("nobody").arg(launch.folder.path()));
+    let _reaper = Reaper(launch.folder.clone());
+    let vm = Vm::start(&launch).await.unwrap();
+    assert!(ip("link show mxtap0").contains("LOWER_UP"), "{}", ip("link show mxtap0"));
+    assert_eq!(vm.shutdown(PATIENCE).await.unwrap(), Stopped::ByQuit);
+}
+
+struct RemoveNamespace<'a>(&'a str);
+
+impl Drop for RemoveNamespace<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", self.0]).status();
+    }
 }

@@ -199,11 +199,12 @@ impl Vm {
         Qmp::connect(&self.folder.monitor(Monitor::OutOfBand), true, limit).await
     }
 
-    /// Another connection in the place of one that ended.
+    /// Another connection in the place of one that ended or hangs; clones of the old one are closed.
     ///
     /// # Errors
     /// If there is none within `limit`.
     pub async fn reconnect(&mut self, limit: Millis) -> Result<(), MonitorError> {
+        self.qmp.close();
         self.qmp = Qmp::connect(&self.folder.monitor(Monitor::Node), false, limit).await?;
         Ok(())
     }

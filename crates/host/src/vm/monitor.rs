@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::AbortHandle;
 use units::{Millis, Moment};
 use wire::qmp::{Client, Command, CommandError, Event, Id, Incoming, Json, QmpError, Ready};
 
@@ -86,6 +87,7 @@ struct Ask {
 pub struct Qmp {
     ready: Ready,
     asks: mpsc::Sender<Ask>,
+    task: AbortHandle,
     events: broadcast::WeakSender<Heard>,
     /// Listening from before the monitor was ready, so that the first event is not missed.
     first: Arc<std::sync::Mutex<Option<broadcast::Receiver<Heard>>>>,
@@ -122,9 +124,9 @@ impl Qmp {
         let weak = events.downgrade();
         let link =
             Link { stream, client: Client::new(out_of_band), waiting: BTreeMap::new(), events, ready: Some(ready_to) };
-        tokio::spawn(link.run(inbox));
+        let task = tokio::spawn(link.run(inbox)).abort_handle();
         let ready = ready.await.map_err(|_| MonitorError::Closed { command: "qmp_capabilities" })?;
-        Ok(Self { ready, asks, events: weak, first: Arc::new(std::sync::Mutex::new(Some(first))) })
+        Ok(Self { ready, asks, task, events: weak, first: Arc::new(std::sync::Mutex::new(Some(first))) })
     }
 
     /// Which QEMU this is, and whether commands may go out of band.
@@ -140,6 +142,11 @@ impl Qmp {
         let first = self.first.lock().expect("nobody panics while holding it").take();
         let ended = || broadcast::channel(1).1;
         first.or_else(|| self.events.upgrade().map(|events| events.subscribe())).unwrap_or_else(ended)
+    }
+
+    /// Closes the connection, for every clone, also where QEMU does not read: a monitor has one visitor at a time.
+    pub fn close(&self) {
+        self.task.abort();
     }
 
     /// Sends `command` and waits for its answer, at most until `limit`.
