@@ -51,8 +51,10 @@ async fn a_machine_lives_and_powers_off() {
     launch.machine.seed = Some(public.join("seed.img"));
     example_seed().write(&public.join("seed.img")).unwrap();
     let _reaper = Reaper(launch.folder.clone());
+    let begun = std::time::Instant::now();
     let vm = Vm::start(&launch).await.unwrap();
     vm.running(COMMAND).await.unwrap();
+    let running_ms = begun.elapsed().as_millis();
     let pid = vm.process().identity().pid;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("Uid:\t65534\t65534") && status.contains("Seccomp:\t2"), "{status}");
@@ -65,6 +67,7 @@ async fn a_machine_lives_and_powers_off() {
     assert_eq!(session, pid.to_string(), "it leads its own session");
     assert!(matches!(Vm::start(&launch).await, Err(VmError::Running { .. })), "not twice in one folder");
     hear(&launch.folder, "GUEST READY", |said| said.contains("GUEST READY")).await;
+    println!("running after {running_ms} ms, booted after {} ms", begun.elapsed().as_millis());
     assert!(said(&launch.folder).contains("DISK cidata 2880"), "the guest sees its seed");
 
     let mut events = vm.qmp().events();

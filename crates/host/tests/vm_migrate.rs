@@ -160,6 +160,7 @@ async fn back_over_tls(scratch: &Scratch, source: &Vm, to: &Launch) -> Vm {
         ObjectAdd(Object::TlsCredsX509(TlsCredsX509 { id: "tls0".into(), dir, endpoint, verify_peer: true }))
     };
     let streams = MigrateSetParameters {
+        downtime_limit_ms: Some(50),
         multifd_channels: Some(2),
         multifd_compression: Some(Compression::Zstd),
         tls_creds: Some("tls0".into()),

@@ -15,6 +15,9 @@ use units::Millis;
 /// A freeze or a kill normally takes under a millisecond; the kernel is asked this often.
 const ASK_AGAIN: Duration = Duration::from_millis(2);
 
+/// How long a kill waits for the freeze before it.
+const FREEZE_FIRST: Millis = Millis(500);
+
 /// Which kind of control group a folder is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -113,10 +116,14 @@ impl Cgroup {
             self.write("cgroup.kill", "1")?;
         }
         if self.kind == Kind::V1Freezer {
-            // Frozen, nobody can fork away; the kill is carried out at the thaw.
-            self.freeze(limit).await?;
+            // Frozen, nobody can fork away; the kill is carried out at the thaw. What does not freeze, because it
+            // hangs in a disk, is killed all the same.
+            let froze = self.freeze(FREEZE_FIRST.min(limit)).await;
             self.signal_all()?;
             self.thaw()?;
+            if let Err(error) = froze {
+                tracing::warn!(%error, "killed without a freeze");
+            }
         }
         self.until(limit, "killing", |group| {
             group.signal_all()?;

@@ -285,7 +285,8 @@ impl Vm {
         Ok(stopped)
     }
 
-    /// Kills QEMU and waits until it is gone.
+    /// Kills QEMU and waits until it is gone. In a frozen control group of v1 a kill waits for the thaw: use
+    /// [`Cgroup::kill`] there.
     ///
     /// # Errors
     /// If it hangs in the kernel.
