@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The rooms that hold planted bugs. `sim` always has them; with it in one build every room would.
-const SABOTAGED: [&str; 4] = ["units", "block", "dataplane", "sim"];
+const SABOTAGED: [&str; 5] = ["units", "block", "cluster", "dataplane", "sim"];
 
 /// How long the simulator looks for new trouble, at most; its tests run fixed seeds besides.
 const SIM_MINUTES: &str = "1";
