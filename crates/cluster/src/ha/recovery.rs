@@ -77,9 +77,6 @@ impl Plan for Recovery {
 
     fn turn(&self, view: &View<'_>) -> Step {
         let facts = view.facts;
-        if facts.guest(self.to) == Some(Guest::Running) {
-            return Turn::end(self.clone(), &view.owned.with_unsettled(Vec::new()), Outcome::Done);
-        }
         if facts.gone(self.to, view.now) {
             return self.elsewhere(view, "the destination died");
         }
@@ -89,6 +86,9 @@ impl Plan for Recovery {
         let (host, epoch) = (self.to, view.owned.epoch);
         let raise = Action::Raise { epoch, owner: Some(host) };
         let fenced = facts.is_done(&raise);
+        if fenced && facts.guest(host) == Some(Guest::Running) {
+            return Turn::end(self.clone(), &view.owned.with_unsettled(Vec::new()), Outcome::Done);
+        }
         let suspects = self.suspects(view);
         let doubtful: Vec<HostKey> = suspects.into_iter().filter(|host| !facts.settled(*host, view.now)).collect();
         let proven = doubtful.is_empty() || planted(Bug::StartWithoutProof);
@@ -96,7 +96,12 @@ impl Plan for Recovery {
             if view.in_stage >= START_MAX_MS && !self.spare.is_empty() {
                 return self.elsewhere(view, "the destination did not start it in time");
             }
-            return Turn::Do(vec![Action::Start { host, epoch }, Action::Ask { host }]);
+            let mut actions = vec![Action::Start { host, epoch }, Action::Ask { host }];
+            if !fenced {
+                // Only with the planted bug.
+                actions.push(raise);
+            }
+            return Turn::Do(actions);
         }
         let mut actions = vec![raise, Action::Ask { host }];
         for host in &doubtful {

@@ -21,6 +21,9 @@ const STORE_ANSWER_MS: Millis = Millis(2_000);
 /// Between two questions to a store that fails.
 const STORE_RETRY_MS: Millis = Millis(200);
 
+/// A run numbers its requests from the millisecond it began in: a million a millisecond is more than there are.
+const TICKET_BITS: u32 = 20;
+
 /// What a run is told.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -185,7 +188,9 @@ impl<P: Plan> Run<P> {
     fn over(record: Record<P>, at: Revision, now: Moment) -> Self {
         let key = Record::<P>::key(&record.id);
         let (state, facts) = (State::Over, Facts::default());
-        Self { key, record, at, state, since: now, facts, asked: Vec::new(), ticket: 0 }
+        // Later runs have higher tickets: an answer that was for an earlier run in the same hands is not taken for ours.
+        let ticket = now.0 << TICKET_BITS;
+        Self { key, record, at, state, since: now, facts, asked: Vec::new(), ticket }
     }
 
     fn work(&mut self, now: Moment) -> Vec<Command> {
