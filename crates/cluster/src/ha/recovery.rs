@@ -45,9 +45,13 @@ impl Recovery {
         (Self { to, spare, power, tried: 0 }, next_epoch(owned, to))
     }
 
-    /// Everybody but the destination: that one destroys what it has of older epochs before it starts.
-    fn suspects(&self, view: &View<'_>) -> Vec<HostKey> {
-        view.owned.unsettled.iter().copied().filter(|host| *host != self.to).collect()
+    /// Hosts that may still run it. Not the destination: that one destroys what it has of older epochs before it starts.
+    fn doubtful(&self, view: &View<'_>) -> Vec<HostKey> {
+        if planted(Bug::StartWithoutProof) {
+            return Vec::new();
+        }
+        let suspects = view.owned.unsettled.iter().copied().filter(|host| *host != self.to);
+        suspects.filter(|host| !view.facts.settled(*host, view.now)).collect()
     }
 
     /// The next host, at the next epoch; without one, the end.
@@ -89,9 +93,8 @@ impl Plan for Recovery {
         if fenced && facts.guest(host) == Some(Guest::Running) {
             return Turn::end(self.clone(), &view.owned.with_unsettled(Vec::new()), Outcome::Done);
         }
-        let suspects = self.suspects(view);
-        let doubtful: Vec<HostKey> = suspects.into_iter().filter(|host| !facts.settled(*host, view.now)).collect();
-        let proven = doubtful.is_empty() || planted(Bug::StartWithoutProof);
+        let doubtful = self.doubtful(view);
+        let proven = doubtful.is_empty();
         if (fenced || planted(Bug::StartBeforeAck)) && proven {
             if view.in_stage >= START_MAX_MS && !self.spare.is_empty() {
                 return self.elsewhere(view, "the destination did not start it in time");

@@ -126,6 +126,7 @@ impl Migration {
             () if stage_is_late => Some("the destination was not ready in time"),
             () if facts.settled(self.destination, view.now) => Some("the destination's QEMU ended"),
             () if facts.settled(self.source, view.now) => Some("the source's QEMU ended"),
+            () if facts.guest(self.source) == Some(Guest::Stopped) => Some("the guest was stopped at the source"),
             () if facts.refused().is_some() => Some("it was refused"),
             () => None,
         }

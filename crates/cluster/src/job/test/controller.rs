@@ -206,7 +206,7 @@ impl World {
     }
 
     /// A request reached a target.
-    pub fn at_target(&mut self, t: usize, line: Line) {
+    pub fn at_target(&mut self, t: usize, line: &Line) {
         let now = self.now;
         if now < self.targets[t].down_until {
             return;

@@ -75,11 +75,11 @@ impl Host {
             }
             Action::Start { epoch, .. } if !self.paused => {
                 if self.qemu.as_ref().is_none_or(|it| it.epoch != *epoch) {
-                    let state = Guest::Running;
-                    let busy_until = 0;
-                    self.qemu =
-                        Some(Qemu { state, runs: true, epoch: *epoch, boot, memory: 0, busy_until, destination: None });
+                    let (state, busy_until, destination) = (Guest::Running, 0, None);
+                    let (runs, epoch, memory) = (true, *epoch, 0);
+                    self.qemu = Some(Qemu { state, runs, epoch, boot, memory, busy_until, destination });
                 }
+                self.go_on(*epoch);
             }
             Action::Destroy { .. } => self.qemu = None,
             Action::Return { epoch, .. } => self.go_on(*epoch),

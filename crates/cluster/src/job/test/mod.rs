@@ -1,13 +1,17 @@
 //! Jobs in a small world: every controller killed after every command, every fault at every command, and seeds.
 
+mod alone;
 mod controller;
+mod engine;
+mod fault;
 mod host;
 #[cfg(feature = "sabotage")]
 mod planted;
 mod target;
 mod world;
 
-use world::{Fault, Violation, World};
+use fault::Fault;
+use world::{Violation, World};
 
 /// A world in which the VM has been running on host 0 for a while.
 fn running(seed: u64) -> World {
@@ -53,8 +57,8 @@ fn migrate_with(fault: Fault, at: u64, seed: u64) -> (World, bool) {
         let struck = world.struck_at.is_some() || world.wish.is_none();
         let quiet = struck && world.now > 15_000 && world.at_rest().is_ok();
         rested = quiet.then(|| rested.unwrap_or(world.now));
-        // A fault lasts at most 20 s; after another few without a change there is nothing to come.
-        if rested.is_some_and(|since| world.now >= since + 3_000 && world.now > world.struck_at.unwrap_or(0) + 22_000) {
+        // A fault lasts at most 25 s; after another few without a change there is nothing to come.
+        if rested.is_some_and(|since| world.now >= since + 3_000 && world.now > world.struck_at.unwrap_or(0) + 26_000) {
             break;
         }
     }
@@ -121,8 +125,8 @@ struct Tally {
 /// One minute of migrations under faults, then peace: everything must be well within a minute.
 fn storm(seed: u64, tally: &mut Tally) -> Result<(), String> {
     let mut world = running(seed);
-    world.power = seed % 2 == 0;
-    (world.lossy, world.hasty) = (true, seed % 3 == 0);
+    world.power = seed.is_multiple_of(2);
+    (world.lossy, world.hasty) = (true, seed.is_multiple_of(3));
     while world.now < 70_000 && world.violation.is_none() {
         world.run_until(world.now + 100);
         if world.below(30) == 0 {
@@ -144,7 +148,7 @@ fn storm(seed: u64, tally: &mut Tally) -> Result<(), String> {
     tally.overlap_ms += world.overlap_ms;
     match &world.violation {
         Some(Violation(invariant, text)) => Err(format!("{invariant}: {text}")),
-        None => world.at_rest().map_err(|text| format!("I10: {text}")),
+        None => world.at_rest().map_err(|text| format!("I10: {text}: {}", world.last_job())),
     }
 }
 

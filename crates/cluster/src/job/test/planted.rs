@@ -8,7 +8,7 @@ fn found(bug: Bug) -> (u64, String) {
     let _planted = plant(bug);
     let mut tally = Tally::default();
     let hit = (1..=100).find_map(|seed| storm(seed, &mut tally).err().map(|text| (seed, text)));
-    hit.unwrap_or((0, format!("{tally:?}")))
+    hit.unwrap_or_else(|| panic!("{bug:?} was not found in 100 storms: {tally:?}"))
 }
 
 /// Goal: every planted bug is found, by the checker it is meant for. Method: one after the other.
@@ -26,8 +26,6 @@ fn every_planted_bug_is_found() {
     for (bug, expected) in bugs {
         let (seed, text) = found(bug);
         println!("{bug:?}: seed {seed}: {text}");
-        if seed > 0 {
-            assert!(expected.iter().any(|invariant| text.starts_with(invariant)), "{bug:?}: seed {seed}: {text}");
-        }
+        assert!(expected.iter().any(|invariant| text.starts_with(invariant)), "{bug:?}: seed {seed}: {text}");
     }
 }

@@ -3,7 +3,7 @@
 use super::controller::Controller;
 use super::host::Host;
 use super::target::{Target, Write};
-use crate::job::{Action, Event, Guest, Order, Ownership, Report};
+use crate::job::{Action, Event, Guest, Order, Ownership, Record, Report, Task};
 use crate::store::{Compare, Engine, Key, Memory, Outcome, Revision, Txn};
 use std::collections::{BTreeMap, BTreeSet};
 use units::{Epoch, HostKey, Moment};
@@ -40,21 +40,6 @@ pub enum Message {
     Report(usize, u64, Revision, Report),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    KillController,
-    KillQemu(usize),
-    PowerOff(usize),
-    Isolate(usize),
-    Freeze(usize),
-    CutPair(usize, usize),
-    /// A host alone for a while and both targets down for longer than votes bind.
-    Blackout(usize),
-    StoreDown,
-    TargetDown(usize),
-    Cancel,
-}
-
 pub fn key(n: usize) -> HostKey {
     HostKey([u8::try_from(n + 1).expect("a few machines"); 32])
 }
@@ -72,7 +57,7 @@ pub struct World {
     pub targets: Vec<Target>,
     pub controllers: Vec<Controller>,
     pub majority_since: Vec<u64>,
-    cut: BTreeMap<(usize, usize), u64>,
+    pub cut: BTreeMap<(usize, usize), u64>,
     messages: BTreeMap<(u64, u64), (usize, usize, Message)>,
     sent: u64,
     recorded: BTreeSet<(Epoch, Option<HostKey>)>,
@@ -80,7 +65,7 @@ pub struct World {
     newest_started: Epoch,
     pub wish: Option<usize>,
     pub commands: u64,
-    pub fault_at: Option<(u64, Fault)>,
+    pub fault_at: Option<(u64, super::fault::Fault)>,
     pub struck_at: Option<u64>,
     pub violation: Option<Violation>,
     pub power: bool,
@@ -169,12 +154,16 @@ impl World {
 
     pub fn send(&mut self, from: usize, to: usize, message: Message) {
         let lost = self.lossy && self.below(100) == 0;
-        if lost || !self.linked(from, to) {
+        let until =
+            self.cut.get(&(from.min(to), from.max(to))).copied().filter(|until| from != to && *until > self.now);
+        // What was sent over a cut link may still be on its way when the link is back: TCP sends it again.
+        let late = self.lossy && self.below(2) == 0;
+        if lost || (until.is_some() && !late) {
             return;
         }
         let slow = if self.lossy && self.below(30) == 0 { self.below(4_000) } else { 1 + self.below(8) };
         self.sent += 1;
-        self.messages.insert((self.now + slow, self.sent), (from, to, message));
+        self.messages.insert((until.unwrap_or(self.now) + slow, self.sent), (from, to, message));
     }
 
     /// A store that cannot be reached says so, or nothing.
@@ -207,9 +196,11 @@ impl World {
         for t in 0..2 {
             match self.targets[t].step(self.now, self.newest_started) {
                 Ok(told) => {
-                    told.into_iter().for_each(|line| self.send(3 + t, line.controller, Message::Acked(t, line)))
+                    for line in told {
+                        self.send(3 + t, line.controller, Message::Acked(t, line));
+                    }
                 }
-                Err(violation) => self.violate(violation.0, violation.1),
+                Err(Violation(invariant, text)) => self.violate(invariant, &text),
             }
         }
         if self.now.is_multiple_of(50) {
@@ -218,7 +209,7 @@ impl World {
         self.check_running();
     }
 
-    pub fn violate(&mut self, invariant: &'static str, text: String) {
+    pub fn violate(&mut self, invariant: &'static str, text: &str) {
         let text = format!("at {} ms: {text}", self.now);
         self.violation.get_or_insert(Violation(invariant, text));
     }
@@ -254,7 +245,7 @@ impl World {
             }
             Message::Store(..) | Message::Report(..) => {}
             Message::Agent(host, c, life, order, action) => self.at_agent(host, (c, life), &order, &action),
-            Message::Target(t, line) => self.at_target(t, line),
+            Message::Target(t, line) => self.at_target(t, &line),
             Message::Acked(t, line) => self.acked(t, line),
         }
     }
@@ -264,7 +255,7 @@ impl World {
         let source_of = self.hosts[host].qemu.as_ref().and_then(|qemu| qemu.destination);
         let (owner, epoch) = (self.last_owned.owner, self.last_owned.epoch);
         let owns = owner == Some(key(host)) && self.hosts[host].qemu.as_ref().is_some_and(|it| it.epoch == epoch);
-        if !self.hosts[host].obey(order, action, (self.now, chance, boot)) {
+        if !self.attaches(host, action) || !self.hosts[host].obey(order, action, (self.now, chance, boot)) {
             return;
         }
         if self.hosts[host].qemu.as_ref().is_some_and(|qemu| qemu.boot == boot) {
@@ -274,14 +265,26 @@ impl World {
             self.orphan(source_of);
         }
         if owns && matches!(action, Action::Destroy { .. }) {
-            self.violate("I9", format!("the owner's guest on host {host} was destroyed by {order:?}"));
+            self.violate("I9", &format!("the owner's guest on host {host} was destroyed by {order:?}"));
         }
         self.hosts[host].watcher = Some((c, life, order.at));
         self.hosts[host].told = None;
     }
 
+    /// A guest runs only with its volumes attached at the epoch it was ordered to: an order that comes too late finds the
+    /// gate closed.
+    fn attaches(&self, host: usize, action: &Action) -> bool {
+        let (Action::Start { epoch, .. } | Action::Cont { epoch, .. } | Action::Return { epoch, .. }) = action else {
+            return true;
+        };
+        (0..2).all(|t| {
+            let target = &self.targets[t];
+            self.linked(host, 3 + t) && self.now >= target.down_until && target.epoch <= *epoch
+        })
+    }
+
     /// A waiting destination whose source is gone exits.
-    fn orphan(&mut self, destination: Option<usize>) {
+    pub fn orphan(&mut self, destination: Option<usize>) {
         if let Some(d) = destination
             && self.hosts[d].qemu.as_ref().is_some_and(|qemu| qemu.state == Guest::Incoming)
         {
@@ -298,11 +301,11 @@ impl World {
             if new.epoch < old.epoch || (same && old.owner != new.owner) {
                 let text =
                     format!("ownership went from {} {:?} to {} {:?}", old.epoch, old.owner, new.epoch, new.owner);
-                self.violate("I9", text);
+                self.violate("I9", &text);
             }
             let at_once = new.puts().into_iter().all(|put| txn.then.contains(&put));
             if !at_once || !txn.compares.iter().any(|it| matches!(it, Compare::Value(..))) {
-                self.violate("I9", "the volumes did not move with their VM".into());
+                self.violate("I9", "the volumes did not move with their VM");
             }
             self.moves += u64::from(!same);
             self.recorded.insert((owned.epoch, owned.owner));
@@ -314,7 +317,7 @@ impl World {
     /// Every raise is backed by a transaction.
     pub fn check_recorded(&mut self, epoch: Epoch, owner: Option<HostKey>) {
         if !self.recorded.contains(&(epoch, owner)) {
-            self.violate("I9", format!("a raise to {epoch} for {owner:?} that the store knows nothing of"));
+            self.violate("I9", &format!("a raise to {epoch} for {owner:?} that the store knows nothing of"));
         }
     }
 
@@ -324,13 +327,13 @@ impl World {
         match running.len() {
             0 | 1 => {}
             _ if thawed => self.overlap_ms += 10,
-            _ => self.violate("I2", format!("the guest runs on {running:?}")),
+            _ => self.violate("I2", &format!("the guest runs on {running:?}")),
         }
         for host in running {
             let qemu = self.hosts[host].qemu.as_ref().expect("it runs");
             let epoch = qemu.epoch;
             if !self.recorded.contains(&(epoch, Some(key(host)))) {
-                self.violate("I9", format!("host {host} runs at {epoch} and never owned it"));
+                self.violate("I9", &format!("host {host} runs at {epoch} and never owned it"));
             }
             self.newest_started = self.newest_started.max(epoch);
         }
@@ -351,8 +354,9 @@ impl World {
         };
         let behind = self.hosts.iter().any(arrived);
         for t in 0..2 {
+            let linked = self.linked(host, 3 + t);
             let target = &mut self.targets[t];
-            if !self.cut.get(&(host, 3 + t)).is_none_or(|until| *until <= self.now) || self.now < target.down_until {
+            if !linked || self.now < target.down_until {
                 continue;
             }
             if !target.admits(epoch, key(host)) {
@@ -364,10 +368,10 @@ impl World {
                 target.writes.iter().chain(&target.last).filter(|it| it.boot == boot).map(|it| it.number).max();
             target.writes.push(Write { lands_at, epoch, boot, number });
             if behind {
-                self.violate("I9", format!("host {host} writes on although its memory has arrived elsewhere"));
+                self.violate("I9", &format!("host {host} writes on although its memory has arrived elsewhere"));
             }
             if newest.is_some_and(|newest| newest >= number) {
-                self.violate("I9", format!("host {host} runs with a memory older than its disk"));
+                self.violate("I9", &format!("host {host} runs with a memory older than its disk"));
             }
         }
     }
@@ -483,86 +487,17 @@ impl World {
         }
     }
 
-    /// The fault that waits for a number of commands.
-    pub fn strike(&mut self) {
-        if let Some((at, fault)) = self.fault_at
-            && self.commands == at
-        {
-            self.fault(fault);
-        }
-    }
-
-    pub fn power_off(&mut self, host: usize, span: u64) {
-        let destination = self.hosts[host].qemu.take().and_then(|qemu| qemu.destination);
-        self.orphan(destination);
-        self.hosts[host].off_until = self.now + span;
-        self.hosts[host].watcher = None;
-        self.controllers[host].life += 1;
-        self.controllers[host].run = None;
-    }
-
-    pub fn fault(&mut self, fault: Fault) {
-        self.struck_at = Some(self.now);
-        let span = 1_000 + self.below(9_000);
-        match fault {
-            Fault::KillController => {
-                let mut busy = CONTROLLERS.into_iter().filter(|c| self.controllers[*c].run.is_some());
-                if let Some(c) = busy.next() {
-                    self.controllers[c].dead_until = self.now + 60_000;
-                    self.controllers[c].life += 1;
-                    self.controllers[c].run = None;
-                }
-            }
-            Fault::KillQemu(host) => {
-                let destination = self.hosts[host].qemu.take().and_then(|qemu| qemu.destination);
-                self.orphan(destination);
-            }
-            Fault::PowerOff(host) => self.power_off(host, 30_000),
-            Fault::Isolate(host) => {
-                let all = (0..MACHINES).filter(|other| *other != host);
-                let until = self.now + span;
-                self.cut.extend(all.map(|other| ((host.min(other), host.max(other)), until)));
-            }
-            Fault::Blackout(host) => {
-                self.fault(Fault::Isolate(host));
-                let until = self.now + 14_000 + self.below(6_000);
-                self.targets.iter_mut().for_each(|it| it.down_until = until);
-            }
-            Fault::Freeze(host) => self.hosts[host].frozen_until = self.now + span,
-            Fault::CutPair(a, b) => drop(self.cut.insert((a.min(b), a.max(b)), self.now + span)),
-            Fault::StoreDown => self.store_down_until = self.now + span,
-            // Longer than votes bind: whoever was voted dead may be back before the fence is acknowledged.
-            Fault::TargetDown(t) => self.targets[t].down_until = self.now + 2 * span,
-            Fault::Cancel => {
-                let owned = self.ownership();
-                if let Some(id) = owned.job {
-                    let entry = self.store.get(&crate::job::Record::<crate::job::Task>::key(&id)).expect("memory");
-                    let entry = entry.expect("the job that is named");
-                    let txn = crate::job::cancel::<crate::job::Task>(&entry).expect("it works on it");
-                    self.transact(&txn);
-                }
-            }
-        }
-    }
-
-    /// All faults end.
-    pub fn heal(&mut self) {
-        self.cut.clear();
-        self.lossy = false;
-        self.hasty = false;
-        self.store_down_until = 0;
-        self.targets.iter_mut().for_each(|it| it.down_until = 0);
-        for host in &mut self.hosts {
-            host.frozen_until = host.frozen_until.min(self.now);
-            host.off_until = host.off_until.min(self.now);
-        }
-        self.controllers.iter_mut().for_each(|it| it.dead_until = 0);
-    }
-
     pub fn run_until(&mut self, until: u64) {
         while self.now < until && self.violation.is_none() {
             self.step();
         }
+    }
+
+    /// The job that works on the VM, as stored, for a person.
+    pub fn last_job(&mut self) -> String {
+        let job = self.last_owned.job.clone();
+        let entry = job.and_then(|id| self.store.get(&Record::<Task>::key(&id)).expect("memory"));
+        entry.map_or_else(|| "no job".to_owned(), |entry| entry.value)
     }
 
     /// Everything is as it should be: free of jobs, running where the store says.
