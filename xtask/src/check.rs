@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The rooms that hold planted bugs. `sim` always has them; with it in one build every room would.
-const SABOTAGED: [&str; 4] = ["units", "block", "dataplane", "sim"];
+const SABOTAGED: [&str; 5] = ["units", "block", "cluster", "dataplane", "sim"];
 
 /// Builds the program that the lab drives.
 pub const PROGRAM: [&str; 4] = ["build", "--quiet", "-p", "muskox"];
