@@ -344,7 +344,7 @@ impl World {
         if !self.hosts[host].runs(self.now) || !(self.now / 1_000).is_multiple_of(3) {
             return;
         }
-        let slow = if self.below(20) == 0 { 300 } else { 10 };
+        let slow = if self.below(6) == 0 { 300 } else { 10 };
         let lands_at = self.now + 1 + self.below(slow);
         let qemu = self.hosts[host].qemu.as_mut().expect("it runs");
         let (epoch, boot, number) = (qemu.epoch, qemu.boot, qemu.memory + 1);
