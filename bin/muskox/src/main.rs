@@ -44,8 +44,11 @@ enum Role {
 /// What touches this machine's files is the node's own; everything else asks it.
 #[derive(Subcommand)]
 enum NodeVerb {
+    /// Make a cluster of this one machine; it will hold the store.
     Init(node::InitArguments),
+    /// Make this machine a member of a cluster.
     Join(node::JoinArguments),
+    /// Serve: the daemon of every machine.
     Run(node::RunArguments),
     #[command(flatten)]
     Ask(cli::NodeVerb),

@@ -7,7 +7,7 @@ use crate::authority::{fingerprint, key_of_request, new_key, request_for, validi
 use crate::client;
 use crate::identity::{Identity, StoreAt};
 use crate::init::{Became, refuse_second, try_address};
-use crate::root::{Root, read_text, unusable, write_public, write_secret};
+use crate::root::{Root, read_secret, unusable, write_public, write_secret};
 use crate::token::JoinToken;
 use api::{Call, Code, JoinRequest, Joined, Problem, Role};
 use std::net::SocketAddr;
@@ -60,16 +60,16 @@ pub async fn join(
 fn pending_key(root: &Root) -> Result<String, Problem> {
     let path = root.pending_key();
     if Root::first_that_exists(std::slice::from_ref(&path))?.is_some() {
-        return read_text(&path);
+        return read_secret(&path);
     }
     let key = new_key()?;
     write_secret(&path, &key)?;
     Ok(key)
 }
 
-/// The cluster has said no; asking again with the same key is of no use.
+/// The cluster has said no; asking again with the same key is of no use. Not so if the key is a member's already.
 fn is_final(code: Code) -> bool {
-    !matches!(code, Code::Unreachable | Code::Failed | Code::StoreFailed | Code::Busy)
+    !matches!(code, Code::Unreachable | Code::Failed | Code::StoreFailed | Code::Busy | Code::Exists)
 }
 
 fn remove_pending(root: &Root) -> Result<(), Problem> {

@@ -9,7 +9,7 @@ use crate::clock::now_s;
 use crate::door::Tls;
 use crate::identity::StoreAt;
 use crate::registry::Record;
-use crate::root::{read_text, write_public};
+use crate::root::{read_secret, read_text, write_public};
 use crate::service::{Node, issue};
 use api::{Call, Certificate, Code, NodeList, Problem, RenewRequest, SyncRequest};
 use host::net::ServerTls;
@@ -62,7 +62,7 @@ pub async fn renew_if_due(node: &Node) -> Result<(bool, Duration), Problem> {
     if (begins_s..due_s).contains(&now_s()) {
         return Ok((false, pause));
     }
-    let request_pem = request_for(&read_text(&node.root.key())?)?;
+    let request_pem = request_for(&read_secret(&node.root.key())?)?;
     let fresh = match (&node.keeper, &node.identity.store) {
         (Some(keeper), _) => {
             let record = own_record(node);

@@ -170,13 +170,13 @@ pub fn add_token(engine: &mut dyn Engine, hash: &str, until_s: u64, now_s: u64) 
 ///
 /// # Errors
 /// [`Code::TokenUnknown`], [`Code::TokenExpired`], [`Code::NameTaken`], [`Code::AddressTaken`], [`Code::Removed`],
-/// [`Code::Busy`]: nothing was changed.
+/// [`Code::Exists`], [`Code::Busy`]: nothing was changed.
 pub fn admit(engine: &mut dyn Engine, hash: &str, wanted: &Record) -> Result<Record, Problem> {
     for _ in 0..TRIES {
         let all = members(engine)?;
         if let Some(same) = all.iter().find(|member| member.key == wanted.key) {
             let again = same.name == wanted.name && same.address == wanted.address;
-            return if again { Ok(same.clone()) } else { Err(taken(Code::NameTaken, &same.name, "this key")) };
+            return if again { Ok(same.clone()) } else { Err(other_words(same)) };
         }
         let token = engine.get(&token_key(hash)).map_err(|error| failed(&error))?;
         let token = check_token(token, wanted.joined_s)?;
@@ -260,6 +260,12 @@ fn check_room(engine: &mut dyn Engine, all: &[Record], wanted: &Record) -> Resul
 fn taken(code: Code, by: &NodeName, what: &str) -> Problem {
     let hint = "choose another, or remove that machine first (`muskox node list`, `muskox node remove`)";
     Problem::new(code, format!("{what} belongs to the machine '{by}'"), hint)
+}
+
+/// An answer got lost, and now the machine calls itself something else.
+fn other_words(same: &Record) -> Problem {
+    let text = format!("this machine has joined already, as '{}' at {}", same.name, same.address);
+    Problem::new(Code::Exists, text, "join with that name and address, or remove that machine first")
 }
 
 fn busy() -> Problem {

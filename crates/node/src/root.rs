@@ -3,7 +3,7 @@
 use api::{Code, Problem};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The files of one node; `/` on a real machine, a folder in a rehearsal.
@@ -117,6 +117,21 @@ pub fn read_text(path: &Path) -> Result<String, Problem> {
     read.map(|_| text).map_err(|error| unusable(path, "read", &error))
 }
 
+/// Reads a secret, if it is its owner's only.
+///
+/// # Errors
+/// [`Code::Files`].
+pub fn read_secret(path: &Path) -> Result<String, Problem> {
+    let mode = std::fs::metadata(path).map_err(|error| unusable(path, "read", &error))?.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return read_text(path);
+    }
+    let text = format!("'{}' may be read by others (mode {mode:04o})", path.display());
+    let hint =
+        format!("run `chmod 600 '{}'`; if others have read it, make the machine or the cluster anew", path.display());
+    Err(Problem::new(Code::Files, text, hint))
+}
+
 /// Writes a secret: a new file beside it takes its place, durably.
 ///
 /// # Errors
@@ -169,7 +184,6 @@ pub fn unusable(path: &Path, deed: &str, error: &io::Error) -> Problem {
 #[cfg(test)]
 mod test {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     /// Goal: a secret is nobody else's at any moment, and a second write replaces the first. Method: modes and contents.
     #[test]

@@ -6,7 +6,7 @@ use crate::client::tls_problem;
 use crate::door::{self, Tls};
 use crate::identity::Identity;
 use crate::keep;
-use crate::root::{Root, read_text};
+use crate::root::{Root, read_secret, read_text};
 use crate::service::{Keeper, Node};
 use crate::store::Store;
 use api::{Code, Problem};
@@ -54,7 +54,7 @@ pub async fn run(root: Root) -> Result<(), Problem> {
 
 /// Reads the files and checks that they belong together.
 fn open(root: Root, identity: Identity) -> Result<Node, Problem> {
-    let key = key_of_request(&request_for(&read_text(&root.key())?)?)?;
+    let key = key_of_request(&request_for(&read_secret(&root.key())?)?)?;
     let ca_pem = read_text(&root.ca())?;
     let torn = |what: &str| {
         let hint = "bring etc/muskox back from one backup, or remove the machine and join it anew";
@@ -69,7 +69,7 @@ fn open(root: Root, identity: Identity) -> Result<Node, Problem> {
     let keeper = match identity.store {
         Some(_) => None,
         None => {
-            let authority = Authority::load(&ca_pem, &read_text(&root.ca_key())?)?;
+            let authority = Authority::load(&ca_pem, &read_secret(&root.ca_key())?)?;
             Some(Keeper { store: Store::open(&root.store())?, authority })
         }
     };

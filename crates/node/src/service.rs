@@ -212,6 +212,9 @@ impl Node {
             || Problem::new(Code::BadRequest, "the token's secret is not 64 hexadecimal digits", "copy it whole");
         let hash = request.secret.parse::<Secret>().map_err(|()| unreadable())?.hash();
         let key = key_of_request(&request.request_pem)?;
+        if request.roles.is_empty() {
+            return Err(Problem::new(Code::BadRequest, "a machine has at least one role", "storage, host or witness"));
+        }
         let (mut roles, now_s) = (request.roles, now_s());
         roles.sort_unstable();
         roles.dedup();

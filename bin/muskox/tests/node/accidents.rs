@@ -109,15 +109,18 @@ fn a_daemon_that_cannot_serve_says_why() {
     std::fs::write(&toml, good).unwrap();
     let other = machines.machine("other");
     other.init(&[]);
-    let (certificate, key) = (alpha.path("etc/muskox/node.crt"), alpha.path("etc/muskox/node.key"));
+    let certificate = alpha.path("etc/muskox/node.crt");
     let own = std::fs::read(&certificate).unwrap();
     std::fs::copy(other.path("etc/muskox/node.crt"), &certificate).unwrap();
     assert!(alpha.start_refused().contains("node.crt is not for node.key"));
     std::fs::write(&certificate, own).unwrap();
-    let mode = |mode| std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
-    mode(0o644);
-    assert!(alpha.start_refused().contains("chmod 600"));
-    mode(0o600);
+    for secret in ["etc/muskox/node.key", "etc/muskox/ca.key"].map(|secret| alpha.path(secret)) {
+        let mode =
+            |mode| std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        mode(0o644);
+        assert!(alpha.start_refused().contains("chmod 600"));
+        mode(0o600);
+    }
     alpha.start();
 
     let mut nowhere = machines.machine("nowhere");

@@ -110,6 +110,11 @@ fn a_lost_answer_is_no_loss() {
     for file in ["node.toml", "node.crt", "ca.crt"] {
         std::fs::remove_file(etc.join(file)).unwrap();
     }
+    let as_another = beta.refused("join", &[&token, "--name", "better", "--address", &beta.address]);
+    assert!(
+        as_another["code"] == "exists" && as_another["detail"].as_str().unwrap().contains("'beta'"),
+        "{as_another}"
+    );
     beta.join(&token);
     assert!(!etc.join("join.key").exists());
     assert_eq!(alpha.names(), ["alpha", "beta"]);

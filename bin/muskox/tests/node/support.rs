@@ -2,8 +2,9 @@
 
 use host::net::{ClientTls, Expect, StrangerTls, TlsFiles, connect_tcp};
 use serde_json::Value;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -114,6 +115,15 @@ impl Machine {
 
     pub fn join(&self, token: &str) {
         self.node("join", &self.join_words(token));
+    }
+
+    /// Joins with the token where no `ps` sees it.
+    pub fn join_by_stdin(&self, token: &str) {
+        let mut command = Command::new(MUSKOX);
+        command.args(["node", "join"]).args(self.join_words("-")).arg("--root").arg(&self.root);
+        let mut process = command.stdin(Stdio::piped()).spawn().unwrap();
+        process.stdin.take().unwrap().write_all(format!("{token}\n").as_bytes()).unwrap();
+        assert!(process.wait().unwrap().success());
     }
 
     /// Starts the daemon and waits until it is ready.

@@ -50,7 +50,7 @@ fn nothing_belongs_to_two_machines() {
     same_key.key = record("alpha", 1).key;
     assert_eq!(refused(admit(&mut engine, HASH, &same_name)), Code::NameTaken);
     assert_eq!(refused(admit(&mut engine, HASH, &same_address)), Code::AddressTaken);
-    assert_eq!(refused(admit(&mut engine, HASH, &same_key)), Code::NameTaken);
+    assert_eq!(refused(admit(&mut engine, HASH, &same_key)), Code::Exists);
     assert_eq!(engine.range("/").unwrap(), before, "nothing was changed");
     admit(&mut engine, HASH, &record("beta", 2)).unwrap();
 }
