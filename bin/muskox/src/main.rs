@@ -34,8 +34,24 @@ enum Role {
         #[arg(short, long)]
         verbose: bool,
     },
+    /// Machines of the cluster: make one, join, list, remove; and the daemon.
+    #[command(subcommand)]
+    Node(NodeVerb),
     /// Ask a target directly, over its control socket.
     Ctl(CtlArguments),
+}
+
+/// What touches this machine's files is the node's own; everything else asks it.
+#[derive(Subcommand)]
+enum NodeVerb {
+    /// Make a cluster of this one machine; it will hold the store.
+    Init(node::InitArguments),
+    /// Make this machine a member of a cluster.
+    Join(node::JoinArguments),
+    /// Serve: the daemon of every machine.
+    Run(node::RunArguments),
+    #[command(flatten)]
+    Ask(cli::NodeVerb),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +62,13 @@ fn main() -> ExitCode {
     }
     match arguments.role {
         Role::Ctl(ctl) => dataplane::ctl::run(&ctl),
+        Role::Node(NodeVerb::Init(init)) => init.run(),
+        Role::Node(NodeVerb::Join(join)) => join.run(),
+        Role::Node(NodeVerb::Run(run)) => {
+            log_to_stderr(run.verbose);
+            run.run()
+        }
+        Role::Node(NodeVerb::Ask(ask)) => ask.run(),
         Role::Target { config, verbose } => {
             log_to_stderr(verbose);
             ended(dataplane::target::run(&config).map_err(|error| (error.to_string(), error.hint())))

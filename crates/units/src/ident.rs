@@ -63,6 +63,11 @@ hex_id!(
     32
 );
 hex_id!(
+    /// Which cluster: the SHA-256 of its CA's certificate (DER).
+    CaFingerprint,
+    32
+);
+hex_id!(
     /// Which volume, for ever. Its 32 hexadecimal digits are also the LVM2 id of its logical volume.
     VolumeId,
     16
@@ -111,6 +116,10 @@ macro_rules! name {
 name!(
     /// A volume's name within the cluster.
     VolumeName
+);
+name!(
+    /// A machine's name within the cluster.
+    NodeName
 );
 name!(
     /// A pool's name: also the LVM2 volume group's and the md array's.

@@ -17,14 +17,17 @@ pub struct Room {
 }
 
 /// The table. A room that does not exist yet has no row, a new one brings its own.
-pub const ROOMS: [Room; 10] = [
+pub const ROOMS: [Room; 13] = [
     room("crates/units", &[], &[]),
     room("crates/wire", &["units"], &[]),
     room("crates/block", &["units", "wire"], &[]),
     room("crates/cluster", &["units"], &[]),
     room("crates/host", &["units", "wire", "block", "cluster"], &[]),
     room("crates/dataplane", &["units", "wire", "block", "host"], &[]),
-    room("bin/muskox", &["dataplane"], &["units", "wire", "host"]),
+    room("crates/api", &["units"], &[]),
+    room("crates/node", &["units", "cluster", "api", "host"], &[]),
+    room("crates/cli", &["units", "api"], &[]),
+    room("bin/muskox", &["dataplane", "node", "cli"], &["units", "wire", "host"]),
     room("sim", &["units", "wire", "block"], &[]),
     room("lab", &["units"], &[]),
     room("xtask", &[], &[]),

@@ -10,5 +10,5 @@ mod tls;
 mod transport;
 
 pub use listen::{Listener, NetError, connect_tcp, connect_unix};
-pub use tls::{ClientTls, Expect, ServerTls, TlsError, TlsFiles, host_key_of};
+pub use tls::{ClientTls, Expect, ServerTls, StrangerTls, TlsError, TlsFiles, fingerprint_of, host_key_of};
 pub use transport::{Parts, Peer, Transport};

@@ -6,10 +6,12 @@
 
 mod files;
 mod session;
+mod stranger;
 mod verify;
 
 pub use files::TlsFiles;
 pub(super) use session::Session;
+pub use stranger::{StrangerTls, fingerprint_of};
 pub use verify::host_key_of;
 
 use super::transport::Transport;
@@ -99,7 +101,16 @@ impl ServerTls {
     /// # Errors
     /// [`TlsError`]: which file, and what is wrong with it.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
-        files.load()?.server(files).map(|config| Self(Arc::new(config)))
+        files.load()?.server(files, false).map(|config| Self(Arc::new(config)))
+    }
+
+    /// As [`ServerTls::load`], but a client that shows no certificate is let in too: its connection has no
+    /// [`Transport::host_key`]. For the one door at which machines ask to become members.
+    ///
+    /// # Errors
+    /// [`TlsError`]: which file, and what is wrong with it.
+    pub fn load_for_strangers_too(files: &TlsFiles) -> Result<Self, TlsError> {
+        files.load()?.server(files, true).map(|config| Self(Arc::new(config)))
     }
 
     /// Makes `plain` a TLS connection, within `limit`. What was received and given back counts as the beginning of the

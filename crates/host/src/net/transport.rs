@@ -91,10 +91,10 @@ impl Transport {
         self.peer
     }
 
-    /// The peer's proven identity, if this is TLS.
+    /// The peer's proven identity, if this is TLS and it has one ([`super::ServerTls::load_for_strangers_too`]).
     #[must_use]
     pub fn host_key(&self) -> Option<HostKey> {
-        self.session.as_ref().map(|session| session.peer_key())
+        self.session.as_ref().and_then(|session| session.peer_key())
     }
 
     /// Waits until [`Transport::try_read`] is worth a call. Safe to drop and call again.

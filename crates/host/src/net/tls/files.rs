@@ -51,8 +51,10 @@ impl TlsFiles {
 }
 
 impl Loaded {
-    pub(super) fn server(&self, files: &TlsFiles) -> Result<ServerConfig, TlsError> {
-        let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.roots), provider()).build();
+    /// A server for members of the cluster, and for `strangers` (clients that show no certificate) if it is said.
+    pub(super) fn server(&self, files: &TlsFiles, strangers: bool) -> Result<ServerConfig, TlsError> {
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&self.roots), provider());
+        let clients = if strangers { clients.allow_unauthenticated() } else { clients }.build();
         let clients = clients.map_err(|e| bad("CA", &files.ca, &e))?;
         let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]);
         let builder = builder.expect("ring has TLS 1.3").with_client_cert_verifier(clients);
@@ -98,7 +100,7 @@ impl Loaded {
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 

@@ -16,7 +16,8 @@ const HELD_MAX_BYTES: usize = 512 << 10;
 /// An authenticated TLS connection.
 pub(in crate::net) struct Session {
     connection: Connection,
-    peer: HostKey,
+    /// None: a client that showed no certificate, where that is allowed.
+    peer: Option<HostKey>,
     /// The next read finds something without the socket: decrypted bytes, or an end or error that was put off.
     plaintext_waits: bool,
 }
@@ -102,12 +103,11 @@ impl Session {
         }
         connection.set_buffer_limit(Some(HELD_MAX_BYTES));
         let certificate = connection.peer_certificates().and_then(|chain| chain.first());
-        let certificate = certificate.ok_or(TlsError::Refused(Error::NoCertificatesPresented))?;
-        let peer = host_key_of(certificate).map_err(TlsError::Refused)?;
+        let peer = certificate.map(host_key_of).transpose().map_err(TlsError::Refused)?;
         Ok(Self { connection, peer, plaintext_waits: held > 0 })
     }
 
-    pub(in crate::net) fn peer_key(&self) -> HostKey {
+    pub(in crate::net) fn peer_key(&self) -> Option<HostKey> {
         self.peer
     }
 

@@ -19,17 +19,51 @@ pub fn host_key_of(certificate: &CertificateDer<'_>) -> Result<HostKey, Error> {
     Ok(HostKey(digest.as_ref().try_into().expect("SHA-256 is 32 bytes")))
 }
 
+/// Which signatures count, for verifiers of our own.
+#[derive(Debug)]
+pub(super) struct SignatureChecks {
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl SignatureChecks {
+    pub(super) fn new(provider: &CryptoProvider) -> Self {
+        Self { algorithms: provider.signature_verification_algorithms }
+    }
+
+    pub(super) fn tls12(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    pub(super) fn tls13(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    pub(super) fn schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
 /// Accepts a server whose certificate comes from the CA, is valid now, and has exactly this key.
 #[derive(Debug)]
 pub(super) struct PinnedKey {
     key: HostKey,
     roots: Arc<RootCertStore>,
-    algorithms: WebPkiSupportedAlgorithms,
+    checks: SignatureChecks,
 }
 
 impl PinnedKey {
     pub(super) fn new(key: HostKey, roots: Arc<RootCertStore>, provider: &CryptoProvider) -> Self {
-        Self { key, roots, algorithms: provider.signature_verification_algorithms }
+        Self { key, roots, checks: SignatureChecks::new(provider) }
     }
 }
 
@@ -43,7 +77,13 @@ impl ServerCertVerifier for PinnedKey {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all)?;
+        verify_server_cert_signed_by_trust_anchor(
+            &parsed,
+            &self.roots,
+            intermediates,
+            now,
+            self.checks.algorithms.all,
+        )?;
         if host_key_of(end_entity)? != self.key {
             return Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure));
         }
@@ -56,7 +96,7 @@ impl ServerCertVerifier for PinnedKey {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+        self.checks.tls12(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -65,10 +105,10 @@ impl ServerCertVerifier for PinnedKey {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+        self.checks.tls13(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.checks.schemes()
     }
 }

@@ -1,0 +1,8 @@
+//! `muskox node` as processes: machines that know each other, each in a folder of its own, on loopback addresses.
+
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
+mod accidents;
+mod certificates;
+mod membership;
+mod support;

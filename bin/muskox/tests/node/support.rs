@@ -1,0 +1,252 @@
+//! Machines as folders and processes.
+
+use host::net::{ClientTls, Expect, StrangerTls, TlsFiles, connect_tcp};
+use serde_json::Value;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use units::Millis;
+
+/// Nothing here takes longer, even on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const MUSKOX: &str = env!("CARGO_BIN_EXE_muskox");
+
+/// The machines of one test.
+pub struct Machines {
+    dir: PathBuf,
+}
+
+/// A machine: a folder, an address, and its node's process while it runs.
+pub struct Machine {
+    pub name: String,
+    pub root: PathBuf,
+    pub address: String,
+    process: Option<Child>,
+}
+
+impl Machines {
+    pub fn new() -> Self {
+        static COUNT: AtomicU16 = AtomicU16::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("muskox-node-{}-{count}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Self { dir }
+    }
+
+    /// A machine that belongs to no cluster.
+    pub fn machine(&self, name: &str) -> Machine {
+        let root = self.dir.join(name);
+        std::fs::create_dir_all(&root).unwrap();
+        Machine { name: name.to_owned(), root, address: free_address(), process: None }
+    }
+
+    /// A running cluster of one.
+    pub fn first(&self, more: &[&str]) -> Machine {
+        let mut machine = self.machine("alpha");
+        machine.init(more);
+        machine.start();
+        machine
+    }
+
+    /// A running member.
+    pub fn member(&self, name: &str, of: &Machine) -> Machine {
+        let mut machine = self.machine(name);
+        machine.join(&of.token());
+        machine.start();
+        machine
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// An address of this machine's loopback that no other test uses: made of the process's number, with ports below the
+/// kernel's own choices. Source: ip(7), ip_local_port_range begins at 32768.
+fn free_address() -> String {
+    static PORT: AtomicU16 = AtomicU16::new(20_000);
+    let process = std::process::id();
+    let [_, high, middle, low] = process.to_be_bytes();
+    format!("127.{}.{middle}.{low}:{}", 64 + (high & 0x3f), PORT.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Machine {
+    /// `muskox node VERB … --root …`.
+    pub fn try_node(&self, verb: &str, words: &[&str]) -> Output {
+        Command::new(MUSKOX).args(["node", verb]).args(words).arg("--root").arg(&self.root).output().unwrap()
+    }
+
+    /// A command that must work; what it printed.
+    pub fn node(&self, verb: &str, words: &[&str]) -> String {
+        let done = self.try_node(verb, words);
+        let (out, err) = (String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap());
+        assert!(done.status.success(), "{}: node {verb} {words:?}: {out}{err}\nthe log:\n{}", self.name, self.log());
+        out
+    }
+
+    /// A command that must be refused with exit code 1; the problem, after a look at how people see it.
+    pub fn refused(&self, verb: &str, words: &[&str]) -> Value {
+        let with_json: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
+        let done = self.try_node(verb, &with_json);
+        assert_eq!(done.status.code(), Some(1), "{}: node {verb} {words:?}: {done:?}", self.name);
+        let problem: Value = serde_json::from_slice(&done.stdout).unwrap();
+        let said = problem["detail"].as_str().unwrap();
+        assert!(!said.is_empty() && !problem["hint"].as_str().unwrap().is_empty(), "{problem}");
+        problem
+    }
+
+    pub fn init(&self, more: &[&str]) {
+        let words = [&[self.name.as_str(), "--address", &self.address], more].concat();
+        self.node("init", &words);
+    }
+
+    pub fn token(&self) -> String {
+        self.node("token", &[]).trim().to_owned()
+    }
+
+    pub fn join_words<'a>(&'a self, token: &'a str) -> Vec<&'a str> {
+        vec![token, "--name", &self.name, "--address", &self.address]
+    }
+
+    pub fn join(&self, token: &str) {
+        self.node("join", &self.join_words(token));
+    }
+
+    /// Joins with the token where no `ps` sees it.
+    pub fn join_by_stdin(&self, token: &str) {
+        let mut command = Command::new(MUSKOX);
+        command.args(["node", "join"]).args(self.join_words("-")).arg("--root").arg(&self.root);
+        let mut process = command.stdin(Stdio::piped()).spawn().unwrap();
+        process.stdin.take().unwrap().write_all(format!("{token}\n").as_bytes()).unwrap();
+        assert!(process.wait().unwrap().success());
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub fn start(&mut self) {
+        let before = self.log().matches("is ready").count();
+        self.spawn();
+        self.wait("ready", |this| this.log().matches("is ready").count() > before);
+    }
+
+    fn spawn(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let started =
+            Command::new(MUSKOX).args(["node", "run", "--verbose", "--root"]).arg(&self.root).stderr(log).spawn();
+        self.process = Some(started.unwrap());
+    }
+
+    /// A daemon that must not start; what it complained.
+    pub fn start_refused(&self) -> String {
+        let done = self.try_node("run", &[]);
+        assert_eq!(done.status.code(), Some(1), "{done:?}");
+        String::from_utf8(done.stderr).unwrap()
+    }
+
+    /// As a power cut does it: kill -9.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// Asks it to stop; it must end well.
+    pub fn stop(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        assert!(Command::new("kill").arg(process.id().to_string()).status().unwrap().success());
+        assert!(process.wait().unwrap().success());
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub fn list(&self) -> Value {
+        serde_json::from_str(&self.node("list", &["--json"])).unwrap()
+    }
+
+    /// What the list says of a machine.
+    pub fn listed(&self, name: &str) -> Value {
+        let list = self.list();
+        let found = list["nodes"].as_array().unwrap().iter().find(|node| node["name"] == name);
+        found.unwrap_or_else(|| panic!("no {name} in {list}")).clone()
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        let list = self.list();
+        list["nodes"].as_array().unwrap().iter().map(|node| node["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    pub fn wait(&self, what: &str, done: impl Fn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !done(self) {
+            assert!(begun.elapsed() < PATIENCE, "{}: no {what} in time; the log:\n{}", self.name, self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub fn wait_until_up(&self, name: &str) {
+        self.wait(&format!("{name} up"), |this| this.listed(name)["state"] == "up");
+    }
+
+    /// What stands in the machine's folders, apart from the log.
+    pub fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut found = Vec::new();
+        for folder in ["etc/muskox", "var/lib/muskox"].map(|folder| self.path(folder)) {
+            let Ok(entries) = std::fs::read_dir(folder) else { continue };
+            found.extend(
+                entries.map(|entry| entry.unwrap().path()).map(|path| (path.clone(), std::fs::read(path).unwrap())),
+            );
+        }
+        found.sort();
+        found
+    }
+
+    /// A raw GET at `to`'s TLS door: as this member, or as a stranger who knows the CA.
+    pub fn get(&self, to: &Self, path: &str, as_member: bool) -> Result<String, String> {
+        let tls = |name: &str| self.path("etc/muskox").join(name);
+        let files = TlsFiles { certificate: tls("node.crt"), key: tls("node.key"), ca: tls("ca.crt") };
+        let list = to.list();
+        let cluster = list["cluster"].as_str().unwrap().parse().unwrap();
+        let key = to.listed(&to.name)["key"].as_str().unwrap().parse().unwrap();
+        let limit = Millis(5_000);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let plain = connect_tcp(to.address.parse().unwrap(), limit).await.unwrap();
+            let mut transport = if as_member {
+                let tls = ClientTls::load(&files).unwrap();
+                tls.connect(plain, &Expect::Key(key), limit).await.map_err(|error| error.to_string())?
+            } else {
+                StrangerTls::new(cluster).connect(plain, limit).await.map_err(|error| error.to_string())?
+            };
+            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+            transport.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+            transport.flush().await.map_err(|error| error.to_string())?;
+            let mut reply = String::new();
+            transport.read_to_string(&mut reply).await.map_err(|error| error.to_string())?;
+            Ok(reply)
+        })
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+pub fn mode_of(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}

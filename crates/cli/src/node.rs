@@ -1,0 +1,119 @@
+//! `muskox node list|remove|token`: the machines of the cluster.
+
+use crate::client::Ask;
+use crate::{finish, table};
+use api::{Call, Done, Member, NodeList, NodeState, Token, TokenRequest};
+use clap::Subcommand;
+use std::process::ExitCode;
+use units::{Millis, NodeName};
+
+/// An hour: long enough to walk to the other machine.
+const TOKEN_DEFAULT_S: u64 = 3_600;
+
+/// What can be asked of the machines of the cluster.
+#[derive(Subcommand, Debug)]
+pub enum NodeVerb {
+    /// All machines of the cluster.
+    List {
+        /// Where to ask.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Take a machine out for good: its key is refused from then on.
+    Remove {
+        /// The machine's name.
+        name: NodeName,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Make a token with which one machine may join, once; it is shown only now.
+    Token {
+        /// How long it may be used, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = TOKEN_DEFAULT_S)]
+        lifetime: u64,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+impl NodeVerb {
+    /// Asks and prints the answer.
+    #[must_use]
+    pub fn run(&self) -> ExitCode {
+        match self {
+            Self::List { ask } => {
+                finish(ask.json, ask.call::<NodeList>(Call::named("node_list"), "", None::<&()>), list)
+            }
+            Self::Remove { name, ask } => {
+                let done = ask.call::<Done>(Call::named("node_remove"), name.as_str(), None::<&()>);
+                finish(ask.json, done, |done| format!("{}\n", crate::printable(&done.text)))
+            }
+            Self::Token { lifetime, ask } => {
+                let request = TokenRequest { lifetime_s: *lifetime };
+                let made = ask.call::<Token>(Call::named("token_create"), "", Some(&request));
+                // Only the token on the standard output: `muskox node token | ssh beta muskox node join - …`.
+                finish(ask.json, made, |made| format!("{}\n", crate::printable(&made.token)))
+            }
+        }
+    }
+}
+
+fn list(list: &NodeList) -> String {
+    let rows: Vec<[String; 6]> = list.nodes.iter().map(row).collect();
+    let mut text = table::render(["NAME", "ADDRESS", "ROLES", "STATE", "VERSION", "KEY"], &rows);
+    let witnesses = list.nodes.len();
+    if witnesses < 3 {
+        text.push_str(&format!(
+            "note: {witnesses} of at least 3 machines: with fewer there is no automatic failover (two hosts and one storage box do)\n"
+        ));
+    }
+    text
+}
+
+fn row(member: &Member) -> [String; 6] {
+    let roles: Vec<&str> = member.roles.iter().map(|role| role.as_str()).collect();
+    let state = match (member.state, member.heard_ms) {
+        (NodeState::Silent, Some(ago)) => format!("silent for {}", Millis(ago)),
+        (state, _) => state.to_string(),
+    };
+    let version = member.version.clone().unwrap_or_else(|| "-".into());
+    [
+        member.name.to_string(),
+        member.address.to_string(),
+        roles.join(","),
+        state,
+        version,
+        member.key.to_string()[..16].to_owned(),
+    ]
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use units::{CaFingerprint, HostKey};
+
+    /// Goal: a list says who is there, for how long somebody is silent, and what is missing for failover. Method: one.
+    #[test]
+    fn a_list_is_a_table() {
+        let member = Member {
+            name: "beta".parse().unwrap(),
+            address: "192.0.2.2:10811".parse().unwrap(),
+            roles: vec![api::Role::Host],
+            key: HostKey([0xab; 32]),
+            joined_s: 1,
+            state: NodeState::Silent,
+            heard_ms: Some(12_000),
+            certificate_until_s: None,
+            version: None,
+        };
+        let text = list(&NodeList { cluster: CaFingerprint([1; 32]), nodes: vec![member] });
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[1].split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect::<Vec<_>>(),
+            ["beta", "192.0.2.2:10811", "host", "silent for 12.0 s", "-", "abababababababab"]
+        );
+        assert!(lines[2].contains("no automatic failover"));
+    }
+}

@@ -1,0 +1,230 @@
+//! The words of `muskox node init`, `join` and `run`: what touches this machine's files and so is not the API's.
+
+use crate::init::{Became, init};
+use crate::join::join;
+use crate::root::Root;
+use crate::run::run;
+use crate::token::JoinToken;
+use api::{Code, PORT, Problem, Role};
+use clap::Args;
+use std::future::Future;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::task::LocalSet;
+use units::NodeName;
+
+/// Exit code of what was refused or failed; clap's own for wrong usage is 2.
+const EXIT_REFUSED: u8 = 1;
+/// A month; renewed after two thirds of it.
+const CERTIFICATE_DEFAULT: &str = "30d";
+/// Shorter ones end before they are renewed; longer ones are of no use.
+const CERTIFICATE_S: std::ops::RangeInclusive<u64> = 6..=825 * 86_400;
+
+/// Where a node's files are.
+#[derive(Args, Debug)]
+pub struct Place {
+    /// Keep everything under this folder: for rehearsals, several nodes on one machine.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+}
+
+/// Who the machine will be.
+#[derive(Args, Debug)]
+struct Machine {
+    /// Where the other machines find it: IP address, or address and port.
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    address: SocketAddr,
+    /// What it is for: storage, host, witness; several with commas.
+    #[arg(long, value_name = "ROLES", value_delimiter = ',', default_value = "storage,host,witness")]
+    roles: Vec<Role>,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Makes a cluster of this one machine; it will hold the store.
+#[derive(Args, Debug)]
+pub struct InitArguments {
+    /// This machine's name in the cluster.
+    name: NodeName,
+    /// How long the machines' certificates are good; they are renewed after two thirds of it.
+    #[arg(long, value_name = "TIME", default_value = CERTIFICATE_DEFAULT, value_parser = parse_certificate_time)]
+    certificate_lifetime: u64,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+/// Makes this machine a member of a cluster.
+#[derive(Args, Debug)]
+pub struct JoinArguments {
+    /// What `muskox node token` printed on a member; '-' reads it from the standard input, where no `ps` sees it.
+    token: String,
+    /// This machine's name in the cluster; without it the host's name.
+    #[arg(long)]
+    name: Option<NodeName>,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+/// Serves: the daemon of every machine.
+#[derive(Args, Debug)]
+pub struct RunArguments {
+    #[command(flatten)]
+    place: Place,
+    /// Log more.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+impl InitArguments {
+    /// Does it and prints the outcome.
+    #[must_use]
+    pub fn run(&self) -> ExitCode {
+        let machine = &self.machine;
+        let root = Root::new(&machine.place.root);
+        let made =
+            in_runtime(async { init(&root, &self.name, machine.address, &machine.roles(), self.certificate_lifetime) });
+        finish(machine.json, made, |made| {
+            format!(
+                "cluster {} is made; '{}' holds its store\nnext: `muskox node run` here, then `muskox node token` for each other machine\n",
+                made.cluster, made.name
+            )
+        })
+    }
+}
+
+impl JoinArguments {
+    /// Does it and prints the outcome.
+    #[must_use]
+    pub fn run(&self) -> ExitCode {
+        let machine = &self.machine;
+        let root = Root::new(&machine.place.root);
+        let joined = in_runtime(async {
+            let token: JoinToken = self.token()?.parse()?;
+            join(&root, &token, &self.name()?, machine.address, &machine.roles()).await
+        });
+        finish(machine.json, joined, |joined| {
+            format!(
+                "'{}' is a member of cluster {} ({} machines)\nnext: `muskox node run` here\n",
+                joined.name, joined.cluster, joined.machines
+            )
+        })
+    }
+
+    fn token(&self) -> Result<String, Problem> {
+        if self.token != "-" {
+            return Ok(self.token.clone());
+        }
+        let mut text = String::new();
+        let read = std::io::stdin().take(1024).read_to_string(&mut text);
+        let unread = |error| Problem::new(Code::BadRequest, format!("no token: {error}"), "pipe it in");
+        read.map(|_| text).map_err(unread)
+    }
+
+    fn name(&self) -> Result<NodeName, Problem> {
+        if let Some(name) = &self.name {
+            return Ok(name.clone());
+        }
+        // Source: proc(5), /proc/sys/kernel/hostname.
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().to_ascii_lowercase();
+        let short = host.trim().split('.').next().unwrap_or_default();
+        short.parse().map_err(|error: units::IdentError| {
+            Problem::new(Code::BadRequest, format!("this host's name does not do: {error}"), "give one with --name")
+        })
+    }
+}
+
+impl RunArguments {
+    /// Serves until told to stop.
+    #[must_use]
+    pub fn run(&self) -> ExitCode {
+        let served = in_runtime(run(Root::new(&self.place.root)));
+        served.map_or_else(|problem| complain(false, &problem), |()| ExitCode::SUCCESS)
+    }
+}
+
+impl Machine {
+    fn roles(&self) -> Vec<Role> {
+        let mut roles = self.roles.clone();
+        roles.sort_unstable();
+        roles.dedup();
+        roles
+    }
+}
+
+fn in_runtime<T>(work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Problem::new(Code::Failed, format!("cannot start: {error}"), "see `ulimit -a`"))?;
+    LocalSet::new().block_on(&runtime, work)
+}
+
+fn finish(json: bool, outcome: Result<Became, Problem>, text: impl FnOnce(&Became) -> String) -> ExitCode {
+    match outcome {
+        Ok(became) => {
+            let text = if json { as_json(&became) } else { text(&became) };
+            // A closed pipe is not worth a complaint: it was done.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(problem) => complain(json, &problem),
+    }
+}
+
+fn complain(json: bool, problem: &Problem) -> ExitCode {
+    if json {
+        let _ = std::io::stdout().write_all(as_json(problem).as_bytes());
+    } else {
+        eprintln!("error: {problem}");
+        if !problem.hint.is_empty() {
+            eprintln!(" hint: {}", problem.hint);
+        }
+    }
+    ExitCode::from(EXIT_REFUSED)
+}
+
+fn as_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("plain values are JSON") + "\n"
+}
+
+/// `192.0.2.1`, `192.0.2.1:10811`, `2001:db8::1`, `[2001:db8::1]:10811`.
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let alone = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT));
+    alone.or_else(|_| text.parse()).map_err(|_| "write an IP address, or address:port".to_owned())
+}
+
+fn parse_certificate_time(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_s = match &text[digits.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err("write 12h, 30d, 90m or 600s".to_owned()),
+    };
+    let seconds = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit_s));
+    let seconds = seconds.filter(|seconds| CERTIFICATE_S.contains(seconds));
+    seconds.ok_or_else(|| format!("between {} s and {} days", CERTIFICATE_S.start(), CERTIFICATE_S.end() / 86_400))
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn addresses_and_times_are_read() {
+        assert_eq!(parse_address("192.0.2.1"), Ok("192.0.2.1:10811".parse().unwrap()));
+        assert_eq!(parse_address("2001:db8::1"), Ok("[2001:db8::1]:10811".parse().unwrap()));
+        assert_eq!(parse_address("[::1]:5"), Ok("[::1]:5".parse().unwrap()));
+        assert!(parse_address("host:5").is_err());
+        assert_eq!(parse_certificate_time("30d"), Ok(2_592_000));
+        assert_eq!(parse_certificate_time("20s"), Ok(20));
+        for bad in ["", "d", "5", "1s", "900d", "-1d", "99999999999999999999d", "5 d"] {
+            assert!(parse_certificate_time(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Where calls come in: TCP under TLS for machines, a Unix socket for this machine's owner. HTTP/1.1, one request a
+//! connection: a node gets a few calls a second, and a connection that ends says so to both sides.
+
+use crate::client::Answer;
+use crate::service::{Caller, Node, refusal};
+use api::{Code, JSON, PROBLEM_JSON, Problem};
+use host::net::{Listener, ServerTls, Transport};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::CONTENT_TYPE;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use units::Millis;
+
+/// Connections at a time, at each door: every machine of a large cluster, with some to spare.
+const CONNECTIONS_MAX: usize = 300;
+/// A request is a name or a certificate request.
+const REQUEST_MAX_BYTES: usize = 64 << 10;
+/// HTTP/1.1 headers of a client that means well.
+const HEADERS_MAX: usize = 32;
+/// Who does not finish the handshake or the headers by then is cut off.
+const HANDSHAKE_MAX: Millis = Millis(5_000);
+const HEADERS_WITHIN: Duration = Duration::from_secs(5);
+/// A whole connection; longer than a call that is passed on waits.
+const CONNECTION_MAX: Duration = Duration::from_secs(30);
+/// After a failed accept (too many open files) the next try.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What TLS a door speaks; renewed while it is open.
+pub type Tls = Rc<RefCell<ServerTls>>;
+
+/// Lets callers in for ever. Without `tls` every caller is this machine's owner: only for a socket that nobody else may
+/// open.
+pub async fn serve(node: Rc<Node>, listener: Listener, tls: Option<Tls>) {
+    let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let place = Arc::clone(&free).acquire_owned().await.expect("nobody closes it");
+        match listener.accept().await {
+            Ok(plain) => {
+                let (node, tls) = (Rc::clone(&node), tls.as_ref().map(|tls| tls.borrow().clone()));
+                tokio::task::spawn_local(async move {
+                    let served = tokio::time::timeout(CONNECTION_MAX, connection(node, plain, tls)).await;
+                    if served.is_err() {
+                        tracing::debug!("a connection was cut off after {} s", CONNECTION_MAX.as_secs());
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!("no connection could be accepted: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(node: Rc<Node>, plain: Transport, tls: Option<ServerTls>) {
+    let (transport, caller) = match tls {
+        None => (plain, Caller::Local),
+        Some(tls) => {
+            let from = plain.peer();
+            match tls.accept(plain, HANDSHAKE_MAX).await {
+                Ok(transport) => {
+                    let caller = transport.host_key().map_or(Caller::Nobody, Caller::Key);
+                    (transport, caller)
+                }
+                Err(error) => return tracing::info!("{from:?} was not let in: {error}"),
+            }
+        }
+    };
+    let service = service_fn(move |request| {
+        let node = Rc::clone(&node);
+        async move { Ok::<_, Infallible>(respond(&node, caller, request).await) }
+    });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.keep_alive(false).max_headers(HEADERS_MAX).timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
+    if let Err(error) = http.serve_connection(TokioIo::new(transport), service).await {
+        tracing::debug!("a connection broke: {error}");
+    }
+}
+
+async fn respond(node: &Node, caller: Caller, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path().to_owned();
+    let answer = match api::find(head.method.as_str(), &path) {
+        None => {
+            let text = format!("there is no call {} {path}", head.method);
+            refusal(&Problem::new(Code::NoSuchCall, text, "docs/openapi.json has them all"))
+        }
+        Some((call, name)) => match Limited::new(body, REQUEST_MAX_BYTES).collect().await {
+            Ok(body) => node.answer(caller, call, &path, name, body.to_bytes()).await,
+            Err(error) => {
+                let text = format!("the request cannot be read: {error}");
+                refusal(&Problem::new(Code::BadRequest, text, format!("send at most {REQUEST_MAX_BYTES} bytes")))
+            }
+        },
+    };
+    to_http(answer)
+}
+
+fn to_http(answer: Answer) -> Response<Full<Bytes>> {
+    let kind = if answer.status == 200 { JSON } else { PROBLEM_JSON };
+    let response = Response::builder().status(answer.status).header(CONTENT_TYPE, kind);
+    response.body(Full::new(answer.body)).expect("a status of ours or a peer's, and a plain header")
+}

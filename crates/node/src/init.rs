@@ -1,0 +1,100 @@
+//! `muskox node init`: makes a cluster of this one machine. It prepares the files and is done; `run` serves them.
+//!
+//! Invariant: nothing that exists is overwritten; `node.toml` is written last, so a half-made cluster is never run.
+
+use crate::authority::{Authority, fingerprint, key_of_request, new_key, request_for};
+use crate::clock::now_s;
+use crate::identity::{Identity, check_address};
+use crate::registry::{self, Record, Settings};
+use crate::root::{Root, write_public, write_secret};
+use crate::service::random;
+use crate::store::failed;
+use api::{Code, Problem, Role};
+use host::net::Listener;
+use host::store::Sqlite;
+use std::net::SocketAddr;
+use units::{CaFingerprint, HostKey, NodeName};
+
+/// What a machine has become.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Became {
+    /// Its name.
+    pub name: NodeName,
+    /// Where its node will listen.
+    pub address: SocketAddr,
+    /// Who it is.
+    pub key: HostKey,
+    /// Which cluster.
+    pub cluster: CaFingerprint,
+    /// How many machines the cluster has.
+    pub machines: usize,
+}
+
+/// Makes the cluster. To be called within a tokio runtime: it tries the address.
+///
+/// # Errors
+/// [`Code::Exists`], [`Code::Files`], [`Code::BadRequest`]: nothing was changed, except that folders may have been made.
+pub fn init(
+    root: &Root,
+    name: &NodeName,
+    address: SocketAddr,
+    roles: &[Role],
+    certificate_s: u64,
+) -> Result<Became, Problem> {
+    refuse_second(root)?;
+    try_address(address)?;
+    root.make_folders()?;
+    let now_s = now_s();
+    let (ca_pem, ca_key) = Authority::create(now_s)?;
+    let own_key = new_key()?;
+    let request = request_for(&own_key)?;
+    let (key, cluster) = (key_of_request(&request)?, fingerprint(&ca_pem)?);
+    let authority = Authority::load(&ca_pem, &ca_key)?;
+    let certificate = authority.issue(&request, (name, address), (now_s, certificate_s), random()?)?;
+    write_secret(&root.ca_key(), &ca_key)?;
+    write_public(&root.ca(), &ca_pem)?;
+    write_secret(&root.key(), &own_key)?;
+    write_public(&root.certificate(), &certificate.chain_pem)?;
+    let mut engine = Sqlite::open(&root.store()).map_err(|error| failed(&error))?;
+    let first = Record::new(name.clone(), address, roles.to_vec(), key, now_s);
+    registry::found(&mut engine, &first, Settings::new(certificate_s))?;
+    Identity::new(cluster, name.clone(), address, roles.to_vec(), None).save(root)?;
+    Ok(Became { name: name.clone(), address, key, cluster, machines: 1 })
+}
+
+/// Refuses a machine that belongs to a cluster, or that has anything of one.
+///
+/// # Errors
+/// [`Code::Exists`]: what is there.
+pub fn refuse_second(root: &Root) -> Result<(), Problem> {
+    if Root::first_that_exists(&[root.identity()])?.is_some() {
+        let text = match Identity::load(root) {
+            Ok(own) => format!("this machine is '{}' of the cluster {} already", own.name, own.cluster),
+            Err(problem) => format!("this machine belongs to a cluster already ({problem})"),
+        };
+        let hint = format!("see '{}'; to make another cluster, use another machine", root.identity().display());
+        return Err(Problem::new(Code::Exists, text, hint));
+    }
+    let ours = [root.ca_key(), root.store(), root.ca(), root.certificate(), root.key()];
+    let Some(found) = Root::first_that_exists(&ours)? else { return Ok(()) };
+    let begun =
+        found != &root.ca_key() && found != &root.store() && Root::first_that_exists(&[root.pending_key()])?.is_some();
+    if begun {
+        // A join that was answered and could not finish; the next join does.
+        return Ok(());
+    }
+    let text = format!("'{}' exists: it belongs to a cluster, or to an init that did not finish", found.display());
+    let hint = "if it is of no worth, move the folders etc/muskox and var/lib/muskox away; nothing was changed";
+    Err(Problem::new(Code::Exists, text, hint))
+}
+
+/// Tries to listen there, so that a wrong address is heard of before anything is made.
+///
+/// # Errors
+/// [`Code::BadRequest`].
+pub fn try_address(address: SocketAddr) -> Result<(), Problem> {
+    check_address(address)?;
+    Listener::tcp(address).map(drop).map_err(|error| {
+        Problem::new(Code::BadRequest, error.to_string(), "give this machine's own address, and a port that is free")
+    })
+}

@@ -1,0 +1,31 @@
+//! The control plane's process on every machine, `muskox node`: who belongs to the cluster, and the API.
+//!
+//! ```text
+//!  muskox node … (cli) ── Unix socket ─▶ door ─▶ service ──▶ store's thread   (the machine that ran `init`)
+//!  other machines ───── TLS, HTTP/1.1 ─▶ door ─┘        └─ mTLS ─▶ that machine's door  (every other machine)
+//! ```
+//! `init` and `join` prepare files and are done; `run` is the daemon. Reasons: docs/rfd/0010-node.md.
+//!
+//! Invariant: a machine is a member because the store says so, whatever certificate it holds; nothing is decided without
+//! the store. This room does *not* know disks, volumes or guests' data: with every node dead those go on.
+
+mod authority;
+mod client;
+mod clock;
+mod command;
+mod door;
+mod identity;
+mod init;
+mod join;
+mod keep;
+mod registry;
+mod root;
+mod run;
+mod service;
+mod store;
+mod token;
+
+pub use command::{InitArguments, JoinArguments, RunArguments};
+
+/// The version that a node tells the others.
+const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,341 @@
+//! Who belongs to the cluster, decided on the store: `/node/NAME`, `/address/…`, `/token/…`, `/removed/…`.
+//!
+//! Invariant: a decision is one transaction that compares what it read; a token admits one machine; a name, an address
+//! and a key belong to one machine at a time; a removed key never comes back. It does *not* know HTTP, certificates or
+//! clocks: what it needs is handed in.
+
+use crate::store::failed;
+use api::{Code, Problem, Role};
+use cluster::store::{Compare, Engine, Entry, Key, Op, Revision, Txn};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use units::{HostKey, NodeName};
+
+/// More machines than this are not what muskox is for; the list stays small enough for one reply.
+const MEMBERS_MAX: usize = 256;
+/// Tokens that wait to be used.
+const TOKENS_MAX: usize = 100;
+/// Expired tokens cleared away with one new one: the operations of a transaction are bounded.
+const CLEARED_MAX: usize = 32;
+/// A decision is tried again if somebody changed what it had read.
+const TRIES: u32 = 8;
+/// Every object's form so far.
+const FORM: u32 = 1;
+
+/// A machine as the store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    version: u32,
+    /// Its name.
+    pub name: NodeName,
+    /// Where its node listens.
+    pub address: SocketAddr,
+    /// What it is for.
+    pub roles: Vec<Role>,
+    /// Who it is.
+    pub key: HostKey,
+    /// When it became a member.
+    pub joined_s: u64,
+}
+
+/// What holds for the whole cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    version: u32,
+    /// How long a machine's certificate is good.
+    pub certificate_s: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Held {
+    version: u32,
+    name: NodeName,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Waiting {
+    version: u32,
+    until_s: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Gone {
+    version: u32,
+    name: NodeName,
+    removed_s: u64,
+}
+
+/// What a key is to the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A member's.
+    Member(Record),
+    /// A machine's that was removed; this was its name.
+    Removed(NodeName),
+    /// Nobody's.
+    Stranger,
+}
+
+impl Record {
+    /// A machine of the current form.
+    #[must_use]
+    pub fn new(name: NodeName, address: SocketAddr, roles: Vec<Role>, key: HostKey, joined_s: u64) -> Self {
+        Self { version: FORM, name, address, roles, key, joined_s }
+    }
+}
+
+impl Settings {
+    /// Settings of the current form.
+    #[must_use]
+    pub fn new(certificate_s: u64) -> Self {
+        Self { version: FORM, certificate_s }
+    }
+}
+
+/// The first machine of a new cluster.
+///
+/// # Errors
+/// [`Code::Exists`] if the store is not empty.
+pub fn found(engine: &mut dyn Engine, first: &Record, settings: Settings) -> Result<(), Problem> {
+    let mut txn = Txn { compares: vec![absent(&settings_key())], ..Txn::default() };
+    txn.then = vec![put(&settings_key(), &settings)];
+    add(&mut txn, first);
+    if engine.txn(&txn).map_err(|error| failed(&error))?.held {
+        return Ok(());
+    }
+    Err(Problem::new(Code::Exists, "the store holds a cluster already", "use another folder"))
+}
+
+/// The cluster's settings.
+///
+/// # Errors
+/// [`Code::StoreFailed`].
+pub fn settings(engine: &mut dyn Engine) -> Result<Settings, Problem> {
+    let entry = engine.get(&settings_key()).map_err(|error| failed(&error))?;
+    let lost = || Problem::new(Code::StoreFailed, "the store holds no cluster", "bring it back from a backup");
+    read(&entry.ok_or_else(lost)?)
+}
+
+/// All machines, by name.
+///
+/// # Errors
+/// [`Code::StoreFailed`].
+pub fn members(engine: &mut dyn Engine) -> Result<Vec<Record>, Problem> {
+    let listing = engine.range("/node/").map_err(|error| failed(&error))?;
+    listing.entries.iter().map(read).collect()
+}
+
+/// What a key is to the cluster.
+///
+/// # Errors
+/// [`Code::StoreFailed`].
+pub fn standing(engine: &mut dyn Engine, key: HostKey) -> Result<Standing, Problem> {
+    if let Some(member) = members(engine)?.into_iter().find(|member| member.key == key) {
+        return Ok(Standing::Member(member));
+    }
+    let gone = engine.get(&removed_key(key)).map_err(|error| failed(&error))?;
+    Ok(match gone {
+        Some(entry) => Standing::Removed(read::<Gone>(&entry)?.name),
+        None => Standing::Stranger,
+    })
+}
+
+/// Keeps a token's hash until it is used or its time is over.
+///
+/// # Errors
+/// [`Code::Busy`] if too many wait already.
+pub fn add_token(engine: &mut dyn Engine, hash: &str, until_s: u64, now_s: u64) -> Result<(), Problem> {
+    let waiting = engine.range("/token/").map_err(|error| failed(&error))?.entries;
+    let mut over = Vec::new();
+    for entry in &waiting {
+        if read::<Waiting>(entry)?.until_s <= now_s {
+            over.push(Op::Delete(entry.key.clone()));
+        }
+    }
+    if waiting.len() - over.len() >= TOKENS_MAX {
+        let text = format!("{TOKENS_MAX} tokens wait to be used");
+        return Err(Problem::new(Code::Busy, text, "use them, or wait until they expire"));
+    }
+    over.truncate(CLEARED_MAX);
+    let key = token_key(hash);
+    over.push(put(&key, &Waiting { version: FORM, until_s }));
+    let held = decide(engine, &Txn { compares: vec![absent(&key)], then: over, ..Txn::default() })?;
+    assert!(held, "256 random bits are not drawn twice");
+    Ok(())
+}
+
+/// Makes a machine a member, for a token that is used up by it. The same machine asking again, after an answer that got
+/// lost, is told yes again.
+///
+/// # Errors
+/// [`Code::TokenUnknown`], [`Code::TokenExpired`], [`Code::NameTaken`], [`Code::AddressTaken`], [`Code::Removed`],
+/// [`Code::Exists`], [`Code::Busy`]: nothing was changed.
+pub fn admit(engine: &mut dyn Engine, hash: &str, wanted: &Record) -> Result<Record, Problem> {
+    for _ in 0..TRIES {
+        let all = members(engine)?;
+        if let Some(same) = all.iter().find(|member| member.key == wanted.key) {
+            let again = same.name == wanted.name && same.address == wanted.address;
+            return if again { Ok(same.clone()) } else { Err(other_words(same)) };
+        }
+        let token = engine.get(&token_key(hash)).map_err(|error| failed(&error))?;
+        let token = check_token(token, wanted.joined_s)?;
+        check_room(engine, &all, wanted)?;
+        let mut txn = Txn { compares: vec![Compare::Changed(token.key.clone(), token.changed)], ..Txn::default() };
+        txn.compares.push(absent(&removed_key(wanted.key)));
+        txn.then.push(Op::Delete(token.key));
+        add(&mut txn, wanted);
+        if decide(engine, &txn)? {
+            return Ok(wanted.clone());
+        }
+    }
+    Err(busy())
+}
+
+/// Takes a machine out for good.
+///
+/// # Errors
+/// [`Code::NotFound`], [`Code::HoldsStore`], [`Code::Busy`]: nothing was changed.
+pub fn remove(engine: &mut dyn Engine, name: &NodeName, holder: &NodeName, removed_s: u64) -> Result<Record, Problem> {
+    if name == holder {
+        let text = format!("'{name}' holds the store: without it nothing can be decided");
+        return Err(Problem::new(Code::HoldsStore, text, "remove the other machines; this one stays to the end"));
+    }
+    for _ in 0..TRIES {
+        let entry = engine.get(&node_key(name)).map_err(|error| failed(&error))?;
+        let missing =
+            || Problem::new(Code::NotFound, format!("there is no machine '{name}'"), "see `muskox node list`");
+        let entry = entry.ok_or_else(missing)?;
+        let record: Record = read(&entry)?;
+        let gone = Gone { version: FORM, name: name.clone(), removed_s };
+        let then = vec![
+            Op::Delete(entry.key.clone()),
+            Op::Delete(address_key(record.address)),
+            put(&removed_key(record.key), &gone),
+        ];
+        let compares = vec![Compare::Changed(entry.key, entry.changed)];
+        if decide(engine, &Txn { compares, then, ..Txn::default() })? {
+            return Ok(record);
+        }
+    }
+    Err(busy())
+}
+
+fn check_token(token: Option<Entry>, now_s: u64) -> Result<Entry, Problem> {
+    let hint = "make a new one with `muskox node token`";
+    let unknown = || {
+        let text = "the token is not known: it was used already, or another cluster made it";
+        Problem::new(Code::TokenUnknown, text, hint)
+    };
+    let token = token.ok_or_else(unknown)?;
+    let until_s = read::<Waiting>(&token)?.until_s;
+    if until_s > now_s {
+        return Ok(token);
+    }
+    Err(Problem::new(Code::TokenExpired, format!("the token expired {} s ago", now_s - until_s), hint))
+}
+
+fn check_room(engine: &mut dyn Engine, all: &[Record], wanted: &Record) -> Result<(), Problem> {
+    if all.iter().any(|member| member.name == wanted.name) {
+        return Err(taken(Code::NameTaken, &wanted.name, "the name"));
+    }
+    if let Some(other) = all.iter().find(|member| member.address == wanted.address) {
+        return Err(taken(Code::AddressTaken, &other.name, &format!("the address {}", wanted.address)));
+    }
+    if all.len() >= MEMBERS_MAX {
+        let text = format!("the cluster has {MEMBERS_MAX} machines, no more are possible");
+        return Err(Problem::new(Code::Busy, text, "remove one first"));
+    }
+    if engine.get(&removed_key(wanted.key)).map_err(|error| failed(&error))?.is_some() {
+        let text = "this machine's key was removed from the cluster and never comes back";
+        return Err(Problem::new(
+            Code::Removed,
+            text,
+            "delete the machine's etc/muskox folder and join with a new key",
+        ));
+    }
+    Ok(())
+}
+
+fn taken(code: Code, by: &NodeName, what: &str) -> Problem {
+    let hint = "choose another, or remove that machine first (`muskox node list`, `muskox node remove`)";
+    Problem::new(code, format!("{what} belongs to the machine '{by}'"), hint)
+}
+
+/// An answer got lost, and now the machine calls itself something else.
+fn other_words(same: &Record) -> Problem {
+    let text = format!("this machine has joined already, as '{}' at {}", same.name, same.address);
+    Problem::new(Code::Exists, text, "join with that name and address, or remove that machine first")
+}
+
+fn busy() -> Problem {
+    Problem::new(Code::Busy, "others keep changing the same thing", "ask again")
+}
+
+fn add(txn: &mut Txn, record: &Record) {
+    let (node, address) = (node_key(&record.name), address_key(record.address));
+    txn.compares.extend([absent(&node), absent(&address)]);
+    txn.then.push(put(&address, &Held { version: FORM, name: record.name.clone() }));
+    txn.then.push(put(&node, record));
+}
+
+fn decide(engine: &mut dyn Engine, txn: &Txn) -> Result<bool, Problem> {
+    engine.txn(txn).map(|outcome| outcome.held).map_err(|error| failed(&error))
+}
+
+fn absent(key: &Key) -> Compare {
+    Compare::Changed(key.clone(), Revision(0))
+}
+
+fn put(key: &Key, value: &impl Serialize) -> Op {
+    let value = serde_json::to_string(value).expect("plain values are JSON");
+    Op::Put { key: key.clone(), value, lease: None }
+}
+
+fn read<T: DeserializeOwned>(entry: &Entry) -> Result<T, Problem> {
+    #[derive(Deserialize)]
+    struct Form {
+        version: u32,
+    }
+    let wrong = |what: String| {
+        let text = format!("the store's object {} is not understood: {what}", entry.key);
+        Problem::new(Code::StoreFailed, text, "run the muskox version that wrote it")
+    };
+    let form: Form = serde_json::from_str(&entry.value).map_err(|error| wrong(error.to_string()))?;
+    if form.version != FORM {
+        return Err(wrong(format!("its version is {}, this muskox knows {FORM}", form.version)));
+    }
+    serde_json::from_str(&entry.value).map_err(|error| wrong(error.to_string()))
+}
+
+fn made_key(text: &str) -> Key {
+    text.parse().expect("made of names, digits and hexadecimal")
+}
+
+fn settings_key() -> Key {
+    made_key("/cluster/settings")
+}
+
+fn node_key(name: &NodeName) -> Key {
+    made_key(&format!("/node/{name}"))
+}
+
+/// A key's part has no colons, and begins with a letter.
+fn address_key(address: SocketAddr) -> Key {
+    let text = address.to_string().replace(['[', ']'], "").replace('%', "_").replace(':', "-");
+    made_key(&format!("/address/at-{text}"))
+}
+
+/// Half of the hash finds it; 128 bits are nobody's guess either.
+fn token_key(hash: &str) -> Key {
+    made_key(&format!("/token/{}", &hash[..32]))
+}
+
+/// A key's part is at most 63 long, a host key 64.
+fn removed_key(key: HostKey) -> Key {
+    let text = key.to_string();
+    made_key(&format!("/removed/{}/{}", &text[..32], &text[32..]))
+}
+
+#[cfg(test)]
+mod test;

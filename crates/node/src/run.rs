@@ -1,0 +1,77 @@
+//! `muskox node run`: the daemon. Starts in an order in which a second one on the same files is refused before it touches
+//! them, and serves until it is told to stop.
+
+use crate::authority::{Authority, fingerprint, key_of_request, request_for, validity};
+use crate::client::tls_problem;
+use crate::door::{self, Tls};
+use crate::identity::Identity;
+use crate::keep;
+use crate::root::{Root, read_secret, read_text};
+use crate::service::{Keeper, Node};
+use crate::store::Store;
+use api::{Code, Problem};
+use host::net::{Listener, ServerTls};
+use std::cell::RefCell;
+use std::rc::Rc;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Serves until SIGTERM or SIGINT. To be called within a tokio `LocalSet`.
+///
+/// # Errors
+/// Why it could not start; once it runs it ends only when told to.
+pub async fn run(root: Root) -> Result<(), Problem> {
+    let system =
+        |error: std::io::Error| Problem::new(Code::Failed, format!("cannot start: {error}"), "see `ulimit -a`");
+    let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
+    let identity = Identity::load(&root)?;
+    root.make_folders()?;
+    let busy = |error: host::net::NetError| Problem::new(Code::Files, error.to_string(), "is a node running already?");
+    let local = Listener::unix(&root.socket()).map_err(busy)?;
+    let listener = Listener::tcp(identity.address).map_err(busy)?;
+    let node = Rc::new(open(root, identity)?);
+    if let Err(problem) = keep::renew_if_due(&node).await {
+        tracing::warn!("the certificate could not be renewed: {problem}; hint: {}", problem.hint);
+    }
+    let tls = ServerTls::load_for_strangers_too(&node.tls_files()).map_err(|error| tls_problem("this node", &error))?;
+    let tls: Tls = Rc::new(RefCell::new(tls));
+    let (name, address) = (node.identity.name.clone(), node.identity.address);
+    let tasks = [
+        tokio::task::spawn_local(door::serve(Rc::clone(&node), local, None)),
+        tokio::task::spawn_local(door::serve(Rc::clone(&node), listener, Some(Rc::clone(&tls)))),
+        tokio::task::spawn_local(keep::certificate(Rc::clone(&node), tls)),
+        tokio::task::spawn_local(keep::sync(node)),
+    ];
+    tracing::info!("'{name}' is ready at {address}");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    Ok(())
+}
+
+/// Reads the files and checks that they belong together.
+fn open(root: Root, identity: Identity) -> Result<Node, Problem> {
+    let key = key_of_request(&request_for(&read_secret(&root.key())?)?)?;
+    let ca_pem = read_text(&root.ca())?;
+    let torn = |what: &str| {
+        let hint = "bring etc/muskox back from one backup, or remove the machine and join it anew";
+        Problem::new(Code::Files, format!("the files in etc/muskox do not belong together: {what}"), hint)
+    };
+    if fingerprint(&ca_pem)? != identity.cluster {
+        return Err(torn("ca.crt is not the CA of the cluster in node.toml"));
+    }
+    if validity(&read_text(&root.certificate())?)?.key != key {
+        return Err(torn("node.crt is not for node.key"));
+    }
+    let keeper = match identity.store {
+        Some(_) => None,
+        None => {
+            let authority = Authority::load(&ca_pem, &read_secret(&root.ca_key())?)?;
+            Some(Keeper { store: Store::open(&root.store())?, authority })
+        }
+    };
+    Ok(Node::new(root, identity, key, keeper))
+}

@@ -1,0 +1,295 @@
+//! What a running node knows and answers. On the machine that holds the store the calls are decided here; elsewhere the
+//! local ones go on to that machine, and others are told to ask there.
+
+use crate::authority::{Authority, key_of_request};
+use crate::client::{self, Answer};
+use crate::clock::now_s;
+use crate::identity::{Identity, StoreAt};
+use crate::registry::{self, Record, Standing};
+use crate::root::Root;
+use crate::store::Store;
+use crate::token::{JoinToken, Secret};
+use api::{
+    Call, Certificate, Code, Done, JoinRequest, Joined, Member, NodeList, NodeState, Problem, RenewRequest,
+    SyncRequest, Token, TokenRequest, Who,
+};
+use host::net::TlsFiles;
+use host::runtime::now;
+use hyper::body::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use units::{HostKey, Millis, Moment, NodeName};
+
+/// A week: a token is for the machine that is being set up now.
+const TOKEN_MAX_S: u64 = 7 * 86_400;
+/// A node calls every [`crate::keep::SYNC_EVERY`]; after five missed calls it counts as silent.
+const SILENT_AFTER: Millis = Millis(10_000);
+
+/// Who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// This machine's owner, over the Unix socket.
+    Local,
+    /// Who has this key, by TLS.
+    Key(HostKey),
+    /// Somebody by TLS without a certificate.
+    Nobody,
+}
+
+/// A node, as its tasks share it.
+pub struct Node {
+    /// Its files.
+    pub root: Root,
+    /// Who it is.
+    pub identity: Identity,
+    /// Its own key's identity.
+    pub key: HostKey,
+    /// What only the machine has that holds the store.
+    pub keeper: Option<Keeper>,
+    /// When the certificate in use ends; its owner is [`crate::keep`].
+    pub certificate_until_s: RefCell<u64>,
+    heard: RefCell<BTreeMap<NodeName, Heard>>,
+}
+
+/// What holding the store takes.
+pub struct Keeper {
+    /// The store.
+    pub store: Store,
+    /// The CA.
+    pub authority: Authority,
+}
+
+struct Heard {
+    when: Moment,
+    certificate_until_s: u64,
+    version: String,
+}
+
+impl Node {
+    /// A node that has heard nobody yet.
+    #[must_use]
+    pub fn new(root: Root, identity: Identity, key: HostKey, keeper: Option<Keeper>) -> Self {
+        let (certificate_until_s, heard) = (RefCell::new(0), RefCell::default());
+        Self { root, identity, key, keeper, certificate_until_s, heard }
+    }
+
+    /// The files of its TLS.
+    #[must_use]
+    pub fn tls_files(&self) -> TlsFiles {
+        TlsFiles { certificate: self.root.certificate(), key: self.root.key(), ca: self.root.ca() }
+    }
+
+    /// Answers a call.
+    pub async fn answer(&self, caller: Caller, call: &'static Call, path: &str, name: &str, body: Bytes) -> Answer {
+        let answered = match (&self.keeper, &self.identity.store) {
+            (Some(keeper), _) => self.decide(keeper, caller, call, name, &body).await,
+            (None, Some(store)) if caller == Caller::Local && call.who == Who::Members => {
+                self.pass_on(store, call, path, body).await
+            }
+            (None, store) => Err(not_the_store(store.as_ref())),
+        };
+        answered.unwrap_or_else(|problem| refusal(&problem))
+    }
+
+    async fn pass_on(&self, store: &StoreAt, call: &Call, path: &str, body: Bytes) -> Result<Answer, Problem> {
+        let exchange = async {
+            let transport = client::as_member(&self.tls_files(), store.address, store.key).await?;
+            client::exchange(transport, call.method.as_str(), path, body).await
+        };
+        exchange.await.map_err(|problem| match problem.code {
+            Code::Unreachable => Problem::new(
+                Code::StoreUnreachable,
+                format!("the machine that holds the store ({}) does not answer: {}", store.address, problem.text),
+                "nothing can be decided until `muskox node run` runs there again; what runs, runs on",
+            ),
+            _ => problem,
+        })
+    }
+
+    async fn decide(
+        &self,
+        keeper: &Keeper,
+        caller: Caller,
+        call: &'static Call,
+        name: &str,
+        body: &[u8],
+    ) -> Result<Answer, Problem> {
+        let member = if call.who == Who::Members { self.admitted(keeper, caller).await? } else { None };
+        match call.name {
+            "node_list" => self.list(keeper).await.map(|list| done(&list)),
+            "node_remove" => self.remove(keeper, parse_name(name)?).await.map(|it| done(&it)),
+            "token_create" => self.make_token(keeper, &parse(body)?).await.map(|it| done(&it)),
+            "join" => self.join(keeper, parse(body)?).await.map(|it| done(&it)),
+            "renew" => self.renew(keeper, parse(body)?).await.map(|it| done(&it)),
+            "sync" => self.sync(keeper, member, parse(body)?).await.map(|it| done(&it)),
+            other => unreachable!("'{other}' is in the table of calls and nobody answers it"),
+        }
+    }
+
+    /// Whether the caller may make members' calls; which machine it is, if it is not this one's owner.
+    async fn admitted(&self, keeper: &Keeper, caller: Caller) -> Result<Option<Record>, Problem> {
+        let key = match caller {
+            Caller::Local => return Ok(None),
+            Caller::Key(key) => key,
+            Caller::Nobody => {
+                let text = "this call needs a member's certificate";
+                return Err(Problem::new(Code::Forbidden, text, "use the node's own socket on a member"));
+            }
+        };
+        match keeper.store.ask(move |engine| registry::standing(engine, key)).await? {
+            Standing::Member(record) => Ok(Some(record)),
+            Standing::Removed(name) => Err(Problem::new(
+                Code::Removed,
+                format!("this machine ('{name}') was removed from the cluster"),
+                "to bring it back: stop its node, delete its etc/muskox folder, and join with a new token",
+            )),
+            Standing::Stranger => Err(Problem::new(
+                Code::NotAMember,
+                format!("the key {key} belongs to no member"),
+                "join with a token; after a restore of the store, join the machines that the backup did not know",
+            )),
+        }
+    }
+
+    async fn list(&self, keeper: &Keeper) -> Result<NodeList, Problem> {
+        let records = keeper.store.ask(registry::members).await?;
+        let nodes = records.into_iter().map(|record| self.member(record)).collect();
+        Ok(NodeList { cluster: self.identity.cluster, nodes })
+    }
+
+    fn member(&self, record: Record) -> Member {
+        let heard = self.heard.borrow();
+        let own = record.name == self.identity.name;
+        let heard = heard.get(&record.name);
+        let heard_ms = heard.map(|heard| now().since(heard.when));
+        let state = match heard_ms {
+            _ if own => NodeState::Store,
+            None => NodeState::Unheard,
+            Some(ago) if ago < SILENT_AFTER => NodeState::Up,
+            Some(_) => NodeState::Silent,
+        };
+        let certificate = heard.map(|heard| heard.certificate_until_s);
+        Member {
+            state,
+            heard_ms: heard_ms.map(|ago| ago.0),
+            certificate_until_s: if own { Some(*self.certificate_until_s.borrow()) } else { certificate },
+            version: if own { Some(crate::VERSION.to_owned()) } else { heard.map(|heard| heard.version.clone()) },
+            name: record.name,
+            address: record.address,
+            roles: record.roles,
+            key: record.key,
+            joined_s: record.joined_s,
+        }
+    }
+
+    async fn remove(&self, keeper: &Keeper, name: NodeName) -> Result<Done, Problem> {
+        let holder = self.identity.name.clone();
+        let work = move |engine: &mut dyn cluster::store::Engine| registry::remove(engine, &name, &holder, now_s());
+        let removed = keeper.store.ask(work).await?;
+        self.heard.borrow_mut().remove(&removed.name);
+        tracing::info!("'{}' ({}) was removed", removed.name, removed.key);
+        Ok(Done { text: format!("'{}' is removed: its key {} is refused from now on", removed.name, removed.key) })
+    }
+
+    async fn make_token(&self, keeper: &Keeper, request: &TokenRequest) -> Result<Token, Problem> {
+        if !(1..=TOKEN_MAX_S).contains(&request.lifetime_s) {
+            let text = format!("a token is good for 1 s to {TOKEN_MAX_S} s, not {} s", request.lifetime_s);
+            return Err(Problem::new(Code::BadRequest, text, "make one when the machine is there"));
+        }
+        let secret = Secret::new(random()?);
+        let (hash, now_s) = (secret.hash(), now_s());
+        let until_s = now_s + request.lifetime_s;
+        keeper.store.ask(move |engine| registry::add_token(engine, &hash, until_s, now_s)).await?;
+        let token = JoinToken { ca: self.identity.cluster, secret, address: self.identity.address };
+        Ok(Token { token: token.reveal(), until_s })
+    }
+
+    async fn join(&self, keeper: &Keeper, request: JoinRequest) -> Result<Joined, Problem> {
+        crate::identity::check_address(request.address)?;
+        let unreadable =
+            || Problem::new(Code::BadRequest, "the token's secret is not 64 hexadecimal digits", "copy it whole");
+        let hash = request.secret.parse::<Secret>().map_err(|()| unreadable())?.hash();
+        let key = key_of_request(&request.request_pem)?;
+        if request.roles.is_empty() {
+            return Err(Problem::new(Code::BadRequest, "a machine has at least one role", "storage, host or witness"));
+        }
+        let (mut roles, now_s) = (request.roles, now_s());
+        roles.sort_unstable();
+        roles.dedup();
+        let wanted = Record::new(request.name, request.address, roles, key, now_s);
+        let record = keeper.store.ask(move |engine| registry::admit(engine, &hash, &wanted)).await?;
+        tracing::info!("'{}' at {} ({}) joined", record.name, record.address, record.key);
+        Ok(Joined {
+            certificate: issue(keeper, &request.request_pem, &record).await?,
+            ca_pem: keeper.authority.ca_pem().to_owned(),
+            store: self.key,
+            members: self.list(keeper).await?,
+        })
+    }
+
+    async fn renew(&self, keeper: &Keeper, request: RenewRequest) -> Result<Certificate, Problem> {
+        let key = key_of_request(&request.request_pem)?;
+        match self.admitted(keeper, Caller::Key(key)).await? {
+            Some(record) => issue(keeper, &request.request_pem, &record).await,
+            None => unreachable!("only a local caller is no machine"),
+        }
+    }
+
+    async fn sync(&self, keeper: &Keeper, member: Option<Record>, request: SyncRequest) -> Result<NodeList, Problem> {
+        let member = member.ok_or_else(|| Problem::new(Code::Forbidden, "this call is for other machines", ""))?;
+        let version = request.version.chars().take(40).collect();
+        let heard = Heard { when: now(), certificate_until_s: request.certificate_until_s, version };
+        self.heard.borrow_mut().insert(member.name, heard);
+        self.list(keeper).await
+    }
+}
+
+/// A certificate for a member.
+///
+/// # Errors
+/// [`Code::BadRequest`], [`Code::StoreFailed`].
+pub async fn issue(keeper: &Keeper, request_pem: &str, record: &Record) -> Result<Certificate, Problem> {
+    let settings = keeper.store.ask(registry::settings).await?;
+    let times = (now_s(), settings.certificate_s);
+    keeper.authority.issue(request_pem, (&record.name, record.address), times, random()?)
+}
+
+/// Bytes nobody can guess.
+///
+/// # Errors
+/// [`Code::Failed`] if the kernel has none.
+pub fn random<const N: usize>() -> Result<[u8; N], Problem> {
+    let mut bytes = [0; N];
+    let drawn = getrandom::fill(&mut bytes);
+    drawn.map(|()| bytes).map_err(|error| Problem::new(Code::Failed, format!("no random bytes: {error}"), ""))
+}
+
+/// A problem as an answer.
+#[must_use]
+pub fn refusal(problem: &Problem) -> Answer {
+    let body = serde_json::to_vec(problem).expect("problems are JSON");
+    Answer { status: problem.code.status(), body: body.into() }
+}
+
+fn done(reply: &impl Serialize) -> Answer {
+    Answer { status: 200, body: serde_json::to_vec(reply).expect("replies are JSON").into() }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        let hint = "docs/openapi.json says what it takes; both sides should be the same muskox version";
+        Problem::new(Code::BadRequest, format!("the request is not understood: {error}"), hint)
+    })
+}
+
+fn parse_name(text: &str) -> Result<NodeName, Problem> {
+    text.parse()
+        .map_err(|error: units::IdentError| Problem::new(Code::BadRequest, error.to_string(), "see `muskox node list`"))
+}
+
+fn not_the_store(store: Option<&StoreAt>) -> Problem {
+    let place = store.map_or_else(String::new, |store| store.address.to_string());
+    Problem::new(Code::NotTheStore, "this machine does not hold the store", format!("ask {place}"))
+}

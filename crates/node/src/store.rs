@@ -1,0 +1,73 @@
+//! The store on its own thread. It is spoken to by messages: a message is a piece of work on the engine, done in turn,
+//! so a decision sees the store as nobody else changes it meanwhile; its transaction compares all the same.
+
+use api::{Code, Problem};
+use cluster::store::{Engine, StoreError};
+use host::store::Sqlite;
+use std::path::Path;
+use tokio::sync::{mpsc, oneshot};
+
+/// Work that waits: more than all machines of a cluster ask at once.
+const INBOX_MAX: usize = 256;
+
+type Work = Box<dyn FnOnce(&mut dyn Engine) + Send>;
+
+/// A way to the store's thread.
+#[derive(Clone)]
+pub struct Store {
+    to: mpsc::Sender<Work>,
+}
+
+impl Store {
+    /// Opens the store that is there, and starts its thread. The thread ends when every way to it is gone.
+    ///
+    /// # Errors
+    /// [`Code::StoreFailed`]: there is none, or it is damaged. A missing store is never made anew.
+    pub fn open(path: &Path) -> Result<Self, Problem> {
+        if !path.is_file() {
+            return Err(Problem::new(
+                Code::StoreFailed,
+                format!("the store '{}' is gone", path.display()),
+                "bring it back from a backup; without it this cluster has forgotten who may do what",
+            ));
+        }
+        let engine = Sqlite::open(path).map_err(|error| failed(&error))?;
+        let (to, mut inbox) = mpsc::channel::<Work>(INBOX_MAX);
+        let serve = move || {
+            let mut engine = engine;
+            while let Some(work) = inbox.blocking_recv() {
+                work(&mut engine);
+            }
+        };
+        let started = std::thread::Builder::new().name("store".into()).spawn(serve);
+        started.map_err(|error| {
+            Problem::new(Code::Failed, format!("no thread for the store: {error}"), "see ulimit -u")
+        })?;
+        Ok(Self { to })
+    }
+
+    /// Has `work` done on the engine and waits for what it comes to.
+    ///
+    /// # Errors
+    /// What `work` says; [`Code::StoreFailed`] if the thread is gone.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut dyn Engine) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (answer_to, answer) = oneshot::channel();
+        let work: Work = Box::new(move |engine| {
+            // Who asked may have gone away; what was decided stays decided.
+            let _ = answer_to.send(work(engine));
+        });
+        let gone = || Problem::new(Code::StoreFailed, "the store's thread has ended", "restart `muskox node run`");
+        self.to.send(work).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// A store's error as a problem.
+#[must_use]
+pub fn failed(error: &StoreError) -> Problem {
+    let hint = "nothing was changed; see to the disk under it; keep the file as it is, and bring back a backup if it is damaged";
+    Problem::new(Code::StoreFailed, error.to_string(), hint)
+}
