@@ -99,8 +99,10 @@ fn look(steps: &mut Steps) {
     steps.command("clippy", &mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]));
 }
 
+/// With private items: these pages are for who works on the house.
 fn document(steps: &mut Steps) {
-    steps.command("doc", cargo(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"));
+    let mut command = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"]);
+    steps.command("doc", command.env("RUSTDOCFLAGS", "-D warnings"));
 }
 
 /// Licences, sources and forbidden crates need no network; advisories do.

@@ -165,3 +165,32 @@ fn a_missing_member_needs_a_floor() {
     storage.wait_for_resync();
     storage.wait("a serving gate", |storage| storage.ctl(&["grant", "show", "web1"]).contains("state        serving"));
 }
+
+/// Goal: a member that missed writes is never served alone, floor or not. Method: fail one member, write, stop; then only
+/// that old member is there. An operator's word is the only way.
+#[test]
+fn an_old_member_alone_is_not_started() {
+    let mut storage = StorageBox::with_volume(2, 16);
+    storage.ctl(&["grant", "raise", "web1", "4", "--owner", LOCAL]);
+    storage.wait_for_resync();
+    storage.ctl(&["pool", "fail", "tank", &storage.text("d1")]);
+    finish(nbd_script(&storage.uri("web1"), "h.pwrite(b'new!' * 1024, 0)\nh.flush()"));
+    assert!(storage.stop());
+    std::fs::rename(storage.path("d0"), storage.path("away")).unwrap();
+    storage.start();
+    let listed = storage.ctl(&["pool", "list"]);
+    assert!(listed.contains("failed"), "{listed}");
+    let refused = storage.ctl_refused(&["pool", "start", "tank"]);
+    assert!(refused.contains("--degraded"), "{refused}");
+    std::fs::rename(storage.path("away"), storage.path("d0")).unwrap();
+    storage.ctl(&["pool", "start", "tank"]);
+    storage.ctl(&["grant", "floor", "web1", "4"]);
+    let read = finish(nbd_script(&storage.uri("web1"), "print(h.pread(4, 0) == b'new!')"));
+    assert_eq!(read.trim(), "True");
+    assert!(storage.stop());
+
+    std::fs::remove_file(storage.path("d0")).unwrap();
+    storage.start();
+    storage.ctl(&["pool", "start", "tank", "--degraded"]);
+    assert!(storage.ctl(&["pool", "show", "tank"]).contains("degraded"));
+}
