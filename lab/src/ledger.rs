@@ -3,6 +3,7 @@
 //!
 //! A process is named by pid *and* start time (`/proc/PID/stat`, field 22, proc(5)), so that a reused pid is never killed.
 
+use crate::{cgroup, net};
 use anyhow::Context;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
@@ -41,6 +42,16 @@ pub enum Thing {
         /// Where.
         path: PathBuf,
     },
+    /// A network namespace of `ip netns`.
+    Namespace {
+        /// Its name.
+        name: String,
+    },
+    /// A cgroup and every process in it.
+    Cgroup {
+        /// Its folder.
+        path: PathBuf,
+    },
 }
 
 /// The things of one run.
@@ -62,6 +73,11 @@ impl Ledger {
         let path = state.join(format!("{pid}-{start}.ledger"));
         std::fs::write(&path, "").with_context(|| format!("writing {}", path.display()))?;
         Ok(Self { path, things: Mutex::default() })
+    }
+
+    /// A name for this run that no other run has, for things whose names the whole machine shares.
+    pub fn run(&self) -> String {
+        format!("muskox-{}", self.path.file_stem().unwrap_or_default().to_string_lossy())
     }
 
     /// Writes `thing` down. Call it before making the thing.
@@ -146,6 +162,8 @@ fn take_away(things: &[Thing]) -> anyhow::Result<()> {
             Thing::File { path } => {
                 let _ = std::fs::remove_file(path);
             }
+            Thing::Namespace { name } => net::remove_namespace(name)?,
+            Thing::Cgroup { path } => cgroup::remove(path)?,
             Thing::Mount { .. } => {}
         }
     }

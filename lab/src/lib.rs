@@ -5,7 +5,12 @@
 //! after a crash. It does *not* know how muskox works inside.
 
 pub mod bench;
+pub mod cgroup;
 pub mod disks;
+pub mod kills;
 pub mod ledger;
 pub mod load;
+pub mod machine;
+pub mod net;
 pub mod signals;
+pub mod verify;

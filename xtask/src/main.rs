@@ -102,7 +102,10 @@ fn run() -> anyhow::Result<bool> {
         Command::Bench { name, check, more } => bench::run(&name, check, &more),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Command::Sim { more } => pass_on(&["run", "--quiet", "--release", "-p", "sim", "--"], &more),
-        Command::Lab { more } => pass_on(&["run", "--quiet", "-p", "lab", "--"], &more),
+        // The lab drives the program that lies beside it.
+        Command::Lab { more } => {
+            Ok(pass_on(&check::PROGRAM, &[])? && pass_on(&["run", "--quiet", "-p", "lab", "--"], &more)?)
+        }
     }
 }
 

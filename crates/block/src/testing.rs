@@ -27,6 +27,10 @@ pub struct MemDisk {
     pub breaks_after: Cell<Option<u64>>,
     /// Writes wait while this is set; `release` lets them go on.
     pub held: Cell<bool>,
+    /// Flushes wait while this is set, and then cover what was written before they came.
+    pub held_flushes: Cell<bool>,
+    /// Its blocks.
+    pub block_bytes: Cell<u32>,
     released: WaitList,
     power: RefCell<Option<Rc<Power>>>,
     /// What was written since the last flush.
@@ -73,6 +77,8 @@ impl MemDisk {
             broken: Cell::new(false),
             breaks_after: Cell::new(None),
             held: Cell::new(false),
+            held_flushes: Cell::new(false),
+            block_bytes: Cell::new(512),
             released: WaitList::default(),
             power: RefCell::default(),
             unflushed: RefCell::default(),
@@ -153,7 +159,7 @@ impl MemDisk {
     fn geometry(&self) -> Geometry {
         Geometry {
             size: ByteLen::of(&self.live.borrow()),
-            block_bytes: 512,
+            block_bytes: self.block_bytes.get(),
             optimal_bytes: 4096,
             volatile_cache: true,
             discard: true,
@@ -196,6 +202,21 @@ impl BlockDevice for Shared {
     fn flush(&self) -> IoFuture<()> {
         if self.is_last_before_cut() {
             return IoFuture::ready(Err(DeviceError::Failed { errno: EIO }));
+        }
+        if self.held_flushes.get() {
+            let (this, covered) = (self.clone(), self.unflushed.borrow_mut().drain(..).collect::<Vec<_>>());
+            let bytes: Vec<_> = covered.iter().map(|range| self.live.borrow()[range.clone()].to_vec()).collect();
+            return IoFuture::later(async move {
+                while this.held_flushes.get() {
+                    this.released.wait().await;
+                }
+                this.check(ByteOffset(0), ByteLen(0))?;
+                this.log.borrow_mut().push(Seen::Flush);
+                for (range, bytes) in covered.into_iter().zip(bytes) {
+                    this.durable.borrow_mut()[range].copy_from_slice(&bytes);
+                }
+                Ok(())
+            });
         }
         IoFuture::ready(self.check(ByteOffset(0), ByteLen(0)).map(|()| {
             self.log.borrow_mut().push(Seen::Flush);

@@ -29,7 +29,12 @@ impl WaitList {
     /// Waits until a wake that comes after this call.
     pub fn wait(&self) -> Wait {
         let ticket = Rc::new(Ticket::default());
-        self.waiting.borrow_mut().push_back(Rc::clone(&ticket));
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() == waiting.capacity() {
+            // Before the list grows, those who left make room.
+            waiting.retain(|ticket| !matches!(*ticket.0.borrow(), TicketState::Left));
+        }
+        waiting.push_back(Rc::clone(&ticket));
         Wait(ticket)
     }
 
@@ -106,6 +111,20 @@ mod test {
         let mut wait = list.wait();
         list.wake_all();
         assert!(poll_once(&mut wait));
+    }
+
+    /// Goal: who asks again and again, and leaves, does not fill the memory. Method: a long wait in small pieces.
+    #[test]
+    fn those_who_left_are_forgotten() {
+        let list = WaitList::default();
+        let mut stays = list.wait();
+        for _ in 0..10_000 {
+            assert!(!poll_once(&mut list.wait()));
+        }
+        assert!(list.waiting.borrow().len() < 100);
+        assert!(!poll_once(&mut stays));
+        list.wake_all();
+        assert!(poll_once(&mut stays));
     }
 
     #[test]

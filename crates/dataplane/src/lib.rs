@@ -3,6 +3,7 @@
 
 mod control;
 pub mod ctl;
+mod durable;
 pub mod initiator;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;

@@ -125,6 +125,10 @@ name!(
     /// A pool's name: also the LVM2 volume group's and the md array's.
     PoolName
 );
+name!(
+    /// A VM's name within the cluster.
+    VmName
+);
 
 const NAME_MAX: usize = 63;
 const SHOWN_MAX: usize = 80;

@@ -11,5 +11,5 @@ mod time;
 
 pub use amount::{ByteLen, ByteOffset, SECTOR_BYTES, Sectors};
 pub use fence::{Epoch, Incarnation, Mode};
-pub use ident::{ArrayId, CaFingerprint, HostKey, IdentError, NodeName, PoolName, VolumeId, VolumeName};
+pub use ident::{ArrayId, CaFingerprint, HostKey, IdentError, NodeName, PoolName, VmName, VolumeId, VolumeName};
 pub use time::{Millis, Moment};

@@ -30,6 +30,20 @@ pub enum Bug {
     BitmapAfterData,
     /// A partially recovered member is taken as in sync at assembly (I6, B-03).
     PartialRecoveryTrusted,
+    /// A job acts without the store's transaction that its step needs (I9).
+    CasSkip,
+    /// A destination is let go on before the store says that it is the owner (I9, I2).
+    ContBeforeCommit,
+    /// The source's epoch is closed only after the memory has arrived (I9: a source that resumes by itself writes on).
+    FenceAfterCompletion,
+    /// A destination that won is cleaned up because its source does not answer (I9, B-21).
+    TargetCleanupAlthoughWon,
+    /// A guest is started before every target acknowledged the new epoch (I1).
+    StartBeforeAck,
+    /// A guest is started although nothing proves that its old host's stopped (I2).
+    StartWithoutProof,
+    /// A host obeys a controller whose job was taken over (I9).
+    OldOrderObeyed,
 }
 
 /// Whether `bug` is planted in this thread.

@@ -4,3 +4,4 @@
 
 pub mod control;
 pub mod nbd;
+pub mod qmp;

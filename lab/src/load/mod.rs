@@ -3,7 +3,7 @@
 //! One thread. All requests of free slots leave in one gathered send; one receive takes whatever has come; payloads
 //! are skipped where they lie. Data is not verified here: this is a stop-watch, not a checker.
 
-mod nbd;
+pub(crate) mod nbd;
 
 use crate::disks::cache::Dice;
 use anyhow::Context;

@@ -11,8 +11,8 @@ use std::time::Duration;
 const INIT_MAGIC: u64 = u64::from_be_bytes(*b"NBDMAGIC");
 const OPTION_MAGIC: u64 = u64::from_be_bytes(*b"IHAVEOPT");
 const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
-const REQUEST_MAGIC: u32 = 0x2560_9513;
-const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
+pub(crate) const REQUEST_MAGIC: u32 = 0x2560_9513;
+pub(crate) const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 const FIXED_NEWSTYLE: u16 = 1;
 const NO_ZEROES: u32 = 2;
 const OPTION_GO: u32 = 7;
@@ -23,8 +23,8 @@ const INFO_EXPORT: u16 = 0;
 /// An option reply is short; whoever announces more does not speak NBD.
 const OPTION_REPLY_MAX: u32 = 4096;
 
-const REQUEST_LEN: usize = 28;
-const REPLY_LEN: usize = 16;
+pub(crate) const REQUEST_LEN: usize = 28;
+pub(crate) const REPLY_LEN: usize = 16;
 const RECEIVE_BYTES: usize = 512 << 10;
 /// A server that answers nothing for this long is reported, not waited for.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -143,24 +143,7 @@ impl Connection {
     }
 
     fn negotiate(mut stream: Box<dyn Stream>, export: &str) -> anyhow::Result<Self> {
-        let mut hello = [0; 18];
-        stream.read_exact(&mut hello).context("waiting for the server's greeting")?;
-        let number = |at: usize| u64::from_be_bytes(hello[at..at + 8].try_into().expect("eight bytes"));
-        anyhow::ensure!(number(0) == INIT_MAGIC && number(8) == OPTION_MAGIC, "this is no newstyle NBD server");
-        let offered = u16::from_be_bytes([hello[16], hello[17]]);
-        anyhow::ensure!(offered & FIXED_NEWSTYLE != 0, "the server does not speak fixed newstyle");
-        // Our flags are the server's: fixed newstyle 1, no zeroes 2.
-        let flags = u32::from(offered) & (u32::from(FIXED_NEWSTYLE) | NO_ZEROES);
-        let name_len = u32::try_from(export.len()).context("the export's name is too long")?;
-        let mut hello = flags.to_be_bytes().to_vec();
-        hello.extend(OPTION_MAGIC.to_be_bytes());
-        hello.extend(OPTION_GO.to_be_bytes());
-        hello.extend((name_len + 6).to_be_bytes());
-        hello.extend(name_len.to_be_bytes());
-        hello.extend(export.as_bytes());
-        hello.extend(0_u16.to_be_bytes());
-        stream.write_all(&hello)?;
-        let size = read_go_replies(stream.as_mut(), export)?;
+        let size = handshake(stream.as_mut(), export)?;
         Ok(Self { stream, size, buffer: vec![0; RECEIVE_BYTES] })
     }
 
@@ -192,8 +175,33 @@ impl Connection {
     }
 }
 
+/// Negotiates with NBD_OPT_GO; the export's size. After it the stream is in transmission, with simple replies.
+///
+/// # Errors
+/// When it is no NBD server, it refuses the export, or the stream broke.
+pub fn handshake<S: Read + Write + ?Sized>(stream: &mut S, export: &str) -> anyhow::Result<u64> {
+    let mut hello = [0; 18];
+    stream.read_exact(&mut hello).context("waiting for the server's greeting")?;
+    let number = |at: usize| u64::from_be_bytes(hello[at..at + 8].try_into().expect("eight bytes"));
+    anyhow::ensure!(number(0) == INIT_MAGIC && number(8) == OPTION_MAGIC, "this is no newstyle NBD server");
+    let offered = u16::from_be_bytes([hello[16], hello[17]]);
+    anyhow::ensure!(offered & FIXED_NEWSTYLE != 0, "the server does not speak fixed newstyle");
+    // Our flags are the server's: fixed newstyle 1, no zeroes 2.
+    let flags = u32::from(offered) & (u32::from(FIXED_NEWSTYLE) | NO_ZEROES);
+    let name_len = u32::try_from(export.len()).context("the export's name is too long")?;
+    let mut hello = flags.to_be_bytes().to_vec();
+    hello.extend(OPTION_MAGIC.to_be_bytes());
+    hello.extend(OPTION_GO.to_be_bytes());
+    hello.extend((name_len + 6).to_be_bytes());
+    hello.extend(name_len.to_be_bytes());
+    hello.extend(export.as_bytes());
+    hello.extend(0_u16.to_be_bytes());
+    stream.write_all(&hello)?;
+    read_go_replies(stream, export)
+}
+
 /// Reads replies to NBD_OPT_GO until the acknowledgement; the export's size.
-fn read_go_replies(stream: &mut dyn Stream, export: &str) -> anyhow::Result<u64> {
+fn read_go_replies<S: Read + ?Sized>(stream: &mut S, export: &str) -> anyhow::Result<u64> {
     let mut size = None;
     loop {
         let mut head = [0; 20];

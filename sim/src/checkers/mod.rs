@@ -5,11 +5,11 @@
 //!
 //! | checker | promise |
 //! |---|---|
-//! | [`single_writer`] | I1: after a fence is acknowledged nothing older is received or completed by a member in use |
-//! | [`no_lost_ack`] | I3: reads are linearisable per sector, and what was acknowledged durable survives |
-//! | [`no_stale_member`] | I6: members in sync are equal; nothing older is copied over something newer |
-//! | [`fail_stop`] | I11: a member that failed a write is out, durably, before anybody is told of a success |
-//! | [`epochs_grow`] | I12: no restart, no missing member and no late caller lowers an epoch |
+//! | `single_writer` | I1: after a fence is acknowledged nothing older is received or completed by a member in use |
+//! | `no_lost_ack` | I3: reads are linearisable per sector, and what was acknowledged durable survives |
+//! | `no_stale_member` | I6: members in sync are equal; nothing older is copied over something newer |
+//! | `fail_stop` | I11: a member that failed a write is out, durably, before anybody is told of a success |
+//! | `epochs_grow` | I12: no restart, no missing member and no late caller lowers an epoch |
 
 mod epochs_grow;
 mod fail_stop;

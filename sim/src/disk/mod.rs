@@ -164,7 +164,8 @@ impl SimDisk {
         }
     }
 
-    /// The power goes: operations in flight never end, and what they wrote is chance, as is the cache.
+    /// The power goes: what operations in flight wrote is chance, as is the cache. Who outlives it, because only the disk
+    /// went, is told that the device is gone.
     pub fn power_cut(&self, torn: bool) {
         self.power.set(self.power.get() + 1);
         let caught = std::mem::take(&mut *self.in_flight.borrow_mut());
@@ -256,7 +257,7 @@ impl SimDisk {
         let mark = self.media.borrow().mark();
         self.exec.sleep_us(apply_us).await;
         if self.power.get() != power {
-            return;
+            return slot.give(Err(DeviceError::Failed { errno: ENODEV }));
         }
         if let (Some(errno), Ok(())) = (self.manners.get().broken, answer) {
             answer = Err(DeviceError::Failed { errno });
@@ -264,15 +265,14 @@ impl SimDisk {
         let buf = self.apply(op, at, &work, mark, answer.is_ok());
         self.exec.sleep_us(after_us).await;
         if self.power.get() != power {
-            return;
+            return slot.give(Err(DeviceError::Failed { errno: ENODEV }));
         }
         let gone = self.in_flight.borrow_mut().remove(&op);
         if let (Some(edge), false) = (&*self.edge.borrow(), matches!(work, Work::Read(_))) {
             let data = gone.as_ref().and_then(|state| state.write.as_ref()).map(|(_, data)| data);
             edge.ended(self.number, op, data, answer);
         }
-        slot.answer.set(Some(answer.map(|()| buf)));
-        slot.done.wake_all();
+        slot.give(answer.map(|()| buf));
         if self.in_flight.borrow().is_empty() {
             self.idle.wake_all();
         }
@@ -316,6 +316,13 @@ impl SimDisk {
 struct Slot {
     answer: Cell<Option<Result<Option<IoBuf>, DeviceError>>>,
     done: WaitList,
+}
+
+impl Slot {
+    fn give(&self, answer: Result<Option<IoBuf>, DeviceError>) {
+        self.answer.set(Some(answer));
+        self.done.wake_all();
+    }
 }
 
 /// The trait is worn by a shared handle, as an operation outlives the call.

@@ -4,12 +4,12 @@
 //! none while redundancy is not restored). Then faults stop, and everything must converge within [`HEAL_MAX_MS`]: target
 //! up, all members in sync, a raise acknowledged, every sector read back, members equal (I14).
 
-mod call;
+pub(crate) mod call;
 mod hosts;
 mod knobs;
 mod manager;
 mod nemesis;
-mod target;
+pub(crate) mod target;
 
 pub use knobs::Knobs;
 

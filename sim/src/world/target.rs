@@ -213,7 +213,7 @@ impl Session {
 }
 
 /// The array's facts as the gate's durable place.
-struct Grants(Rc<Array>);
+pub(crate) struct Grants(pub Rc<Array>);
 
 impl GrantStore for Grants {
     fn store(&self, volume: VolumeId, record: &[u8]) -> IoFuture<()> {

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// What tests, oracles and benches call, and the Debian package it comes in.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("mdadm", "oracle: arrays as stock md sees them"),
     ("lvm2", "oracle: volumes as stock LVM sees them"),
     ("nbdkit", "peer of `bench nbd`"),
@@ -21,6 +21,9 @@ const PACKAGES: [(&str, &str); 9] = [
     ("iproute2", "private network namespaces"),
     ("util-linux", "losetup, taskset, setpriv"),
     ("openssl", "oracle: certificates and a TLS client that are not ours"),
+    ("busybox-static", "guests of tests"),
+    ("dosfstools", "oracle: a guest's seed is a sound FAT"),
+    ("mtools", "oracle: a guest's seed holds its files"),
 ];
 
 /// A guest's QEMU; its packages come from where `qemu-utils` came from, or apt refuses the mixture.

@@ -1,4 +1,5 @@
-//! Developer tools that come from crates.io: cargo-deny is built once into `target/tools`; cargo-fuzz is only looked for.
+//! Developer tools that come from crates.io: cargo-deny is built once into `target/tools`, cargo-fuzz
+//! where cargo finds it as a subcommand.
 
 use crate::step;
 use anyhow::Context;
@@ -46,7 +47,8 @@ pub fn install_cargo_deny() -> anyhow::Result<Vec<String>> {
     Ok(if ended.success() { Vec::new() } else { vec!["cargo-deny could not be built (no network?)".into()] })
 }
 
-/// Says what `cargo xtask fuzz` still needs: the nightly toolchain and cargo-fuzz.
+/// Builds cargo-fuzz if there is none, and says what else `cargo xtask fuzz` needs: the nightly toolchain and a C++
+/// compiler. No sanitizer is used, so neither `rust-src` nor the sanitizers' runtimes are.
 ///
 /// # Errors
 /// Never; the shape is a step's.
@@ -54,6 +56,9 @@ pub fn prepare_fuzz() -> anyhow::Result<Vec<String>> {
     let mut wrong = Vec::new();
     if !answers("cargo", &["+nightly", "--version"]) {
         wrong.push("no nightly toolchain: run `rustup toolchain install nightly`".into());
+    }
+    if !answers("c++", &["--version"]) {
+        wrong.push("no C++ compiler, which libFuzzer is built with: run `apt-get install g++`".into());
     }
     if !answers("cargo", &["fuzz", "--version"]) {
         println!("building cargo-fuzz");

@@ -13,6 +13,8 @@ pub const OWNERS_MAX: usize = 8;
 pub const RECORD_BYTES: usize = size_of::<Raw>();
 /// No volume is changed 2^62 times: a higher number is rot, and adding to it must not overflow.
 const CHANGE_MAX: u64 = 1 << 62;
+/// What is read is at most half of that, so that what is read can always be changed and stored.
+const CHANGE_READ_MAX: u64 = CHANGE_MAX / 2;
 const MAGIC: [u8; 4] = *b"MXGR";
 const VERSION: u16 = 1;
 const FLAG_SHARED: u8 = 1;
@@ -154,6 +156,9 @@ impl Grant {
             }),
         };
         grant.check()?;
+        if grant.change > CHANGE_READ_MAX {
+            return Err(RecordError::Damaged("impossibly many changes"));
+        }
         if grant.encode() != raw.as_bytes() || padding.iter().any(|&byte| byte != 0) {
             return Err(RecordError::Damaged("a byte that must be zero is not"));
         }
@@ -215,7 +220,7 @@ mod test {
             Grant::default(),
             one.clone(),
             Grant { reservation, ..one.clone() },
-            Grant { shared: true, owners: full.collect(), epoch: Epoch(u64::MAX), change: CHANGE_MAX, ..one },
+            Grant { shared: true, owners: full.collect(), epoch: Epoch(u64::MAX), change: CHANGE_READ_MAX, ..one },
         ]
     }
 
@@ -292,6 +297,23 @@ mod test {
         let rivals = vec![owner(1, Mode::Rw, 0), owner(2, Mode::Rw, 0)];
         let rivals = Grant { owners: rivals, epoch: Epoch(1), ..Grant::default() };
         assert_eq!(rivals.check(), Err(RecordError::Damaged("two writers on a volume that is not shared")));
+    }
+
+    /// Goal: a grant that was read can be changed and stored. Method: the highest change that is read.
+    #[test]
+    fn what_is_read_can_be_counted_on_from() {
+        let mut grant = Grant { epoch: Epoch(1), change: CHANGE_MAX, ..Grant::default() };
+        while Grant::decode(&raw_with_change(&grant)).is_err() {
+            grant.change /= 2;
+        }
+        grant.change += 1 << 32;
+        assert!(grant.check().is_ok(), "{} is not stored any more", grant.change);
+    }
+
+    fn raw_with_change(grant: &Grant) -> [u8; RECORD_BYTES] {
+        let mut bytes = Grant { change: 1, ..grant.clone() }.encode();
+        bytes[8..16].copy_from_slice(&grant.change.to_le_bytes());
+        bytes
     }
 
     /// Goal: a stale member never wins, not even within one epoch. Method: records of several ages, one of them rot.

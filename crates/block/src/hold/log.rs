@@ -20,6 +20,9 @@ pub enum Content {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(u64);
 
+/// What an entry takes beside its data: its place in the tree, with room.
+const ENTRY_BYTES: u64 = 128;
+
 #[derive(Clone)]
 struct Entry {
     content: Content,
@@ -123,10 +126,16 @@ impl UnflushedLog {
         self.data_bytes = self.entries.values().map(|entry| entry.content.memory()).sum();
     }
 
-    /// Bytes of memory it asks to keep.
+    /// Bytes of the guest's buffers that it asks to keep.
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
         self.data_bytes
+    }
+
+    /// Bytes of memory it takes, its own included: a range of zeroes has no data and is not free.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.data_bytes + self.entries.len() as u64 * ENTRY_BYTES
     }
 
     /// How many ranges it holds.

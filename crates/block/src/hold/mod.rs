@@ -317,9 +317,18 @@ impl Held {
                     }
                     self.left(&session);
                 }
+                // What was answered on a session that has been replaced since was not in the log when the target was
+                // made to hold it again: the target may have forgotten it, so it is done once more.
+                Ok(()) if turn.is_some() && !self.is_current(&session) => {
+                    turn.into_iter().for_each(WriteTurn::doubt);
+                }
                 answer => return answer,
             }
         }
+    }
+
+    fn is_current(&self, session: &Rc<dyn Session>) -> bool {
+        self.session.borrow().as_ref().is_some_and(|current| Rc::ptr_eq(current, session))
     }
 
     /// An operation heard of the loss before the task that waits for it did.
@@ -370,7 +379,7 @@ impl Held {
         } else {
             log.answered(at, content);
         }
-        let half_full = log.data_bytes() > self.options.log_bytes / 2;
+        let half_full = log.memory() > self.options.log_bytes / 2;
         drop(log);
         if half_full {
             self.flush_aside();
@@ -399,7 +408,7 @@ impl Held {
 
     /// Back-pressure: at the log's bound a write waits for a flush, its own or another's.
     async fn room_in_log(self: &Rc<Self>) -> Result<(), DeviceError> {
-        while self.log.borrow().data_bytes() >= self.options.log_bytes {
+        while self.log.borrow().memory() >= self.options.log_bytes {
             if self.flushing.get() {
                 self.log_shrunk.wait().await;
             } else {

@@ -10,6 +10,8 @@ struct Target {
     hand: Rc<Hand>,
     reachable: Cell<bool>,
     fenced: Cell<bool>,
+    /// Answers to writes lie in the client's inbox for a while.
+    lazy: Rc<Cell<bool>>,
     sessions: RefCell<Vec<Rc<FakeSession>>>,
 }
 
@@ -18,6 +20,7 @@ struct FakeSession {
     rt: Rt,
     alive: Cell<bool>,
     died: Rc<WaitList>,
+    lazy: Rc<Cell<bool>>,
 }
 
 struct Way(Rc<Target>);
@@ -29,6 +32,7 @@ impl Target {
             hand: Rc::clone(hand),
             reachable: Cell::new(true),
             fenced: Cell::new(false),
+            lazy: Rc::default(),
             sessions: RefCell::default(),
         })
     }
@@ -64,6 +68,7 @@ impl Connector for Way {
                 rt: target.hand.rt(),
                 alive: Cell::new(true),
                 died: Rc::default(),
+                lazy: Rc::clone(&target.lazy),
             });
             target.sessions.borrow_mut().push(Rc::clone(&session));
             Ok(session as Rc<dyn Session>)
@@ -113,6 +118,20 @@ impl BlockDevice for FakeSession {
         self.unless_it_dies(self.disk.read(at, into))
     }
     fn write(&self, at: ByteOffset, from: IoData, how: Durability) -> IoFuture<()> {
+        if self.lazy.get() {
+            let (done, mut seen) = (self.disk.write(at, from, how), false);
+            return IoFuture::later(async move {
+                std::future::poll_fn(|_| {
+                    if std::mem::replace(&mut seen, true) {
+                        std::task::Poll::Ready(())
+                    } else {
+                        std::task::Poll::Pending
+                    }
+                })
+                .await;
+                done.await
+            });
+        }
         self.unless_it_dies(self.disk.write(at, from, how))
     }
     fn flush(&self) -> IoFuture<()> {
@@ -355,4 +374,38 @@ fn a_successor_makes_the_predecessors_writes_durable_first() {
     let opened = Hold::open(&rt, HoldOptions::default(), Box::new(Way(Rc::clone(&stage.target))));
     stage.hand.run(opened).expect("reachable");
     assert_eq!(stage.target.disk.durable.borrow()[512], b'a');
+}
+
+/// Goal: an answer counts only for the session it came on. Method: the target answers a write, the answer lies in the
+/// inbox while the target loses its power and comes back; only then it is seen, and a flush follows.
+#[test]
+fn an_answer_that_is_seen_after_the_next_session_began_is_not_believed() {
+    let stage = stage(HoldOptions::default());
+    stage.target.lazy.set(true);
+    let mut write = stage.write(3, b'a', Durability::Cached);
+    assert!(!poll(&mut write));
+    assert_eq!(stage.target.block(3), b'a', "it was done, and answered");
+    stage.target.lazy.set(false);
+    stage.target.dies(true);
+    stage.pass(100);
+    stage.returns();
+    assert_eq!(stage.hold.status().state, HoldState::Up);
+    stage.hand.run(write).unwrap();
+    stage.hand.run(stage.hold.flush()).unwrap();
+    assert_eq!(stage.target.disk.durable.borrow()[3 * 512], b'a');
+}
+
+/// Goal: the log is bounded whatever is written, zeroes too. Method: a guest that never flushes zeroes every other block.
+#[test]
+fn zeroes_fill_the_log_as_well() {
+    let hand = Hand::new();
+    let target = Target::new(&hand, 4096 * 512);
+    let options = HoldOptions { log_bytes: 64 << 10, ..HoldOptions::default() };
+    let hold = hand.run(Hold::open(&hand.rt(), options, Box::new(Way(target)))).expect("reachable");
+    for block in 0..2048 {
+        hand.run(hold.write_zeroes(ByteOffset(block * 1024), ByteLen(512), Durability::Cached, true)).unwrap();
+        let entries = hold.0.log.borrow().len();
+        assert!(entries <= 1024, "{entries} ranges after {block} blocks");
+        hand.turn();
+    }
 }

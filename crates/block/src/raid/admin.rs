@@ -1,16 +1,18 @@
 //! What an operator and the gate ask of a running array.
 
 use super::array::{Inner, LastOne};
-use super::assemble::read_superblock;
+use super::assemble::{read_facts, read_superblock};
 use super::bitmap::Bitmap;
 use super::chunks::ChunkSet;
 use super::create::{clear_head, disk_error, failed, new_leg, own_superblock_at, refuse_used};
+use super::facts::{RECORDS_MAX, epoch_of};
 use super::io::ArrayDisk;
 use super::layout::{self, BITMAP_AT};
 use super::leg::{Leg, Standing};
 use super::records::FactsTable;
 use super::status::ArrayStatus;
 use super::superblock::{FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, ROLES_KEPT, Role, Superblock};
+use super::witness::MembershipWitness;
 use super::{Member, RaidError, SLOTS_MAX};
 use crate::device::Disk;
 use std::rc::Rc;
@@ -36,6 +38,15 @@ impl Array {
     #[must_use]
     pub fn facts(&self) -> FactsTable {
         FactsTable(Rc::clone(&self.0))
+    }
+
+    /// Tells this witness from now on who is in sync; answered when it knows. For an array just created, before it is
+    /// served; one that is assembled gets it there.
+    ///
+    /// # Errors
+    /// [`RaidError::Broken`].
+    pub async fn watch_by(&self, witness: Rc<dyn MembershipWitness>) -> Result<(), RaidError> {
+        self.0.watch_by(witness).await
     }
 
     /// Fails the member of a slot, recorded on the others when this answers.
@@ -112,12 +123,18 @@ impl Array {
         if found > served {
             return Err(RaidError::BlockSize { label: member.label, found, served });
         }
-        let returning = self.recognise(&member, wipe).await?;
+        let known = read_superblock(&member).await.ok().filter(|own| own.array == inner.shape.id);
+        self.refuse_member(&member, known.as_ref())?;
+        if let Some(own) = &known {
+            self.take_epochs(&member, own).await?;
+        }
+        let returning = known.filter(|_| !wipe).map_or(Ok(None), |own| self.recognise(&member, own))?;
         let own = match &returning {
             Some(superblock) => superblock.clone(),
             None => self.prepare_new(&member, wipe, device).await?,
         };
         self.check_open()?;
+        self.refuse_member(&member, Some(&own))?;
         let slot = self.free_slot()?;
         let leg = self.seat(&member, slot, own, returning.is_some());
         let generation = inner.touch_superblocks();
@@ -173,15 +190,43 @@ impl Array {
         free.ok_or(RaidError::NoFreeSlot(board.legs.len()))
     }
 
-    /// The superblock of a former member that only lacks what the bitmap says; `None` for any other disk.
-    async fn recognise(&self, member: &Member, wipe: bool) -> Result<Option<Superblock>, RaidError> {
-        let inner = &self.0;
-        let Ok(own) = read_superblock(member).await else {
-            return Ok(None);
-        };
-        if wipe || own.array != inner.shape.id {
-            return Ok(None);
+    /// A disk that saw higher epochs than we (the array was split) hands them over before it is overwritten (I12).
+    async fn take_epochs(&self, member: &Member, own: &Superblock) -> Result<(), RaidError> {
+        let Ok(facts) = read_facts(member, own).await? else { return Ok(()) };
+        if facts.array != self.0.shape.id {
+            return Ok(());
         }
+        let mut board = self.0.board.borrow_mut();
+        for (volume, record) in facts.records {
+            let higher = board.records.get(&volume).is_none_or(|held| epoch_of(held) < epoch_of(&record));
+            if higher && (board.records.len() < RECORDS_MAX || board.records.contains_key(&volume)) {
+                board.found.remove(&volume);
+                board.records.insert(volume, record);
+                board.facts_dirty = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// An error if the disk is a member at work, or one that failed and on which old operations may still land on top
+    /// of what is written to it from now on (B-11).
+    fn refuse_member(&self, member: &Member, own: Option<&Superblock>) -> Result<(), RaidError> {
+        let label = member.label.clone();
+        let same = |leg: &&Rc<Leg>| leg.label == label || own.is_some_and(|own| own.device == leg.own.device);
+        let board = self.0.board.borrow();
+        let mut ghosts = self.0.ghosts.borrow_mut();
+        ghosts.retain(|leg| leg.is_still_busy());
+        let mut all = board.legs.iter().flatten().chain(ghosts.iter()).filter(same);
+        match all.find(|leg| leg.is_live() || leg.is_still_busy()) {
+            Some(leg) if leg.is_live() => Err(RaidError::AlreadyMember(label)),
+            Some(_) => Err(RaidError::StillBusy(label)),
+            None => Ok(()),
+        }
+    }
+
+    /// The superblock of a former member that only lacks what the bitmap says; `None` for one that is filled anew.
+    fn recognise(&self, member: &Member, own: Superblock) -> Result<Option<Superblock>, RaidError> {
+        let inner = &self.0;
         let board = inner.board.borrow();
         let split = inner.in_sync_numbers(&board.legs).any(|number| own.role_of(number) == Role::Faulty);
         if own.events > board.events || split {
@@ -193,6 +238,7 @@ impl Array {
         };
         let complete = !own.has(FEATURE_RECOVERY) || own.has(FEATURE_RECOVERY_BITMAP);
         let was_active = matches!(own.role(), Role::Active(_)) && own.size == inner.shape.size;
+        let was_active = was_active && board.roles.get(own.number as usize).is_some();
         let unused = board.legs.iter().flatten().all(|leg| !leg.is_live() || leg.number != own.number);
         let same = board.legs.iter().flatten().all(|leg| leg.number != own.number || leg.own.device == own.device);
         let bytes = super::bitmap::bytes_on_disk(bitmap.set().possible()) as u64;
@@ -251,7 +297,7 @@ impl Array {
         }
         let leg = Rc::new(leg);
         board.roles[number] = Role::Active(role);
-        board.legs[slot] = Some(Rc::clone(&leg));
+        inner.ghosts.borrow_mut().extend(board.legs[slot].replace(Rc::clone(&leg)).filter(|old| old.is_still_busy()));
         board.outsiders.retain(|(label, _)| *label != member.label);
         drop(board);
         inner.measure();

@@ -8,13 +8,14 @@ use super::chunks::ChunkSet;
 use super::facts::Records;
 use super::leg::{Leg, Standing};
 use super::superblock::Role;
+use super::witness::Watch;
 use crate::device::{DeviceError, Geometry};
 use crate::runtime::Rt;
 use crate::wait::WaitList;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use units::{ArrayId, ByteLen, ByteOffset, Moment, Sectors};
+use units::{ArrayId, ByteLen, ByteOffset, Moment, Sectors, VolumeId};
 
 /// What never changes while an array runs.
 pub(super) struct Shape {
@@ -37,6 +38,8 @@ pub(super) struct Board {
     pub bitmap: Option<Bitmap>,
     pub uses: HashMap<usize, ChunkUse>,
     pub records: Records,
+    /// What members held at the start, where nothing was stored since.
+    pub found: HashMap<VolumeId, Vec<Vec<u8>>>,
     pub facts_sequence: u64,
     /// Every slot's facts were read, or every slot has been in sync since.
     pub complete: bool,
@@ -100,6 +103,11 @@ pub(super) struct Inner {
     /// The error of the last member: no write is answered with success any more.
     pub broken: Cell<Option<DeviceError>>,
     pub geometry: Cell<Geometry>,
+    pub watch: Watch,
+    /// The watchdog is at work.
+    pub looked_after: Cell<bool>,
+    /// Members whose slot another one has, with operations that still run on them.
+    pub ghosts: RefCell<Vec<Rc<Leg>>>,
 }
 
 /// The last member in sync: it is not failed.
@@ -125,6 +133,9 @@ impl Inner {
             closed: Cell::new(false),
             broken: Cell::new(None),
             geometry: Cell::new(geometry),
+            watch: Watch::default(),
+            looked_after: Cell::new(false),
+            ghosts: RefCell::default(),
         });
         inner.measure();
         inner
@@ -141,6 +152,8 @@ impl Inner {
             all.volatile_cache |= one.volatile_cache;
             all.discard &= one.discard;
         }
+        // A stock array may end within a block of its members: that rest is never served nor copied.
+        all.size = ByteLen(self.shape.size.bytes() / u64::from(all.block_bytes) * u64::from(all.block_bytes));
         self.geometry.set(all);
     }
 

@@ -9,13 +9,14 @@ use super::array::{Board, Inner, Shape};
 use super::bitmap::{self, Bitmap, Header};
 use super::chunks::ChunkSet;
 use super::create::{disk_error, new_leg};
-use super::facts::{self, Facts, FactsError};
+use super::facts::{self, Facts, FactsError, RECORDS_MAX, Records};
 use super::layout::{self, FACTS_AT, FACTS_BYTES};
 use super::leg::{Leg, Standing};
 use super::superblock::{
     CLEAN, FEATURE_BITMAP, FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, ROLES_KEPT, Role, SUPERBLOCK_AT,
     SUPERBLOCK_BYTES, Superblock,
 };
+use super::witness::{Membership, MembershipWitness};
 use super::{Member, RaidError, SLOTS_MAX};
 use crate::IoBuf;
 use crate::runtime::Rt;
@@ -29,8 +30,22 @@ use units::{ByteLen, ByteOffset, Sectors};
 pub enum Start {
     /// All that the newest superblock calls active must be here: nobody else can hold newer data.
     AsLeft,
-    /// One member in sync is enough. If the missing one went on alone, what it acknowledged is not seen.
+    /// As left; or with fewer, if the witness names one that is here: it holds everything that was acknowledged.
+    /// What a box does by itself.
+    Witnessed,
+    /// One member in sync is enough. If the missing one went on alone, what it acknowledged is not seen: only by the
+    /// word of an operator who knows that the missing ones are lost.
     Degraded,
+}
+
+impl Start {
+    fn takes_fewer(self, known: Option<&Membership>) -> bool {
+        match self {
+            Self::AsLeft => false,
+            Self::Witnessed => known.is_some(),
+            Self::Degraded => true,
+        }
+    }
 }
 
 /// How to start.
@@ -60,14 +75,39 @@ const CHUNKS_MAX: u64 = 1 << 23;
 /// # Panics
 /// Never: the `expect`s name why.
 pub async fn assemble(members: Vec<Member>, rt: &Rt, options: AssembleOptions) -> Result<Rc<Array>, RaidError> {
+    bring_up(members, rt, options, None).await
+}
+
+/// The same with a witness, which is asked what it knows and told from then on.
+///
+/// # Errors
+/// [`RaidError`]; nothing was written then.
+pub async fn assemble_witnessed(
+    members: Vec<Member>,
+    rt: &Rt,
+    options: AssembleOptions,
+    witness: Rc<dyn MembershipWitness>,
+) -> Result<Rc<Array>, RaidError> {
+    bring_up(members, rt, options, Some(witness)).await
+}
+
+async fn bring_up(
+    members: Vec<Member>,
+    rt: &Rt,
+    options: AssembleOptions,
+    witness: Option<Rc<dyn MembershipWitness>>,
+) -> Result<Rc<Array>, RaidError> {
     let (found, mut outsiders) = examine_all(members).await?;
-    let newest = newest(&found)?;
+    let known = recall(&found, witness.as_deref()).await;
+    let newest = newest(&found, known.as_ref())?;
     let (mut legs, missing) = seat(&found, &newest, &mut outsiders)?;
-    let in_sync = legs.iter().flatten().filter(|leg| leg.is_in_sync()).count();
-    if in_sync == 0 {
+    if options.start != Start::Degraded {
+        refuse_old(&found, &newest, &legs, known.as_ref())?;
+    }
+    if !legs.iter().flatten().any(|leg| leg.is_in_sync()) {
         return Err(RaidError::NoneInSync);
     }
-    if !missing.is_empty() && options.start == Start::AsLeft {
+    if !(missing.is_empty() || options.start.takes_fewer(known.as_ref())) {
         let present = legs.iter().flatten().count();
         return Err(RaidError::Incomplete { present, expected: present + missing.len() });
     }
@@ -77,8 +117,7 @@ pub async fn assemble(members: Vec<Member>, rt: &Rt, options: AssembleOptions) -
     assign_work(&legs, bitmap.as_ref(), chunk_bytes, &newest, dirty);
 
     let complete = legs.iter().all(|leg| leg.as_ref().is_some_and(|leg| has_facts(&found, &newest, leg)));
-    let all_facts: Vec<Facts> =
-        found.iter().filter_map(|f| f.facts.clone().ok()).filter(|facts| facts.array == newest.array).collect();
+    let (all_facts, records) = merge_facts(&found, &newest)?;
     let mut roles = newest.roles.clone();
     roles.resize(roles.len().max(ROLES_KEPT), Role::Spare);
     missing.iter().for_each(|&number| roles[number] = Role::Faulty);
@@ -91,21 +130,39 @@ pub async fn assemble(members: Vec<Member>, rt: &Rt, options: AssembleOptions) -
         bitmap,
         uses: HashMap::new(),
         facts_sequence: all_facts.iter().map(|facts| facts.sequence).max().unwrap_or(0),
-        records: facts::merge(all_facts),
+        found: facts::each(&all_facts),
+        records,
         complete,
         superblock_dirty: false,
         facts_dirty: false,
         outsiders,
     };
     let inner = Inner::new(rt, shape(&newest, chunk_bytes, rt, options), board);
-    if behind || !missing.is_empty() {
-        // Degraded from the start is recorded before anything is served (I6).
-        let generation = inner.touch_superblocks();
-        inner.settle(generation).await?;
+    inner.watch.witness.replace(witness);
+    inner.watch.kept.replace(known);
+    if inner.is_news(&inner.membership()) {
+        inner.touch();
     }
+    if behind || !missing.is_empty() {
+        inner.touch_superblocks();
+    }
+    // Degraded from the start is recorded before anything is served (I6).
+    inner.settle(inner.progress.wanted.get()).await?;
     inner.resync_later();
     inner.tidy_if_active();
     Ok(Rc::new(Array(inner)))
+}
+
+/// The facts of all that were found, stale ones too, and what they say together.
+fn merge_facts(found: &[Found], newest: &Superblock) -> Result<(Vec<Facts>, Records), RaidError> {
+    let all = found.iter().filter_map(|one| one.facts.clone().ok());
+    let all: Vec<Facts> = all.filter(|facts| facts.array == newest.array).collect();
+    let records = facts::merge(all.clone());
+    if records.len() > RECORDS_MAX {
+        let what = format!("its members' facts together have {} records, {RECORDS_MAX} are kept", records.len());
+        return Err(RaidError::Unsupported { label: found[0].member.label.clone(), what });
+    }
+    Ok((all, records))
 }
 
 fn shape(newest: &Superblock, chunk_bytes: u64, rt: &Rt, options: AssembleOptions) -> Shape {
@@ -150,16 +207,27 @@ async fn examine(member: Member) -> Result<Found, RaidError> {
         let least = ByteLen(superblock.data_offset.bytes() + superblock.size.bytes());
         return Err(RaidError::TooSmall { label: member.label, size: ByteLen(size), least });
     }
-    let mut facts = Err(FactsError::Absent);
-    if layout::has_facts_room(&superblock) {
-        let area = IoBuf::new(usize::try_from(FACTS_BYTES.0).expect("a mebibyte"));
-        let area = member.disk.read(FACTS_AT, area).await.map_err(|source| disk_error(&member, source))?;
-        facts = Facts::newest(&area);
+    if !superblock.data_offset.bytes().is_multiple_of(u64::from(member.disk.geometry().block_bytes)) {
+        return Err(RaidError::Unsupported { label: member.label, what: "its data begins within a block".into() });
     }
-    if let Err(source @ FactsError::Newer(_)) = facts {
-        return Err(RaidError::Facts { label: member.label, source });
-    }
+    let facts = read_facts(&member, &superblock).await?;
     Ok(Found { member, superblock, facts })
+}
+
+/// The facts of a disk with this superblock.
+pub(super) async fn read_facts(
+    member: &Member,
+    superblock: &Superblock,
+) -> Result<Result<Facts, FactsError>, RaidError> {
+    if !layout::has_facts_room(superblock) {
+        return Ok(Err(FactsError::Absent));
+    }
+    let area = IoBuf::new(usize::try_from(FACTS_BYTES.0).expect("a mebibyte"));
+    let area = member.disk.read(FACTS_AT, area).await.map_err(|source| disk_error(member, source))?;
+    match Facts::newest(&area) {
+        Err(source @ FactsError::Newer(_)) => Err(RaidError::Facts { label: member.label.clone(), source }),
+        facts => Ok(facts),
+    }
 }
 
 /// The superblock of a disk.
@@ -174,9 +242,17 @@ pub(super) async fn read_superblock(member: &Member) -> Result<Superblock, RaidE
     Superblock::decode(bytes).map_err(|source| RaidError::Superblock { label: member.label.clone(), source })
 }
 
-/// The superblock that saw most updates, if all are of one array that we can serve.
-fn newest(found: &[Found]) -> Result<Superblock, RaidError> {
-    let Some(newest) = found.iter().max_by_key(|one| one.superblock.events) else {
+/// What the witness knows of the array; a witness that cannot say knows nothing.
+async fn recall(found: &[Found], witness: Option<&dyn MembershipWitness>) -> Option<Membership> {
+    let array = found.first()?.superblock.array;
+    witness?.recall(array).await.unwrap_or_default()
+}
+
+/// The superblock that saw most updates, if all are of one array that we can serve: of those members that the witness
+/// names, if one of them is here.
+fn newest(found: &[Found], known: Option<&Membership>) -> Result<Superblock, RaidError> {
+    let named = |one: &Found| known.is_some_and(|known| known.names(&one.superblock.device, one.superblock.events));
+    let Some(newest) = found.iter().max_by_key(|one| (named(one), one.superblock.events)) else {
         return Err(RaidError::MemberCount(0));
     };
     for one in found {
@@ -192,6 +268,30 @@ fn newest(found: &[Found]) -> Result<Superblock, RaidError> {
         (level, _) => format!("md level {level}; so far level 1 is served"),
     };
     Err(RaidError::Unsupported { label: newest.member.label.clone(), what })
+}
+
+/// An error if others than these went on: the witness names none of them, or, without a witness, two say so.
+fn refuse_old(
+    found: &[Found],
+    newest: &Superblock,
+    legs: &[Option<Rc<Leg>>],
+    known: Option<&Membership>,
+) -> Result<(), RaidError> {
+    let label_of = |number: u32| found.iter().find(|one| one.superblock.number == number).map(|one| &one.member.label);
+    let label = || label_of(newest.number).cloned().unwrap_or_default();
+    let Some(known) = known else {
+        let split = |one: &&Found| {
+            one.superblock.role_of(newest.number) == Role::Faulty
+                && newest.role_of(one.superblock.number) == Role::Faulty
+        };
+        let other = found.iter().find(split).map(|one| one.member.label.clone());
+        return other.map_or(Ok(()), |second| Err(RaidError::Split { first: label(), second }));
+    };
+    let named = |leg: &&Rc<Leg>| leg.is_in_sync() && known.names(&leg.own.device, leg.own.events);
+    match legs.iter().flatten().find(named) {
+        Some(_) => Ok(()),
+        None => Err(RaidError::Superseded { label: label() }),
+    }
 }
 
 type Seats = (Vec<Option<Rc<Leg>>>, Vec<usize>);

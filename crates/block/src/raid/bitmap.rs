@@ -16,6 +16,8 @@ pub const LAZY_SECONDS: u32 = 5;
 
 const MAGIC: u32 = 0x6d74_6962;
 const VERSION: u32 = 4;
+/// mdadm's smallest chunk; a smaller one could not be copied on disks with blocks of 4096 bytes.
+const CHUNK_MIN: u32 = 4096;
 const HEADER_BYTES: usize = 256;
 
 /// The header of a member's bitmap.
@@ -73,7 +75,7 @@ impl Header {
             && u32_at(4) == VERSION
             && u32_at(68) == 0
             && header.chunk_bytes.is_power_of_two()
-            && header.chunk_bytes >= 512
+            && header.chunk_bytes >= CHUNK_MIN
             && header.state & 2 == 0;
         sound.then_some(header)
     }

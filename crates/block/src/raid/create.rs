@@ -97,6 +97,7 @@ fn new_board(legs: Vec<Option<Rc<Leg>>>, roles: Vec<Role>, bitmap: Option<Bitmap
         bitmap,
         uses: HashMap::new(),
         records: Records::new(),
+        found: HashMap::new(),
         facts_sequence: 0,
         complete: true,
         superblock_dirty: false,

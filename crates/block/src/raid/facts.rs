@@ -2,11 +2,11 @@
 //!
 //! Two slots, A and B, are written alternately with a growing sequence number, each with a checksum over all of it: a
 //! torn write leaves the other slot. Byte map: docs/formats/facts.md. A record is opaque but for its first eight bytes,
-//! its epoch: among members the record with the highest epoch wins, so an epoch never goes back (I12), whatever stock md
+//! its epoch, and the eight behind, its change: among members the highest wins, so an epoch never goes back (I12), whatever stock md
 //! did to the array in between. What a record means, this module does *not* know.
 
 use super::layout::{FACTS_AT, FACTS_BYTES};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use units::{ArrayId, ByteOffset, VolumeId};
 
 /// The longest record.
@@ -18,6 +18,8 @@ pub const SLOT_BYTES: usize = 512 << 10;
 
 const MAGIC: [u8; 8] = *b"MUSKOXF\0";
 const VERSION: u32 = 1;
+/// Nobody writes that often; adding to it must not overflow.
+const SEQUENCE_MAX: u64 = 1 << 62;
 const HEADER_BYTES: usize = 128;
 const RECORD_HEADER_BYTES: usize = 24;
 const _: () = assert!(HEADER_BYTES + RECORDS_MAX * (RECORD_HEADER_BYTES + RECORD_MAX_BYTES) <= SLOT_BYTES);
@@ -58,6 +60,14 @@ pub enum FactsError {
 #[must_use]
 pub fn epoch_of(record: &[u8]) -> Option<u64> {
     record.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+/// What says which of two records of a volume is newer: the epoch, then the change, a little-endian number that follows
+/// it (0 in a record without one). Not the sequence: a half of a split array may have written more often, and know less.
+#[must_use]
+pub fn rank_of(record: &[u8]) -> (u64, u64) {
+    let change = record.get(8..).and_then(epoch_of).unwrap_or(0);
+    (epoch_of(record).unwrap_or(0), change)
 }
 
 /// Where the slot of this sequence number lies on a member.
@@ -118,6 +128,9 @@ impl Facts {
         if u32_at(8) != VERSION {
             return Err(FactsError::Newer(u32_at(8)));
         }
+        if u64_at(24) > SEQUENCE_MAX {
+            return Err(FactsError::Absent);
+        }
         let records = decode_records(&bytes[HEADER_BYTES..used], u32_at(20)).ok_or(FactsError::Absent)?;
         Ok(Self {
             sequence: u64_at(24),
@@ -158,13 +171,26 @@ fn decode_records(mut bytes: &[u8], count: u32) -> Option<Records> {
     bytes.is_empty().then_some(records)
 }
 
-/// What all members say together: per volume the highest epoch wins, then the higher sequence.
+/// What members say of each volume, each content once.
+#[must_use]
+pub fn each(members: &[Facts]) -> HashMap<VolumeId, Vec<Vec<u8>>> {
+    let mut all: HashMap<VolumeId, Vec<Vec<u8>>> = HashMap::new();
+    for (volume, record) in members.iter().flat_map(|facts| &facts.records) {
+        let of_volume = all.entry(*volume).or_default();
+        if !of_volume.contains(record) {
+            of_volume.push(record.clone());
+        }
+    }
+    all
+}
+
+/// What all members say together: per volume the highest epoch wins, then the highest change, then the higher sequence.
 #[must_use]
 pub fn merge(mut members: Vec<Facts>) -> Records {
     members.sort_by_key(|facts| facts.sequence);
     let mut merged = Records::new();
     for (volume, record) in members.into_iter().flat_map(|facts| facts.records) {
-        let older = merged.get(&volume).is_some_and(|held: &Vec<u8>| epoch_of(held) > epoch_of(&record));
+        let older = merged.get(&volume).is_some_and(|held: &Vec<u8>| rank_of(held) > rank_of(&record));
         if !older {
             merged.insert(volume, record);
         }
@@ -228,6 +254,13 @@ mod test {
         for len in 0..300 {
             assert!(Facts::decode(&bytes[..len]).is_ok() == (len >= HEADER_BYTES + RECORD_HEADER_BYTES + 108));
         }
+    }
+
+    /// Goal: the next write's sequence does not wrap round to an older one. Method: the highest number of a sound slot.
+    #[test]
+    fn a_sequence_that_cannot_be_counted_on_is_no_fact() {
+        assert_eq!(Facts::decode(&facts(u64::MAX, &[]).encode()), Err(FactsError::Absent));
+        assert!(Facts::decode(&facts(SEQUENCE_MAX, &[]).encode()).is_ok());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::runtime::run_to_end;
 use crate::{IoBuf, IoData};
 use std::rc::Rc;
 use units::sabotage::{Bug, planted};
-use units::{ByteLen, ByteOffset, Moment};
+use units::{ByteLen, ByteOffset, Millis, Moment};
 
 /// The array as a disk.
 pub(super) struct ArrayDisk(pub Rc<Inner>);
@@ -26,7 +26,18 @@ enum Change {
     Zeroes { may_unmap: bool },
 }
 
+/// The least speed of zeroes on a disk that has to write them, in bytes per millisecond.
+const ZEROES_PER_MS: u64 = 10_000;
+
 impl Change {
+    /// How much longer than others it may take: one request may zero gigabytes.
+    fn longer(&self, len: ByteLen) -> Millis {
+        match self {
+            Self::Data(_) => Millis(0),
+            Self::Zeroes { .. } => Millis(len.0 / ZEROES_PER_MS),
+        }
+    }
+
     fn issue(&self, leg: &Leg, at: ByteOffset, len: ByteLen, how: Durability) -> IoFuture<()> {
         match self {
             Self::Data(data) => leg.disk.write(leg.place(at), data.clone(), how),
@@ -96,6 +107,8 @@ struct Ticket {
     key: usize,
     at: ByteOffset,
     len: ByteLen,
+    /// Whether its chunks count it: there was a bitmap when it was admitted.
+    counted: bool,
 }
 
 impl Inner {
@@ -122,10 +135,16 @@ impl Inner {
     ) -> Result<(), DeviceError> {
         let started = self.rt.now();
         let ticket = self.admit(at, len).await;
+        if self.closed.get() {
+            // It was stopped while this waited for a window: nothing is written after that.
+            return Err(DeviceError::Closed);
+        }
         if !planted(Bug::BitmapAfterData) {
             self.intend(at, len).await?;
         }
-        let joined = Joined::start(&self.rt, started, self.live().into_iter(), |leg| what.issue(leg, at, len, how));
+        let joined = Joined::start_long(&self, started, what.longer(len), self.live().into_iter(), |leg| {
+            what.issue(leg, at, len, how)
+        });
         let judged = self.judge(joined.await, "a write");
         if planted(Bug::BitmapAfterData) {
             self.intend(at, len).await?;
@@ -142,7 +161,7 @@ impl Inner {
 
     /// Flushes every live member; who cannot is failed.
     pub(super) async fn flush_members(self: &Rc<Self>) -> Result<(), DeviceError> {
-        let joined = Joined::start(&self.rt, self.rt.now(), self.live().into_iter(), |leg| leg.disk.flush());
+        let joined = Joined::start(self, self.rt.now(), self.live().into_iter(), |leg| leg.disk.flush());
         self.judge(joined.await, "a flush")
     }
 
@@ -183,14 +202,15 @@ impl Inner {
         let begun = self.ranges.begun.get() + 1;
         self.ranges.begun.set(begun);
         let mut board = self.board.borrow_mut();
-        if board.bitmap.is_some() {
+        let counted = board.bitmap.is_some();
+        if counted {
             for chunk in self.chunks_of(at, len) {
                 let uses: &mut ChunkUse = board.uses.entry(chunk).or_default();
                 uses.in_flight += 1;
                 uses.last_write = begun;
             }
         }
-        Ticket { inner: Rc::clone(self), key, at, len }
+        Ticket { inner: Rc::clone(self), key, at, len, counted }
     }
 
     /// Before data is written: the array is active and the chunks' bits are set, on every member that gets the data.
@@ -223,7 +243,7 @@ impl Inner {
             leg.next_read.set(at.0 + len.0);
             // One leg, issued once: the cell hands the buffer into a closure that may be called for several.
             let buffer = std::cell::Cell::new(Some(into));
-            let joined = Joined::start(&self.rt, started, std::iter::once(Rc::clone(&leg)), |leg| {
+            let joined = Joined::start(&self, started, std::iter::once(Rc::clone(&leg)), |leg| {
                 leg.disk.read(place, buffer.take().expect("one leg, one buffer"))
             });
             match joined.await.pop() {
@@ -260,7 +280,7 @@ pub(super) fn overlaps(ranges: &[(u64, u64)], (from, to): (u64, u64)) -> bool {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let now: Moment = self.inner.rt.now();
-        {
+        if self.counted {
             let mut board = self.inner.board.borrow_mut();
             for chunk in self.inner.chunks_of(self.at, self.len) {
                 if let Some(uses) = board.uses.get_mut(&chunk) {

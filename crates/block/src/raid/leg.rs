@@ -3,6 +3,7 @@
 //! Invariant: a member that is faulty stays so. Whoever waits for operations on members is woken when one of them is
 //! failed; what still hangs on it is left running in the background ([`Joined`]) and nobody waits for it any more.
 
+use super::array::Inner;
 use super::chunks::ChunkSet;
 use super::superblock::Superblock;
 use crate::device::{DeviceError, Disk, IoFuture};
@@ -46,6 +47,8 @@ pub(super) struct Leg {
     pub next_read: Cell<u64>,
     standing: Cell<Standing>,
     calls: RefCell<Calls>,
+    /// Operations that nobody waits for any more and that may still land.
+    left: Cell<usize>,
 }
 
 #[derive(Default)]
@@ -55,7 +58,10 @@ struct Calls {
 }
 
 struct Call {
+    /// When the whole operation was admitted: what a fence asks for.
     started: Moment,
+    /// When this member got it, and so much later as its length excuses: what the watchdog asks for.
+    issued: Moment,
     waker: Option<Waker>,
 }
 
@@ -76,6 +82,7 @@ impl Leg {
             next_read: Cell::new(0),
             standing: Cell::new(standing),
             calls: RefCell::default(),
+            left: Cell::new(0),
             own,
         }
     }
@@ -124,9 +131,19 @@ impl Leg {
         self.calls.borrow().calls.iter().flatten().any(lags)
     }
 
-    fn enter(&self, started: Moment) -> usize {
+    /// Since when the oldest operation under way has been on this member.
+    pub fn oldest(&self) -> Option<Moment> {
+        self.calls.borrow().calls.iter().flatten().map(|call| call.issued).min()
+    }
+
+    /// Whether operations from before it failed still run on it.
+    pub fn is_still_busy(&self) -> bool {
+        self.left.get() > 0
+    }
+
+    fn enter(&self, started: Moment, issued: Moment) -> usize {
         let mut calls = self.calls.borrow_mut();
-        let call = Some(Call { started, waker: None });
+        let call = Some(Call { started, issued, waker: None });
         if let Some(key) = calls.free.pop() {
             calls.calls[key] = call;
             return key;
@@ -177,19 +194,39 @@ enum PartState<T> {
 
 impl<T: Unpin + 'static> Joined<T> {
     pub fn start(
-        rt: &Rt,
+        inner: &Rc<Inner>,
         started: Moment,
         legs: impl Iterator<Item = Rc<Leg>>,
         issue: impl Fn(&Leg) -> IoFuture<T>,
     ) -> Self {
+        Self::start_long(inner, started, Millis(0), legs, issue)
+    }
+
+    /// The same for what may take so much longer than others.
+    pub fn start_long(
+        inner: &Rc<Inner>,
+        started: Moment,
+        longer: Millis,
+        legs: impl Iterator<Item = Rc<Leg>>,
+        issue: impl Fn(&Leg) -> IoFuture<T>,
+    ) -> Self {
+        let issued = inner.rt.now() + longer;
+        let mut running_somewhere = false;
         let parts = legs.map(|leg| {
             let state = match issue(&leg).try_now() {
                 Ok(answer) => PartState::Done(Outcome::Answered(answer)),
-                Err(running) => PartState::Running(leg.enter(started), running),
+                Err(running) => {
+                    running_somewhere = true;
+                    PartState::Running(leg.enter(started, issued), running)
+                }
             };
             Part { leg, state }
         });
-        Self { rt: Rc::clone(rt), parts: parts.collect() }
+        let parts = parts.collect();
+        if running_somewhere {
+            inner.look_after();
+        }
+        Self { rt: Rc::clone(&inner.rt), parts }
     }
 }
 
@@ -212,7 +249,7 @@ impl<T: Unpin + 'static> Future for Joined<T> {
             } else {
                 let hung = std::mem::replace(&mut part.state, PartState::Done(Outcome::Abandoned));
                 part.leg.leave(key);
-                run_out(&this.rt, hung);
+                run_out(&this.rt, &part.leg, hung);
             }
         }
         if waiting {
@@ -226,10 +263,13 @@ impl<T: Unpin + 'static> Future for Joined<T> {
     }
 }
 
-fn run_out<T: Unpin + 'static>(rt: &Rt, state: PartState<T>) {
+fn run_out<T: Unpin + 'static>(rt: &Rt, leg: &Rc<Leg>, state: PartState<T>) {
     if let PartState::Running(_, running) = state {
+        let leg = Rc::clone(leg);
+        leg.left.set(leg.left.get() + 1);
         rt.spawn(Box::pin(async move {
             let _ = running.await;
+            leg.left.set(leg.left.get() - 1);
         }));
     }
 }

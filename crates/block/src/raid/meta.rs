@@ -10,6 +10,7 @@ use super::chunks::ChunkSet;
 use super::facts::{self, Facts};
 use super::leg::{Joined, Leg, Outcome};
 use super::superblock::{CLEAN, FEATURE_BITMAP, FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, SUPERBLOCK_AT, Superblock};
+use super::witness::Membership;
 use crate::device::{DeviceError, Durability, IoFuture};
 use crate::{IoBuf, IoData};
 use std::rc::Rc;
@@ -22,14 +23,20 @@ struct Plan {
     generation: u64,
     per_leg: Vec<(Rc<Leg>, Writes)>,
     snapshot: Option<ChunkSet>,
+    membership: Membership,
 }
 
 /// Writes until nothing is dirty. There is one of these at a time ([`Inner::touch`]).
 pub(super) async fn write_all(inner: Rc<Inner>) {
     while inner.progress.settled.get() < inner.progress.wanted.get() {
         let plan = plan(&inner);
-        let generation = plan.generation;
-        match round(&inner, plan).await {
+        let (generation, membership) = (plan.generation, plan.membership.clone());
+        let done = match round(&inner, plan).await {
+            // The members first: what the witness says of them is never newer than what they say.
+            Ok(true) => inner.tell(membership).await.map(|()| true),
+            other => other,
+        };
+        match done {
             Ok(true) => {
                 inner.progress.settled.set(generation);
                 inner.progress.changed.wake_all();
@@ -48,7 +55,7 @@ pub(super) async fn write_all(inner: Rc<Inner>) {
 async fn round(inner: &Rc<Inner>, plan: Plan) -> Result<bool, DeviceError> {
     let writes: Vec<(Rc<Leg>, Writes)> = plan.per_leg;
     let legs = writes.iter().map(|(leg, _)| Rc::clone(leg));
-    let joined = Joined::start(&inner.rt, inner.rt.now(), legs, |leg| {
+    let joined = Joined::start(inner, inner.rt.now(), legs, |leg| {
         let (_, writes) = writes.iter().find(|(other, _)| std::ptr::eq(&raw const **other, leg)).expect("made for it");
         in_order(leg, writes.clone())
     });
@@ -113,7 +120,12 @@ fn plan(inner: &Inner) -> Plan {
         }
         (leg, writes)
     });
-    Plan { generation: inner.progress.wanted.get(), per_leg: per_leg.collect(), snapshot }
+    Plan {
+        generation: inner.progress.wanted.get(),
+        per_leg: per_leg.collect(),
+        snapshot,
+        membership: inner.membership(),
+    }
 }
 
 fn page_offset(page: usize) -> ByteOffset {

@@ -32,13 +32,16 @@ pub mod superblock;
 #[cfg(test)]
 mod test;
 mod tidy;
+mod watchdog;
+mod witness;
 
 pub use admin::Array;
-pub use assemble::{AssembleOptions, Start, assemble};
+pub use assemble::{AssembleOptions, Start, assemble, assemble_witnessed};
 pub use create::{CreateOptions, create};
 pub use leg::Standing;
 pub use records::FactsTable;
 pub use status::{ArrayState, ArrayStatus, MemberStatus, ResyncStatus};
+pub use witness::{Membership, MembershipWitness};
 
 use crate::device::{DeviceError, Disk};
 use superblock::SuperblockError;
@@ -117,6 +120,12 @@ pub enum RaidError {
         /// What is not done.
         what: String,
     },
+    /// It works in this array already, perhaps by another name.
+    #[error("{0} is a member that works in this array")]
+    AlreadyMember(String),
+    /// It was a member and failed while operations hung on it; they may still land.
+    #[error("operations from before it failed still run on {0}: try again when they have ended, or take the disk away")]
+    StillBusy(String),
     /// The disk failed while it was made a member.
     #[error("{label} failed: {cause}")]
     MemberFailed {
@@ -158,6 +167,22 @@ pub enum RaidError {
         /// How many there were.
         expected: usize,
     },
+    /// The members that are here are not those that this box knows to hold everything that was acknowledged.
+    #[error(
+        "{label} is not one of the members that were in sync last: it is old; bring one of those, or start it degraded if they are lost"
+    )]
+    Superseded {
+        /// The newest of those that are here.
+        label: String,
+    },
+    /// Two members went on without each other.
+    #[error("{first} and {second} each ran without the other: take away the one whose newer data is not needed")]
+    Split {
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// All slots are taken.
     #[error("all {0} slots are taken: fail or grow first")]
     NoFreeSlot(usize),
@@ -195,8 +220,8 @@ pub enum RaidError {
         /// How long.
         len: usize,
     },
-    /// A record's epoch would go back.
-    #[error("the record of volume {volume} is at epoch {held}; epoch {offered} is older")]
+    /// A record's epoch, or its change within the epoch, would go back.
+    #[error("the record of volume {volume} is newer: it is at epoch {held}, this one at {offered}")]
     EpochBack {
         /// Whose.
         volume: VolumeId,

@@ -4,7 +4,7 @@
 
 use super::RaidError;
 use super::array::Inner;
-use super::facts::{RECORD_MAX_BYTES, RECORDS_MAX, Records, epoch_of};
+use super::facts::{RECORD_MAX_BYTES, RECORDS_MAX, Records, epoch_of, rank_of};
 use std::rc::Rc;
 use units::VolumeId;
 
@@ -13,10 +13,22 @@ use units::VolumeId;
 pub struct FactsTable(pub(super) Rc<Inner>);
 
 impl FactsTable {
-    /// Every record: per volume the one with the highest epoch that any readable member held, or stored since.
+    /// Every record: per volume the one with the highest epoch and change that any readable member held, or stored since.
     #[must_use]
     pub fn load(&self) -> Records {
         self.0.board.borrow().records.clone()
+    }
+
+    /// What each readable member held for one volume when the array started, each content once; only the last stored
+    /// since. The gate judges them: one it cannot read counts against the volume.
+    #[must_use]
+    pub fn load_all(&self, volume: VolumeId) -> Vec<Vec<u8>> {
+        let board = self.0.board.borrow();
+        let mut all = board.found.get(&volume).cloned().unwrap_or_default();
+        if let Some(newest) = board.records.get(&volume).filter(|newest| !all.contains(newest)) {
+            all.push(newest.clone());
+        }
+        all
     }
 
     /// Whether the facts of all slots' members could be read: only then is it certain that no higher epoch was granted.
@@ -54,6 +66,7 @@ impl FactsTable {
         {
             let mut board = self.0.board.borrow_mut();
             board.records.remove(&volume);
+            board.found.remove(&volume);
             board.facts_dirty = true;
         }
         let generation = self.0.touch();
@@ -67,9 +80,11 @@ impl FactsTable {
         let Some(offered) = epoch_of(record).filter(|_| len <= RECORD_MAX_BYTES && !full) else {
             return Err(RaidError::Record { volume, len });
         };
-        if let Some(held) = board.records.get(&volume).and_then(|held| epoch_of(held)).filter(|&held| held > offered) {
-            return Err(RaidError::EpochBack { volume, held, offered });
+        if let Some(held) = board.records.get(&volume).map(|held| rank_of(held)).filter(|held| *held > rank_of(record))
+        {
+            return Err(RaidError::EpochBack { volume, held: held.0, offered });
         }
+        board.found.remove(&volume);
         board.records.insert(volume, record.to_vec());
         board.facts_dirty = true;
         Ok(())

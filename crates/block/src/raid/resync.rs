@@ -128,7 +128,7 @@ impl Inner {
     /// Copies one chunk to all who lack it; returns how many bytes it has.
     async fn copy_chunk(self: &Rc<Self>, chunk: usize) -> Result<u64, Stop> {
         let from = chunk as u64 * self.shape.chunk_bytes;
-        let to = (from + self.shape.chunk_bytes).min(self.shape.size.bytes());
+        let to = (from + self.shape.chunk_bytes).min(self.geometry.get().size.0).max(from);
         let targets: Vec<Rc<Leg>> =
             self.lacking().into_iter().filter(|leg| leg.todo.borrow().contains(chunk)).collect();
         let starts = (from..to).step_by(usize::try_from(WINDOW_BYTES).expect("half a mebibyte"));
@@ -148,7 +148,7 @@ impl Inner {
         let (started, at) = (self.rt.now(), ByteOffset(from));
         let data = self.read_source(at, to - from).await?;
         let targets = targets.iter().filter(|leg| leg.is_live()).map(Rc::clone);
-        let joined = Joined::start(&self.rt, started, targets, |leg| {
+        let joined = Joined::start(self, started, targets, |leg| {
             leg.disk.write(leg.place(at), data.clone(), Durability::Cached)
         });
         for (leg, outcome) in joined.await {
@@ -168,7 +168,7 @@ impl Inner {
             let source = source.expect("promote_source leaves one in sync that lacks nothing");
             let place = source.place(at);
             let len = usize::try_from(len).expect("a window");
-            let joined = Joined::start(&self.rt, self.rt.now(), std::iter::once(Rc::clone(&source)), |leg| {
+            let joined = Joined::start(self, self.rt.now(), std::iter::once(Rc::clone(&source)), |leg| {
                 leg.disk.read(place, IoBuf::new(len))
             });
             match joined.await.pop() {

@@ -72,6 +72,8 @@ pub struct ArrayStatus {
     pub resync: Option<ResyncStatus>,
     /// Why a resync cannot go on.
     pub resync_blocked: Option<String>,
+    /// Why nothing is answered for now: the box cannot record who is in sync.
+    pub witness_blocked: Option<String>,
 }
 
 impl Inner {
@@ -109,6 +111,7 @@ impl Inner {
             outsiders: board.outsiders.clone(),
             resync: self.resync.running.get().then(|| self.resync_status(left)),
             resync_blocked: self.resync.blocked.borrow().clone(),
+            witness_blocked: self.watch.blocked.borrow().clone(),
         }
     }
 

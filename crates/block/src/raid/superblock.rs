@@ -16,6 +16,8 @@ pub const SUPERBLOCK_AT: ByteOffset = ByteOffset(4096);
 pub const SUPERBLOCK_BYTES: usize = 4096;
 /// How many device numbers we write: 256 bytes of header and 2 × 128 are exactly one sector.
 pub const ROLES_KEPT: usize = 128;
+/// No array is updated 2^62 times: a higher count is rot, and counting on from it must not overflow.
+const EVENTS_MAX: u64 = 1 << 62;
 /// `resync_offset` of an array whose members are equal (md: `MaxSector`).
 pub const CLEAN: u64 = u64::MAX;
 
@@ -254,10 +256,15 @@ impl Superblock {
                 return bad(field, value);
             }
         }
+        // Counting on from here must not overflow.
+        if self.events > EVENTS_MAX {
+            return bad("events", self.events);
+        }
         match self {
             Self { slots: 0, .. } => bad("raid_disks", 0),
             Self { slots, .. } if *slots as usize > ROLES_MAX => bad("raid_disks", u64::from(*slots)),
             Self { number, roles, .. } if *number as usize >= roles.len() => bad("dev_number", u64::from(*number)),
+            Self { events, .. } if *events > EVENTS_MAX => bad("events", *events),
             Self { size: Sectors(0), .. } => bad("size", 0),
             Self { size, data_size, .. } if size > data_size => bad("data_size", data_size.0),
             Self { data_offset: Sectors(offset @ ..16), .. } => bad("data_offset", *offset),
@@ -427,6 +434,7 @@ mod test {
         assert!(broken(|s| s.number = 500).contains("dev_number"));
         assert!(broken(|s| s.size = Sectors(u64::MAX)).contains("size"));
         assert!(broken(|s| s.data_offset = Sectors(3)).contains("data_offset"));
+        assert!(broken(|s| s.events = u64::MAX).contains("events"));
         assert!(broken(|s| s.features |= 4 | 8).contains("a reshape in progress, recorded bad blocks"));
         assert!(broken(|s| s.features |= 1 << 30).contains("unknown features 0x40000000"));
     }

@@ -2,9 +2,12 @@
 
 mod cuts;
 mod fill;
+mod hung;
 #[cfg(feature = "sabotage")]
 mod planted;
 mod serve;
+mod split;
+mod survivor;
 mod walk;
 
 use super::*;

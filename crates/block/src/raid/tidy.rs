@@ -8,7 +8,7 @@ use super::bitmap::LAZY_SECONDS;
 use crate::device::DeviceError;
 use crate::runtime::sleep;
 use std::rc::Rc;
-use units::Millis;
+use units::{Millis, Moment};
 
 impl Inner {
     /// Sees to it that somebody tidies up a while from now.
@@ -38,11 +38,11 @@ impl Inner {
         // What made the array whole (a member's coming in) is durable before a bit is cleared because of it.
         self.settle(self.progress.wanted.get()).await?;
         // What is looked at before the flush is covered by it: a copy that ends meanwhile is not.
-        let (begun, whole) = (self.ranges.begun.get(), self.is_whole());
+        let (before, begun, whole) = (self.rt.now(), self.ranges.begun.get(), self.is_whole());
         let equal = self.in_sync().iter().all(|leg| leg.todo.borrow().is_empty());
         self.flush_members().await?;
         self.may_answer().await?;
-        let cleared = whole && self.is_whole() && self.clear_bits(begun, idle);
+        let cleared = whole && self.is_whole() && self.clear_bits(before, begun, idle);
         if cleared {
             let generation = self.touch();
             self.settle(generation).await?;
@@ -50,8 +50,9 @@ impl Inner {
         if equal { self.become_clean(begun).await } else { Ok(false) }
     }
 
-    fn clear_bits(&self, begun: u64, idle: Millis) -> bool {
-        let now = self.rt.now();
+    /// Clears the bits of chunks that had been idle before the flush; `before` is when that began. A write that ended
+    /// while it ran is not covered by it.
+    fn clear_bits(&self, before: Moment, begun: u64, idle: Millis) -> bool {
         let mut board = self.board.borrow_mut();
         let board = &mut *board;
         let Some(bitmap) = &mut board.bitmap else {
@@ -59,7 +60,10 @@ impl Inner {
         };
         let uses = &board.uses;
         let idle = |chunk: &usize| {
-            uses.get(chunk).is_none_or(|u| u.in_flight == 0 && u.last_write <= begun && now.since(u.last_end) >= idle)
+            uses.get(chunk).is_none_or(|u| {
+                let ended = u.in_flight == 0 && u.last_write <= begun && u.last_end <= before;
+                ended && before.since(u.last_end) >= idle
+            })
         };
         let chunks: Vec<usize> = bitmap.set().iter().filter(idle).collect();
         for &chunk in &chunks {

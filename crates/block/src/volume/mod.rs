@@ -18,7 +18,7 @@ mod group;
 mod ident;
 pub mod label;
 mod linear;
-mod mda;
+pub mod mda;
 mod model;
 pub mod text;
 mod zeroing;

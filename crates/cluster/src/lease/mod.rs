@@ -11,7 +11,7 @@ mod timing;
 mod witness;
 
 pub use holder::{Holder, Standing};
-pub use timing::{LeaseTiming, TimingError};
+pub use timing::{CLOCK_RATE_PPM, LeaseTiming, TimingError};
 pub use witness::{Renewal, Unsure, Vote, Witness};
 
 /// How many of `witnesses` are a majority.

@@ -57,6 +57,9 @@ enum PoolVerb {
         name: PoolName,
         /// Where to look for members.
         disks: Vec<PathBuf>,
+        /// Start although members are missing that may hold newer data: they are lost for good.
+        #[arg(long)]
+        degraded: bool,
     },
     /// All pools.
     List,
@@ -202,7 +205,9 @@ impl PoolVerb {
             Self::Create { name, disks, wipe } => {
                 Request::PoolCreate { pool: name.clone(), members: all_absolute(disks)?, wipe: *wipe }
             }
-            Self::Start { name, disks } => Request::PoolStart { pool: name.clone(), members: all_absolute(disks)? },
+            Self::Start { name, disks, degraded } => {
+                Request::PoolStart { pool: name.clone(), members: all_absolute(disks)?, degraded: *degraded }
+            }
             Self::List => Request::PoolList,
             Self::Show { name } => Request::PoolShow { pool: name.clone() },
             Self::Fail { name, disk } => Request::MemberFail { pool: name.clone(), member: absolute(disk)? },

@@ -18,12 +18,13 @@ use wire::nbd::{
     Ready, Refusal,
 };
 
-/// A TCP connection that takes longer is tried again elsewhere: a SYN and two repeats.
-const CONNECT_MAX: Millis = Millis(3_500);
-/// A target may let an attach wait for the drain of the older incarnation: the gate's 1.5 s, and a slow disk's end.
-const ATTACH_MAX: Millis = Millis(30_000);
-/// The TLS handshake itself.
-const TLS_MAX: Millis = Millis(5_000);
+/// A storage segment answers a SYN within milliseconds or not at all; the kernel would repeat it only after a second.
+const CONNECT_MAX: Millis = Millis(500);
+/// The handshake with everything in it: a target lets an attach wait for the drain of the older incarnation, 1.5 s and the
+/// end of a slow disk's writes. A longer drain goes on while the next attempt waits for it again.
+const ATTACH_MAX: Millis = Millis(5_000);
+/// The TLS handshake within it.
+const TLS_MAX: Millis = Millis(2_000);
 /// A handshake's replies are short; one receive takes them.
 const READ_BYTES: usize = 16 << 10;
 
@@ -56,21 +57,31 @@ impl Connector for Connect {
     fn connect(&self) -> Connecting {
         let way = Rc::clone(&self.0);
         Box::pin(async move {
-            let portal = way.portals[way.next.get() % way.portals.len()];
-            let link = way.connect_to(portal).await;
-            if link.is_err() {
-                way.next.set(way.next.get() + 1);
+            let mut failed = None;
+            for _ in 0..way.portals.len() {
+                match way.connect_to(way.take_portal()).await {
+                    Ok(link) => return Ok(link as Rc<dyn Session>),
+                    Err(fenced @ ConnectError::Fenced { .. }) => return Err(fenced),
+                    Err(later) => failed = Some(later),
+                }
             }
-            link.map(|link| link as Rc<dyn Session>)
+            Err(failed.expect("the configuration has a portal"))
         })
     }
 }
 
 impl Way {
+    /// In turn: when a session is lost, its segment is suspect and the next one is tried first.
+    fn take_portal(&self) -> SocketAddr {
+        let turn = self.next.get();
+        self.next.set((turn + 1) % self.portals.len());
+        self.portals[turn]
+    }
+
     async fn connect_to(&self, portal: SocketAddr) -> Result<Rc<Link>, ConnectError> {
         let later = |text: String| ConnectError::Later(format!("{portal}: {text}"));
-        let incarnation = self.incarnations.next().map_err(|error| later(error.to_string()))?;
         let transport = connect_tcp(portal, CONNECT_MAX).await.map_err(|error| later(error.to_string()))?;
+        let incarnation = self.incarnations.next().map_err(|error| later(error.to_string()))?;
         let name = ExportName {
             volume: self.volume.clone(),
             attach: Some(AttachAs { epoch: self.epoch, incarnation, mode: self.mode }),

@@ -3,9 +3,10 @@
 //! Invariant: a number that was given out is never given out again, whatever crashes in between; the file is synced,
 //! with its folder, before the number is returned. A gate refuses a lower one for ever.
 
+use crate::durable::replace;
 use std::cell::Cell;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use units::{Incarnation, VolumeName};
 
@@ -64,7 +65,8 @@ impl Incarnations {
     /// [`CounterError::Io`]; the number is not used then.
     pub fn next(&self) -> Result<Incarnation, CounterError> {
         let next = self.last.get() + 1;
-        self.replace(next).map_err(|source| CounterError::Io { path: self.path.clone(), source })?;
+        replace(&self.path, format!("{next}\n").as_bytes())
+            .map_err(|source| CounterError::Io { path: self.path.clone(), source })?;
         self.last.set(next);
         Ok(Incarnation(next))
     }
@@ -73,16 +75,6 @@ impl Incarnations {
     #[must_use]
     pub fn last(&self) -> Incarnation {
         Incarnation(self.last.get())
-    }
-
-    fn replace(&self, number: u64) -> io::Result<()> {
-        let dir = self.path.parent().expect("it was joined to a folder");
-        let fresh = self.path.with_extension("incarnation.new");
-        let mut file = File::create(&fresh)?;
-        writeln!(file, "{number}")?;
-        file.sync_all()?;
-        fs::rename(&fresh, &self.path)?;
-        File::open(dir)?.sync_all()
     }
 }
 

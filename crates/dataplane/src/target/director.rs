@@ -59,7 +59,8 @@ impl Director {
         });
         let starts: Vec<_> = starts.collect();
         futures_util::future::join_all(starts.into_iter().map(|(name, pool)| async move {
-            let start = Start::Assemble { array: Some(pool.array), paths: self.places(&pool.members, &[]) };
+            let start =
+                Start::Assemble { array: Some(pool.array), paths: self.places(&pool.members, &[]), degraded: false };
             if let Err(refusal) = self.launch(&name, start).await {
                 tracing::error!(pool = %name, hint = refusal.hint, "cannot start: {}", refusal.text);
             }
@@ -115,7 +116,7 @@ impl Director {
         made.map(Reply::Pool)
     }
 
-    async fn start(&self, pool: PoolName, members: Vec<PathBuf>) -> Result<Reply, Refusal> {
+    async fn start(&self, pool: PoolName, members: Vec<PathBuf>, degraded: bool) -> Result<Reply, Refusal> {
         let known = self.known.borrow().pools().get(&pool).cloned();
         match self.pools.borrow().get(&pool) {
             Some(Entry::Running(_)) => {
@@ -131,7 +132,7 @@ impl Director {
         }
         let fresh = self.pools.borrow_mut().insert(pool.clone(), Entry::Busy("being started")).is_none();
         let array = known.map(|known| known.array);
-        let started = self.launch(&pool, Start::Assemble { array, paths: places }).await;
+        let started = self.launch(&pool, Start::Assemble { array, paths: places, degraded }).await;
         if started.is_err() && fresh {
             self.pools.borrow_mut().remove(&pool);
         }
@@ -140,7 +141,8 @@ impl Director {
 
     /// Starts a pool's thread and waits until it serves. The entry says `Busy` before and the outcome after.
     async fn launch(&self, pool: &PoolName, start: Start) -> Result<PoolReport, Refusal> {
-        let outcome = Handle::launch(Blueprint { pool: pool.clone(), start }).await;
+        let outcome =
+            Handle::launch(Blueprint { pool: pool.clone(), start, state_dir: self.config.state_dir.clone() }).await;
         let (entry, outcome) = match outcome {
             Ok((handle, report)) => (Entry::Running(Rc::new(handle)), Ok(report)),
             Err(refusal) => (Entry::Failed(refusal.clone()), Err(refusal)),
@@ -304,7 +306,7 @@ impl Answering for Director {
             Request::Status => Ok(Reply::Status(self.status().await)),
             Request::PoolList => Ok(Reply::Pools(self.look().await.pools)),
             Request::PoolCreate { pool, members, wipe } => self.create(pool, paths(&members), wipe).await,
-            Request::PoolStart { pool, members } => self.start(pool, paths(&members)).await,
+            Request::PoolStart { pool, members, degraded } => self.start(pool, paths(&members), degraded).await,
             Request::PoolStop { pool } => self.stop(pool).await,
             Request::PoolShow { pool } => self.show(&pool).await,
             Request::VolumeList { pool } => {

@@ -3,10 +3,11 @@
 //! Invariant: after a crash at any moment the file is the old or the new one. It only says *where to look*: what a pool
 //! holds and who may use it stands on its members, so losing this file loses no data (`muskox ctl pool start`).
 
+use crate::durable::replace;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use units::{ArrayId, PoolName};
 
@@ -115,18 +116,9 @@ impl Known {
     fn store(&self, pools: &BTreeMap<PoolName, KnownPool>) -> Result<(), KnownError> {
         let document = Document { version: VERSION, pools: pools.clone() };
         let text = serde_json::to_vec_pretty(&document).expect("names and paths in UTF-8 are text");
-        let (path, new) = (self.dir.join(FILE), self.dir.join(format!("{FILE}.new")));
-        replace(&self.dir, &path, &new, &text).map_err(|source| KnownError::Io { path, source })
+        let path = self.dir.join(FILE);
+        replace(&path, &text).map_err(|source| KnownError::Io { path, source })
     }
-}
-
-/// Writes beside, makes durable, renames over, makes the renaming durable.
-fn replace(dir: &Path, path: &Path, new: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(new, path)?;
-    File::open(dir)?.sync_all()
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<BTreeMap<PoolName, KnownPool>, KnownError> {

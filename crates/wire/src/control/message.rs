@@ -63,6 +63,9 @@ pub enum Request {
         /// Where to look besides the paths known already.
         #[serde(default)]
         members: Vec<String>,
+        /// Start although members are missing that may hold newer data: they are lost for good.
+        #[serde(default)]
+        degraded: bool,
     },
     /// All pools.
     PoolList,

@@ -52,6 +52,8 @@ impl Pool {
     async fn add(&self, path: &str, wipe: bool) -> Result<(), Refusal> {
         let member = PoolArray::member(path)?;
         let slot = self.array.array.add(member, wipe, random()?).await.map_err(|error| refuse_raid(&error))?;
+        // Half of a mirror that ran elsewhere may bring higher epochs.
+        self.found_again();
         tracing::info!(pool = %self.name, path, slot, "added");
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::Start;
 use block::gate::{Found, GrantStore, Laggards};
 use block::raid::superblock::{SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
-use block::raid::{Array, AssembleOptions, CreateOptions, Member, RaidError, assemble, create};
+use block::raid::{self, Array, AssembleOptions, CreateOptions, Member, MembershipWitness, RaidError, create};
 use block::runtime::Rt;
 use block::volume::{Existing, GroupIds, VolumeError, VolumeGroup};
 use block::{DeviceError, IoFuture};
@@ -22,7 +22,7 @@ const MEMBERS_WAIT: Millis = Millis(3000);
 const PEEK_MAX: Duration = Duration::from_secs(5);
 const PEEK_AGAIN: Duration = Duration::from_millis(200);
 /// What an errno says when nobody knows better. Source: Linux `include/uapi/asm-generic/errno-base.h`.
-const EIO: i32 = 5;
+pub const EIO: i32 = 5;
 
 /// A running array.
 pub struct PoolArray {
@@ -42,14 +42,28 @@ pub struct OpenedPool {
 ///
 /// # Errors
 /// Why not; nothing was changed, unless the text says so.
-pub async fn open(rt: &Rt, name: &PoolName, start: Start) -> Result<OpenedPool, Refusal> {
+pub async fn open(
+    rt: &Rt,
+    name: &PoolName,
+    start: Start,
+    witness: Rc<dyn MembershipWitness>,
+) -> Result<OpenedPool, Refusal> {
     match start {
-        Start::Create { members, wipe } => make(rt, name, &members, wipe).await,
-        Start::Assemble { array, paths } => find(rt, name, array, &paths).await,
+        Start::Create { members, wipe } => make(rt, name, &members, wipe, witness).await,
+        Start::Assemble { array, paths, degraded } => {
+            let start = if degraded { raid::Start::Degraded } else { raid::Start::Witnessed };
+            find(rt, name, array, &paths, start, witness).await
+        }
     }
 }
 
-async fn make(rt: &Rt, name: &PoolName, paths: &[PathBuf], wipe: bool) -> Result<OpenedPool, Refusal> {
+async fn make(
+    rt: &Rt,
+    name: &PoolName,
+    paths: &[PathBuf],
+    wipe: bool,
+    witness: Rc<dyn MembershipWitness>,
+) -> Result<OpenedPool, Refusal> {
     let twice = paths.iter().enumerate().find(|(index, path)| paths[..*index].contains(path));
     if let Some((_, path)) = twice {
         let text = format!("'{}' is named twice", path.display());
@@ -72,6 +86,7 @@ async fn make(rt: &Rt, name: &PoolName, paths: &[PathBuf], wipe: bool) -> Result
     let ids = GroupIds { group: random()?, physical: random()? };
     let mut fill = |bytes: &mut [u8]| getrandom::fill(bytes).expect("the kernel gave random bytes a moment ago");
     let array = create(options, members, rt, &mut fill).await.map_err(|error| refuse_raid(&error))?;
+    array.watch_by(witness).await.map_err(|error| refuse_raid(&error))?;
     // What the disks held was looked at, or given up, a moment ago; the array itself is new.
     let made = VolumeGroup::create(rt, &array.disk(), name, ids, Existing::Wipe, unix_seconds()).await;
     match made {
@@ -83,7 +98,14 @@ async fn make(rt: &Rt, name: &PoolName, paths: &[PathBuf], wipe: bool) -> Result
     }
 }
 
-async fn find(rt: &Rt, name: &PoolName, id: Option<ArrayId>, paths: &[PathBuf]) -> Result<OpenedPool, Refusal> {
+async fn find(
+    rt: &Rt,
+    name: &PoolName,
+    id: Option<ArrayId>,
+    paths: &[PathBuf],
+    start: raid::Start,
+    witness: Rc<dyn MembershipWitness>,
+) -> Result<OpenedPool, Refusal> {
     let mine = wait_for_members(rt, name, id, paths).await;
     if mine.is_empty() {
         let text = format!("no member of the pool '{name}' is on {}", list(paths));
@@ -100,8 +122,8 @@ async fn find(rt: &Rt, name: &PoolName, id: Option<ArrayId>, paths: &[PathBuf]) 
             Err(error) => tracing::error!(pool = %name, "{error}"),
         }
     }
-    let options = AssembleOptions { start: block::raid::Start::Degraded, unix_seconds: unix_seconds() };
-    let array = assemble(members, rt, options).await.map_err(|error| refuse_raid(&error))?;
+    let options = AssembleOptions { start, unix_seconds: unix_seconds() };
+    let array = raid::assemble_witnessed(members, rt, options, witness).await.map_err(|error| refuse_raid(&error))?;
     let group = VolumeGroup::open(rt, &array.disk()).await;
     match group {
         Ok(group) => Ok(OpenedPool { array: PoolArray { array }, group }),
@@ -165,7 +187,7 @@ impl PoolArray {
     /// A volume's grant as the members have it.
     pub fn found(&self, volume: VolumeId) -> Found {
         let facts = self.array.facts();
-        Found { records: facts.load().remove(&volume).into_iter().collect(), complete: facts.complete() }
+        Found { records: facts.load_all(volume), complete: facts.complete() }
     }
 
     /// Where the gates keep their grants.
@@ -274,6 +296,12 @@ pub fn refuse_raid(error: &RaidError) -> Refusal {
         RaidError::TooSmall { .. } => (Code::NoSpace, "use a larger disk"),
         RaidError::NoMember(_) => (Code::NotFound, "`muskox ctl pool show` lists the members"),
         RaidError::NoFreeSlot(_) => (Code::Busy, "fail the member that shall go first, or use `pool replace`"),
+        RaidError::Incomplete { .. } | RaidError::Superseded { .. } => (
+            Code::Blocked,
+            "bring the missing disks, or `muskox ctl pool start NAME --degraded` if they are lost for good",
+        ),
+        RaidError::StillBusy { .. } => (Code::Busy, "wait until the disk has answered, or restart the target"),
+        RaidError::AlreadyMember { .. } => (Code::Exists, "`muskox ctl pool show` lists the members"),
         RaidError::LastMember(_) => (Code::Busy, "add a disk and wait for its resync first"),
         _ => (Code::Failed, "look at `dmesg` and at `muskox ctl pool show`"),
     };

@@ -74,13 +74,13 @@ impl Pool {
         }))
     }
 
-    /// Tells the gates what members that came back hold.
+    /// Tells the gates what members that came back hold: a gate that waited for them opens, a higher epoch counts.
     pub(super) fn found_again(&self) {
         for (name, export) in self.exports.all() {
-            if let Export::Ready(gate, id) = export
-                && matches!(gate.status().state, State::Blocked(_))
-            {
-                tracing::info!(volume = %name, "all members have been read again");
+            if let Export::Ready(gate, id) = export {
+                if matches!(gate.status().state, State::Blocked(_)) {
+                    tracing::info!(volume = %name, "its members have been read again");
+                }
                 gate.found(self.array.found(id));
             }
         }

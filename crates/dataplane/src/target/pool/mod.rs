@@ -12,6 +12,7 @@ mod admin;
 mod array;
 mod export;
 mod grants;
+mod membership;
 mod thread;
 
 use host::net::Parts;
@@ -38,6 +39,8 @@ pub struct Blueprint {
     pub pool: PoolName,
     /// How it comes to be.
     pub start: Start,
+    /// Where it is remembered who was in sync.
+    pub state_dir: PathBuf,
 }
 
 /// How a pool comes to be.
@@ -56,6 +59,8 @@ pub enum Start {
         array: Option<ArrayId>,
         /// Where to look.
         paths: Vec<PathBuf>,
+        /// An operator's word that the missing members are lost.
+        degraded: bool,
     },
 }
 

@@ -2,6 +2,7 @@
 
 use super::array::{PoolArray, open};
 use super::export::Exports;
+use super::membership::Members;
 use super::{Blueprint, Look, Message, Names};
 use block::runtime::{Rt, sleep};
 use std::rc::Rc;
@@ -71,8 +72,8 @@ async fn take_messages(pool: &Rc<Pool>, inbox: &mut mpsc::Receiver<Message>) {
 }
 
 async fn bring_up(rt: &Rt, blueprint: Blueprint, names: Names) -> Result<Rc<Pool>, Refusal> {
-    let Blueprint { pool: name, start } = blueprint;
-    let opened = open(rt, &name, start).await?;
+    let Blueprint { pool: name, start, state_dir } = blueprint;
+    let opened = open(rt, &name, start, Rc::new(Members::new(&state_dir))).await?;
     let exports = Exports::new(opened.group, names);
     let pool = Pool { name, rt: Rc::clone(rt), array: opened.array, exports, changing: Mutex::new(()) };
     let pool = Rc::new(pool);

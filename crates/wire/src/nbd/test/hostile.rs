@@ -50,7 +50,7 @@ fn an_option_of_4_gib_is_not_read() {
     let mut server = greeted(TlsPolicy::Off);
     server.feed(&mut &option_with(OPT_GO, OPTION_DRAIN_MAX, &[])[..]);
     for _ in 0..OPTION_DRAIN_MAX / 4096 - 1 {
-        assert_eq!(server.feed(&mut &[0; 4096][..]), b"");
+        assert!(server.feed(&mut &[0; 4096][..]).is_empty());
         assert_eq!(server.machine.held_bytes(), 0);
     }
     assert_eq!(reply_kinds(&server.feed(&mut &[0; 4096][..])), [REP_FLAG_ERROR | 9]);
@@ -161,12 +161,12 @@ fn a_client_that_wants_tls_does_not_go_on_without() {
             panic!("{:?}", client.log)
         };
         assert_eq!(refusal.text, "no");
-        assert_eq!(client.feed(&mut &reply(OPT_ABORT, REP_ACK, &[])[..]), b"");
+        assert!(client.feed(&mut &reply(OPT_ABORT, REP_ACK, &[])[..]).is_empty());
     }
     let mut client = Client::new("secret", ClientTls::Required);
     let mut old = greeting();
     old[17] = 2; // without FIXED_NEWSTYLE: the other way to talk a client out of TLS
-    assert_eq!(client.feed(&mut &old[..]), b"");
+    assert!(client.feed(&mut &old[..]).is_empty());
     assert!(client_broken(&client));
 }
 

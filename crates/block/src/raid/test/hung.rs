@@ -1,0 +1,160 @@
+//! Members that do not answer: how long they are waited for, and what of theirs is still under way when they return.
+
+use super::*;
+use crate::device::IoFuture;
+use crate::testing::poll;
+
+fn begin(world: &World, at: u64, mark: u8) -> IoFuture<()> {
+    let data = IoBuf::copy_of(&[mark; 4096]).freeze();
+    let mut write = world.array.disk().write(ByteOffset(at), data, Durability::Cached);
+    assert!(!poll(&mut write));
+    write
+}
+
+/// Goal: a write that hangs on a failed member never lands on top of newer data (B-11). Method: fail the member under a
+/// held write, let all later writes to it pass, bring it back, release the old one.
+#[test]
+pub(super) fn a_member_is_not_taken_back_while_old_writes_run_on_it() {
+    let world = World::new(2);
+    world.write(0, 1).unwrap();
+    let [a, b] = [&world.disks[0], &world.disks[1]];
+    b.held.set(true);
+    let write = begin(&world, 0, 2);
+    b.held.set(false);
+    world.hand.run(world.array.fail(1)).unwrap();
+    world.hand.run(write).unwrap();
+    world.write(0, 3).unwrap();
+    for (label, wipe) in [("b", false), ("b", true), ("another name", false), ("another name", true)] {
+        let refused = world.hand.run(world.array.add(member(b, label), wipe, [9; 16]));
+        assert!(matches!(refused, Err(RaidError::StillBusy(_))), "{refused:?}");
+    }
+    b.release();
+    world.hand.turn();
+    world.hand.run(world.array.add(member(b, "b"), false, [9; 16])).unwrap();
+    world.settle();
+    assert_eq!(world.standings(), [Standing::InSync; 2]);
+    assert_eq!([byte_of(a, 0), byte_of(b, 0)], [3, 3]);
+}
+
+/// Goal: nobody waits for ever for a member that does not answer. Method: hold one, outside of any fence.
+#[test]
+pub(super) fn a_member_that_hangs_for_long_is_failed() {
+    let world = World::new(2);
+    world.write(0, 1).unwrap();
+    world.disks[0].held.set(true);
+    let mut write = begin(&world, 0, 2);
+    for _ in 0..29 {
+        world.hand.pass(1000);
+        world.hand.turn();
+        assert!(!poll(&mut write));
+    }
+    world.hand.pass(1000);
+    world.hand.turn();
+    world.hand.turn();
+    assert!(poll(&mut write));
+    assert_eq!(world.standings(), [Standing::Faulty, Standing::InSync]);
+    assert_eq!(superblock_on(&world.disks[1]).roles[0], superblock::Role::Faulty);
+    assert_eq!(world.array.status().members[0].cause.as_deref(), Some("no answer for 30.0 s"));
+
+    // The last one is waited for as long as it takes.
+    world.disks[1].held.set(true);
+    let mut write = begin(&world, 0, 3);
+    for _ in 0..90 {
+        world.hand.pass(1000);
+        world.hand.turn();
+    }
+    assert!(!poll(&mut write));
+    world.disks[1].release();
+    world.hand.run(write).unwrap();
+    assert_eq!(world.state(), ArrayState::Degraded);
+}
+
+/// Goal: a metadata write that hangs is noticed as well, and does not cost a healthy member its place: the writes that
+/// waited for it are young on the others. Method: three members; one holds everything, a second one a single younger
+/// write, the third the data that waited for the first.
+#[test]
+fn who_waited_for_a_hung_member_is_no_laggard() {
+    let world = World::new(3);
+    world.write(0, 1).unwrap();
+    let [a, b, c] = [&world.disks[0], &world.disks[1], &world.disks[2]];
+    a.held.set(true);
+    let mut waits_for_the_bitmap = begin(&world, 1 << 20, 2);
+    let pass = |seconds| {
+        for _ in 0..seconds {
+            world.hand.turn();
+            world.hand.pass(1000);
+        }
+    };
+    pass(20);
+    c.held.set(true);
+    let younger = begin(&world, 0, 3);
+    // What c holds it keeps; what comes now passes.
+    c.held.set(false);
+    pass(11);
+    b.held.set(true);
+    for _ in 0..5 {
+        assert!(!poll(&mut waits_for_the_bitmap));
+        pass(1);
+    }
+    assert_eq!(byte_of(c, 1 << 20), 2);
+    assert_eq!(world.standings(), [Standing::Faulty, Standing::InSync, Standing::InSync]);
+    [b, c].into_iter().for_each(|disk| disk.release());
+    world.hand.run(waits_for_the_bitmap).unwrap();
+    world.hand.run(younger).unwrap();
+}
+
+/// Goal: our own pause is no evidence (B-17). Method: the clock jumps by a minute while one member works.
+#[test]
+fn a_stopped_process_fails_nobody() {
+    let world = World::new(2);
+    world.write(0, 1).unwrap();
+    world.disks[0].held.set(true);
+    let write = begin(&world, 0, 2);
+    world.hand.turn();
+    world.hand.pass(60_000);
+    world.hand.turn();
+    assert_eq!(world.standings(), [Standing::InSync; 2]);
+    world.disks[0].release();
+    world.hand.run(write).unwrap();
+    assert_eq!(world.standings(), [Standing::InSync; 2]);
+}
+
+/// Goal: when stop has answered, nothing is written any more. Method: a write that waits for a resync's window, stop,
+/// then the write again.
+#[test]
+fn a_write_that_waited_for_a_resync_does_not_outlive_stop() {
+    let world = World::new(1);
+    world.write(0, 1).unwrap();
+    world.hand.run(world.array.grow(2)).unwrap();
+    let disk = MemDisk::new(DISK_BYTES);
+    world.hand.run(world.array.add(member(&disk, "b"), false, [7; 16])).unwrap();
+    disk.held.set(true);
+    world.hand.turn();
+    let mut write = begin(&world, 0, 2);
+    let array = Rc::clone(&world.array);
+    let mut stop = Box::pin(async move { array.stop().await });
+    assert!(!poll(&mut stop));
+    disk.release();
+    world.hand.run(stop).unwrap();
+    [&world.disks[0], &disk].into_iter().for_each(|disk| disk.log.borrow_mut().clear());
+    for _ in 0..5 {
+        world.hand.turn();
+        if poll(&mut write) {
+            break;
+        }
+    }
+    assert!(world.disks[0].log.borrow().is_empty() && disk.log.borrow().is_empty(), "{:?}", disk.log.borrow());
+}
+
+/// Goal: one disk is never two members. Method: add a member that works, under another name.
+#[test]
+fn a_working_member_is_not_taken_in_again() {
+    let world = World::new(1);
+    world.write(0, 7).unwrap();
+    world.hand.run(world.array.grow(2)).unwrap();
+    for wipe in [false, true] {
+        let refused = world.hand.run(world.array.add(member(&world.disks[0], "alias"), wipe, [9; 16]));
+        assert!(matches!(refused, Err(RaidError::AlreadyMember(_))), "{refused:?}");
+    }
+    assert_eq!(superblock_on(&world.disks[0]).number, 0);
+}

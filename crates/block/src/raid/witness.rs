@@ -1,0 +1,95 @@
+//! What is remembered of an array outside of its members: who was in sync when that last changed.
+//!
+//! The superblock of a member that failed cannot say so. If it is the only one found at the next start, it looks right
+//! and is old (docs/formats/md.md). So the box remembers: a change of who is in sync is with the witness before any
+//! write is answered that relies on it. Only a member that the witness names is started from without the others.
+
+use super::RaidError;
+use super::array::Inner;
+use crate::device::{DeviceError, IoFuture};
+use crate::runtime::sleep;
+use std::cell::RefCell;
+use std::rc::Rc;
+use units::{ArrayId, Millis};
+
+/// A witness that cannot write is asked again this often; until then nothing is answered that needs it.
+const AGAIN: Millis = Millis(1000);
+
+/// Who was in sync.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// The array's update counter then: each of these members has at least this.
+    pub events: u64,
+    /// The members' identities (`device` in their superblocks), in ascending order.
+    pub in_sync: Vec<[u8; 16]>,
+}
+
+/// Where memberships are durable. One file per array in a target's state folder, on no member of that array.
+pub trait MembershipWitness {
+    /// What was kept last for this array; `None` if nothing ever was.
+    ///
+    /// An error counts as `None`: the array then starts only with every member that its superblocks call active.
+    fn recall(&self, array: ArrayId) -> IoFuture<Option<Membership>>;
+
+    /// Replaces it, answered when it is durable. Asked again after an error.
+    fn keep(&self, array: ArrayId, membership: &Membership) -> IoFuture<()>;
+}
+
+/// The witness of a running array.
+#[derive(Default)]
+pub(super) struct Watch {
+    pub witness: RefCell<Option<Rc<dyn MembershipWitness>>>,
+    /// What it holds.
+    pub kept: RefCell<Option<Membership>>,
+    /// Why it does not take the newest.
+    pub blocked: RefCell<Option<String>>,
+}
+
+impl Membership {
+    /// Whether a member of this identity and count of updates holds everything that was acknowledged.
+    pub(super) fn names(&self, device: &[u8; 16], events: u64) -> bool {
+        self.in_sync.contains(device) && events >= self.events
+    }
+}
+
+impl Inner {
+    /// Who is in sync now.
+    pub fn membership(&self) -> Membership {
+        let mut in_sync: Vec<[u8; 16]> = self.in_sync().iter().map(|leg| leg.own.device).collect();
+        in_sync.sort_unstable();
+        Membership { events: self.board.borrow().events, in_sync }
+    }
+
+    /// Whether the witness holds another membership than this.
+    pub fn is_news(&self, membership: &Membership) -> bool {
+        // An older count than the kept one: an operator started an older copy of a member.
+        let known = |kept: &Membership| kept.in_sync == membership.in_sync && kept.events <= membership.events;
+        self.watch.witness.borrow().is_some() && !self.watch.kept.borrow().as_ref().is_some_and(known)
+    }
+
+    /// Has the witness keep a membership, for as long as that takes; an error only when the array is being stopped.
+    pub async fn tell(&self, membership: Membership) -> Result<(), DeviceError> {
+        if !self.is_news(&membership) {
+            return Ok(());
+        }
+        let witness = self.watch.witness.borrow().clone();
+        let Some(witness) = witness else { return Ok(()) };
+        while let Err(error) = witness.keep(self.shape.id, &membership).await {
+            self.watch.blocked.replace(Some(format!("who is in sync cannot be recorded on this box: {error}")));
+            if self.closed.get() {
+                return Err(error);
+            }
+            sleep(&self.rt, AGAIN).await;
+        }
+        self.watch.blocked.replace(None);
+        self.watch.kept.replace(Some(membership));
+        Ok(())
+    }
+
+    /// From now on this witness is told.
+    pub async fn watch_by(self: &Rc<Self>, witness: Rc<dyn MembershipWitness>) -> Result<(), RaidError> {
+        self.watch.witness.replace(Some(witness));
+        let generation = self.touch();
+        Ok(self.settle(generation).await?)
+    }
+}

@@ -1,0 +1,132 @@
+//! A VM starts from its disk: elsewhere because its host died, in place because its QEMU did, or for the first time.
+//!
+//! ```text
+//!  ══▶ fence: raise to the new epoch at every target, and make sure of everybody who might still run it
+//!         │ all acknowledged, and then, at one moment, all made sure of
+//!         ▼ start at the destination ── it runs ──▶ done
+//!         └ it cannot ══▶ fence again, for the next host, at the next epoch ── none left ──▶ lost
+//! ```
+//!
+//! The owner in the store is the destination from the first transaction on: with the raise that names it, one
+//! transaction and one round of acknowledgements lie between the verdict and the start.
+
+use crate::job::{Action, Guest, Outcome, Ownership, Plan, Turn, View};
+use serde::{Deserialize, Serialize};
+use units::sabotage::{Bug, planted};
+use units::{HostKey, Millis};
+
+/// A raise drains for at most 1.5 s (the gate); longer is worth telling.
+const FENCE_TOLD_MS: Millis = Millis(3_000);
+/// A verdict by votes takes 3 s; whoever is still in doubt after this long is switched off, if possible.
+const POWER_AFTER_MS: Millis = Millis(5_000);
+/// Starting QEMU takes 1.5 s at worst by the timing model; after so long another host is tried.
+const START_MAX_MS: Millis = Millis(20_000);
+
+/// A recovery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// Where it is to run.
+    pub to: HostKey,
+    /// Where else it could.
+    pub spare: Vec<HostKey>,
+    /// Whether hosts can be switched off.
+    pub power: bool,
+    /// How many hosts were tried before this one.
+    pub tried: u32,
+}
+
+type Step = Turn<Recovery>;
+
+impl Recovery {
+    /// The job and the ownership it begins with, for [`crate::job::Run::create`]: the next epoch, owned by `to`; whoever
+    /// had it is to be made sure of. `to` may be the host that had it.
+    #[must_use]
+    pub fn new(owned: &Ownership, to: HostKey, spare: Vec<HostKey>, power: bool) -> (Self, Ownership) {
+        (Self { to, spare, power, tried: 0 }, next_epoch(owned, to))
+    }
+
+    /// Hosts that may still run it. Not the destination: that one destroys what it has of older epochs before it starts.
+    fn doubtful(&self, view: &View<'_>) -> Vec<HostKey> {
+        if planted(Bug::StartWithoutProof) {
+            return Vec::new();
+        }
+        let suspects = view.owned.unsettled.iter().copied().filter(|host| *host != self.to);
+        suspects.filter(|host| !view.facts.settled(*host, view.now)).collect()
+    }
+
+    /// The next host, at the next epoch; without one, the end.
+    fn elsewhere(&self, view: &View<'_>, why: &str) -> Step {
+        match self.spare.split_first() {
+            Some((to, spare)) => {
+                let next = Self { to: *to, spare: spare.to_vec(), power: self.power, tried: self.tried + 1 };
+                let owned = next_epoch(view.owned, *to);
+                match Step::owning(next, owned) {
+                    Turn::Move(step) => Turn::Move(crate::job::Move { why: Some(why.to_owned()), ..step }),
+                    other => other,
+                }
+            }
+            None => Turn::end(self.clone(), view.owned, Outcome::Lost { why: why.to_owned() }),
+        }
+    }
+}
+
+impl Plan for Recovery {
+    fn kind(&self) -> &'static str {
+        "recover"
+    }
+
+    fn stage(&self) -> &'static str {
+        "fence and start"
+    }
+
+    fn turn(&self, view: &View<'_>) -> Step {
+        let facts = view.facts;
+        if facts.gone(self.to, view.now) {
+            return self.elsewhere(view, "the destination died");
+        }
+        if facts.refused().is_some() {
+            return self.elsewhere(view, "the destination refused it");
+        }
+        let (host, epoch) = (self.to, view.owned.epoch);
+        let raise = Action::Raise { epoch, owner: Some(host) };
+        let fenced = facts.is_done(&raise);
+        if fenced && facts.guest(host) == Some(Guest::Running) {
+            return Turn::end(self.clone(), &view.owned.with_unsettled(Vec::new()), Outcome::Done);
+        }
+        let doubtful = self.doubtful(view);
+        let proven = doubtful.is_empty();
+        if (fenced || planted(Bug::StartBeforeAck)) && proven {
+            if view.in_stage >= START_MAX_MS && !self.spare.is_empty() {
+                return self.elsewhere(view, "the destination did not start it in time");
+            }
+            let mut actions = vec![Action::Start { host, epoch }, Action::Ask { host }];
+            if !fenced {
+                // Only with the planted bug.
+                actions.push(raise);
+            }
+            return Turn::Do(actions);
+        }
+        let mut actions = vec![raise, Action::Ask { host }];
+        for host in &doubtful {
+            actions.extend([Action::Destroy { host: *host }, Action::Ask { host: *host }]);
+            if self.power && view.in_stage >= POWER_AFTER_MS {
+                actions.push(Action::PowerOff { host: *host });
+            }
+        }
+        match () {
+            () if !fenced && view.in_stage >= FENCE_TOLD_MS => {
+                Turn::Blocked("fence: not every target has acknowledged the new epoch", actions)
+            }
+            () if fenced && view.in_stage >= POWER_AFTER_MS => {
+                Turn::Blocked("a host that may still run it can neither be reached nor proven dead", actions)
+            }
+            () => Turn::Do(actions),
+        }
+    }
+}
+
+fn next_epoch(owned: &Ownership, to: HostKey) -> Ownership {
+    let epoch = owned.promised.max(owned.epoch).next();
+    let unsettled = owned.suspects().into_iter().filter(|host| *host != to).collect();
+    owned.moved(epoch, Some(to), unsettled)
+}

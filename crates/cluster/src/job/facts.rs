@@ -1,0 +1,79 @@
+//! What was heard in the present stage. Forgotten at every save and by whoever takes over: it is all asked again.
+
+use super::{Action, Guest, Proof, Report};
+use crate::migrate::Measured;
+use std::collections::BTreeMap;
+use units::{HostKey, Moment};
+
+/// What is known.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    done: Vec<Action>,
+    refused: Option<String>,
+    guests: BTreeMap<HostKey, Guest>,
+    proofs: BTreeMap<HostKey, Proof>,
+    measured: Measured,
+}
+
+impl Facts {
+    /// Takes note of a report.
+    pub fn hear(&mut self, report: Report) {
+        match report {
+            Report::Done(action) if self.is_done(&action) => {}
+            Report::Done(action) => self.done.push(action),
+            Report::Refused(_, text) => self.refused = Some(text),
+            Report::Guest { host, guest } => drop(self.guests.insert(host, guest)),
+            Report::Gone { host, proof } => self.prove(host, proof),
+            Report::Measured(measured) => self.measured.merge(measured),
+        }
+    }
+
+    /// A proof for good is not replaced by one that ends.
+    fn prove(&mut self, host: HostKey, proof: Proof) {
+        match (self.proofs.get(&host), proof) {
+            (Some(Proof::Power | Proof::Word), _) => {}
+            (Some(Proof::Votes { until: old }), Proof::Votes { until }) if *old > until => {}
+            _ => drop(self.proofs.insert(host, proof)),
+        }
+    }
+
+    /// Whether the targets did this.
+    #[must_use]
+    pub fn is_done(&self, action: &Action) -> bool {
+        self.done.contains(action)
+    }
+
+    /// Why something cannot be done.
+    #[must_use]
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
+    /// How the guest is there, if heard.
+    #[must_use]
+    pub fn guest(&self, host: HostKey) -> Option<Guest> {
+        self.guests.get(&host).copied()
+    }
+
+    /// Whether the host as a whole is known not to run guests.
+    #[must_use]
+    pub fn gone(&self, host: HostKey, now: Moment) -> bool {
+        match self.proofs.get(&host) {
+            Some(Proof::Votes { until }) => now < *until,
+            Some(Proof::Power | Proof::Word) => true,
+            None => false,
+        }
+    }
+
+    /// Whether the VM certainly does not run there.
+    #[must_use]
+    pub fn settled(&self, host: HostKey, now: Moment) -> bool {
+        self.guest(host) == Some(Guest::Absent) || self.gone(host, now)
+    }
+
+    /// What was measured.
+    #[must_use]
+    pub fn measured(&self) -> Measured {
+        self.measured
+    }
+}

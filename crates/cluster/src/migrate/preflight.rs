@@ -1,0 +1,242 @@
+//! Whether a migration can be begun: facts in, refusals with texts out, all of them at once.
+
+use units::{ByteLen, HostKey, VmName};
+
+/// What was found out about one side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Side {
+    /// Which host.
+    pub host: HostKey,
+    /// Its name, for people.
+    pub name: String,
+    /// It answered just now.
+    pub answers: bool,
+    /// QEMU's version (major, minor), if it has one.
+    pub qemu: Option<(u32, u32)>,
+    /// Machine types and CPU models its QEMU offers that the VM needs; false: one is missing.
+    pub has_machine: bool,
+    /// Memory free for guests.
+    pub free: ByteLen,
+    /// Bridges the VM is plugged into that this host does not have.
+    pub missing_bridges: Vec<String>,
+    /// Volumes of the VM whose target it cannot reach.
+    pub unreachable_volumes: Vec<String>,
+    /// It is being drained: nothing new is placed there.
+    pub draining: bool,
+}
+
+/// What was found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// The VM's owner and the side it runs on.
+    Source(Side),
+    /// Where it is to go.
+    Destination(Side),
+    /// The VM does not run.
+    NotRunning,
+    /// A job works on it.
+    Busy(String),
+    /// The VM's memory.
+    Memory(ByteLen),
+    /// A device that cannot be moved.
+    Pinned(String),
+    /// Some target of it does not keep its fences at present.
+    FenceBlocked(String),
+}
+
+/// Why not.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// See the text.
+    #[error("VM '{0}' does not run: nothing moves; use `muskox vm start` with the host that you want")]
+    NotRunning(VmName),
+    /// See the text.
+    #[error("VM '{vm}' is being worked on by job {job}: wait for it or cancel it with `muskox job cancel {job}`")]
+    Busy {
+        /// Which VM.
+        vm: VmName,
+        /// By which job.
+        job: String,
+    },
+    /// See the text.
+    #[error("VM '{vm}' runs on {host} already")]
+    SameHost {
+        /// Which VM.
+        vm: VmName,
+        /// Where.
+        host: String,
+    },
+    /// See the text.
+    #[error("host {0} does not answer: see `muskox node list`")]
+    Silent(String),
+    /// See the text.
+    #[error("host {0} is being drained: choose another one")]
+    Draining(String),
+    /// See the text.
+    #[error("host {0} has no QEMU: run `muskox doctor` there")]
+    NoQemu(String),
+    /// A destination older than the source need not understand its stream.
+    #[error("host {host} has QEMU {}.{}, older than the source's {}.{}: update it first", .there.0, .there.1, .here.0, .here.1)]
+    OlderQemu {
+        /// Where.
+        host: String,
+        /// The destination's.
+        there: (u32, u32),
+        /// The source's.
+        here: (u32, u32),
+    },
+    /// See the text.
+    #[error("host {0} does not offer the VM's machine type or CPU model")]
+    Machine(String),
+    /// See the text.
+    #[error("host {host} has {free} of memory free and VM '{vm}' needs {needs}")]
+    Memory {
+        /// Where.
+        host: String,
+        /// Which VM.
+        vm: VmName,
+        /// There.
+        free: ByteLen,
+        /// Here.
+        needs: ByteLen,
+    },
+    /// See the text.
+    #[error("host {host} has no bridge '{bridge}', which the VM is plugged into")]
+    Bridge {
+        /// Where.
+        host: String,
+        /// Which.
+        bridge: String,
+    },
+    /// See the text.
+    #[error("host {host} cannot reach the target of volume '{volume}': see `muskox path show`")]
+    Volume {
+        /// Where.
+        host: String,
+        /// Which.
+        volume: String,
+    },
+    /// See the text.
+    #[error("the VM has {0}, which cannot be moved")]
+    Pinned(String),
+    /// See the text.
+    #[error("target {0} has not acknowledged an earlier fence: nothing moves until it has")]
+    FenceBlocked(String),
+}
+
+/// All reasons against it; none: it can begin.
+#[must_use]
+pub fn refusals(vm: &VmName, facts: &[Fact]) -> Vec<Refusal> {
+    let mut found = Vec::new();
+    let side = |want_source: bool| {
+        facts.iter().find_map(|fact| match fact {
+            Fact::Source(side) if want_source => Some(side),
+            Fact::Destination(side) if !want_source => Some(side),
+            _ => None,
+        })
+    };
+    if let (Some(source), Some(destination)) = (side(true), side(false)) {
+        between(vm, source, destination, &mut found);
+    }
+    for fact in facts {
+        match fact {
+            Fact::Source(side) if !side.answers => found.push(Refusal::Silent(side.name.clone())),
+            Fact::Destination(side) => against_destination(side, &mut found),
+            Fact::NotRunning => found.push(Refusal::NotRunning(vm.clone())),
+            Fact::Busy(job) => found.push(Refusal::Busy { vm: vm.clone(), job: job.clone() }),
+            Fact::Memory(needs) => {
+                if let Some(Side { name, free, .. }) = side(false).filter(|side| side.free < *needs) {
+                    let (host, vm) = (name.clone(), vm.clone());
+                    found.push(Refusal::Memory { host, vm, free: *free, needs: *needs });
+                }
+            }
+            Fact::Pinned(device) => found.push(Refusal::Pinned(device.clone())),
+            Fact::FenceBlocked(target) => found.push(Refusal::FenceBlocked(target.clone())),
+            Fact::Source(_) => {}
+        }
+    }
+    found
+}
+
+fn between(vm: &VmName, source: &Side, destination: &Side, found: &mut Vec<Refusal>) {
+    if source.host == destination.host {
+        found.push(Refusal::SameHost { vm: vm.clone(), host: source.name.clone() });
+    }
+    if let (Some(here), Some(there)) = (source.qemu, destination.qemu)
+        && there < here
+    {
+        found.push(Refusal::OlderQemu { host: destination.name.clone(), there, here });
+    }
+}
+
+fn against_destination(side: &Side, found: &mut Vec<Refusal>) {
+    let name = || side.name.clone();
+    if !side.answers {
+        // Nothing else is known of it.
+        found.push(Refusal::Silent(name()));
+        return;
+    }
+    if side.draining {
+        found.push(Refusal::Draining(name()));
+    }
+    if side.qemu.is_none() {
+        found.push(Refusal::NoQemu(name()));
+    } else if !side.has_machine {
+        found.push(Refusal::Machine(name()));
+    }
+    let bridge = |bridge: &String| Refusal::Bridge { host: name(), bridge: bridge.clone() };
+    found.extend(side.missing_bridges.iter().map(bridge));
+    let volume = |volume: &String| Refusal::Volume { host: name(), volume: volume.clone() };
+    found.extend(side.unreachable_volumes.iter().map(volume));
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn side(n: u8) -> Side {
+        Side {
+            host: HostKey([n; 32]),
+            name: format!("host{n}"),
+            answers: true,
+            qemu: Some((10, 0)),
+            has_machine: true,
+            free: ByteLen::mib(512),
+            missing_bridges: Vec::new(),
+            unreachable_volumes: Vec::new(),
+            draining: false,
+        }
+    }
+
+    /// Goal: every reason is told at once, in words that say what to do; none if all is well. Method: one of each.
+    #[test]
+    fn every_reason_is_told() {
+        let vm: VmName = "web1".parse().expect("a name");
+        let good = [Fact::Source(side(1)), Fact::Destination(side(2)), Fact::Memory(ByteLen::mib(512))];
+        assert_eq!(refusals(&vm, &good), []);
+        let bad = Side {
+            qemu: Some((7, 2)),
+            missing_bridges: vec!["lan".into()],
+            unreachable_volumes: vec!["web1".into()],
+            draining: true,
+            ..side(2)
+        };
+        let facts = [Fact::Source(side(1)), Fact::Destination(bad), Fact::Memory(ByteLen::mib(513))];
+        let texts: Vec<String> = refusals(&vm, &facts).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "host host2 has QEMU 7.2, older than the source's 10.0: update it first",
+                "host host2 is being drained: choose another one",
+                "host host2 has no bridge 'lan', which the VM is plugged into",
+                "host host2 cannot reach the target of volume 'web1': see `muskox path show`",
+                "host host2 has 512 MiB of memory free and VM 'web1' needs 513 MiB",
+            ]
+        );
+        let silent = Side { answers: false, qemu: None, ..side(2) };
+        let facts = [Fact::Source(side(1)), Fact::Destination(silent), Fact::Busy("j7".into())];
+        assert_eq!(refusals(&vm, &facts).len(), 2, "of a silent host nothing else is said");
+        let facts = [Fact::Source(side(1)), Fact::Destination(side(1))];
+        assert!(matches!(refusals(&vm, &facts)[..], [Refusal::SameHost { .. }]));
+    }
+}

@@ -1,0 +1,324 @@
+//! The stages of a migration and what each one does with what it hears.
+//!
+//! ```text
+//!  prepare ─▶ copy ─▶ hand over ═════▶ commit ─▶ clear ─▶ done (runs at the destination)
+//!     │         │    (e+1, nobody)  (e+2, destination)      └▶ lost: the destination died, a recovery is due
+//!     └──▶ undo ┘         ▼
+//!           │          retreat ══▶ give back ─▶ undone (runs at the source)
+//!           ▼             │      (≥ e+3, source)
+//!    undone, or lost   lost: the source died too          ═▶ changes the owner
+//! ```
+
+use super::{Limits, Receipt};
+use crate::job::{Action, Guest, Outcome, Ownership, Plan, Turn, View};
+use serde::{Deserialize, Serialize};
+use units::sabotage::{Bug, planted};
+use units::{Epoch, HostKey};
+
+/// Where a migration is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// The destination gets a standby attachment and a QEMU that waits.
+    Prepare,
+    /// Memory is copied while the guest runs.
+    Copy,
+    /// Nobody owns the VM; the rest of its memory is sent.
+    HandOver,
+    /// The destination owns it.
+    Commit,
+    /// It runs there; the source is cleaned up.
+    Clear,
+    /// Nothing was closed yet; everything is put back.
+    Undo,
+    /// The epoch is closed; the destination must be gone before the source gets a new one.
+    Retreat,
+    /// The source owns it again.
+    GiveBack,
+}
+
+/// A migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migration {
+    /// From.
+    pub source: HostKey,
+    /// To.
+    pub destination: HostKey,
+    /// Where it is.
+    pub stage: Stage,
+    /// The epoch that closes the source's.
+    pub closing: Epoch,
+    /// The one reserved for the destination.
+    pub landing: Epoch,
+    /// Whether hosts can be switched off.
+    pub power: bool,
+    /// Why it is being undone.
+    pub why: Option<String>,
+    /// What it cost.
+    pub receipt: Receipt,
+}
+
+type Step = Turn<Migration>;
+
+impl Migration {
+    /// A migration of a VM that runs at its owner, and the ownership with the promised epochs: for
+    /// [`crate::job::Run::create`].
+    ///
+    /// # Panics
+    /// If nobody owns the VM, or the destination does: pre-flight refuses that.
+    #[must_use]
+    pub fn new(owned: &Ownership, destination: HostKey, power: bool) -> (Self, Ownership) {
+        let source = owned.owner.expect("pre-flight saw an owner");
+        assert!(source != destination, "pre-flight saw two hosts");
+        let closing = owned.promised.max(owned.epoch).next();
+        let landing = closing.next();
+        let (stage, receipt) = (Stage::Prepare, Receipt::default());
+        let plan = Self { source, destination, stage, closing, landing, power, why: None, receipt };
+        (plan, Ownership { promised: landing, ..owned.clone() })
+    }
+
+    fn at(&self, stage: Stage) -> Self {
+        Self { stage, ..self.clone() }
+    }
+
+    fn failing(&self, stage: Stage, why: &str) -> Self {
+        Self { stage, why: Some(why.to_owned()), ..self.clone() }
+    }
+
+    fn why(&self) -> String {
+        self.why.clone().unwrap_or_else(|| "no reason was recorded".to_owned())
+    }
+
+    fn prepare(&self, view: &View<'_>) -> Step {
+        if let Some(why) = self.trouble(view, view.in_stage >= Limits::PREPARE) {
+            return Turn::because(self.failing(Stage::Undo, why), why);
+        }
+        let (host, epoch) = (self.destination, self.landing);
+        let reserve = Action::Reserve { epoch, host };
+        match view.facts.guest(host) {
+            _ if !view.facts.is_done(&reserve) => Turn::Do(vec![reserve]),
+            Some(Guest::Incoming) => Turn::to(self.at(Stage::Copy)),
+            _ => Turn::Do(with_questions(view, vec![Action::Incoming { host, epoch }], &[host])),
+        }
+    }
+
+    fn copy(&self, view: &View<'_>) -> Step {
+        if let Some(why) = self.trouble(view, false) {
+            return Turn::because(self.failing(Stage::Undo, why), why);
+        }
+        let (host, destination) = (self.source, self.destination);
+        if view.facts.guest(host) == Some(Guest::PreSwitchover) {
+            let unsettled = vec![host, destination];
+            let mut next = self.at(Stage::HandOver);
+            next.receipt.copy_ms = Some(view.in_stage);
+            return Turn::owning(next, view.owned.moved(self.closing, None, unsettled));
+        }
+        let actions = vec![Action::Migrate { host, destination }, Action::Watch { host: destination }];
+        Turn::Do(with_questions(view, actions, &[host, destination]))
+    }
+
+    /// Why a migration that closed nothing yet cannot go on.
+    fn trouble(&self, view: &View<'_>, stage_is_late: bool) -> Option<&'static str> {
+        let facts = view.facts;
+        match () {
+            () if view.cancel => Some("it was cancelled"),
+            () if view.late => Some("its deadline passed while the memory was being copied"),
+            () if stage_is_late => Some("the destination was not ready in time"),
+            () if facts.settled(self.destination, view.now) => Some("the destination's QEMU ended"),
+            () if facts.settled(self.source, view.now) => Some("the source's QEMU ended"),
+            () if facts.guest(self.source) == Some(Guest::Stopped) => Some("the guest was stopped at the source"),
+            () if facts.refused().is_some() => Some("it was refused"),
+            () => None,
+        }
+    }
+
+    fn hand_over(&self, view: &View<'_>) -> Step {
+        let facts = view.facts;
+        let (source, destination) = (facts.guest(self.source), facts.guest(self.destination));
+        let left = source == Some(Guest::PostMigrate) || facts.settled(self.source, view.now);
+        if let Some(why) = self.failure(view, source) {
+            return Turn::because(self.failing(Stage::Retreat, why), why);
+        }
+        let close = Action::Raise { epoch: self.closing, owner: None };
+        let early = planted(Bug::FenceAfterCompletion) && source != Some(Guest::PostMigrate);
+        if !facts.is_done(&close) && !early {
+            return fence(view, vec![close], &[self.source, self.destination]);
+        }
+        let arrived = destination == Some(Guest::Loaded) || destination == Some(Guest::Running);
+        if planted(Bug::ContBeforeCommit) && destination == Some(Guest::Loaded) {
+            return Turn::Do(vec![Action::Cont { host: self.destination, epoch: self.landing }]);
+        }
+        if left && arrived {
+            let mut next = self.at(Stage::Commit);
+            next.receipt.hand_over_ms = Some(view.in_stage);
+            let owned = view.owned.moved(self.landing, Some(self.destination), vec![self.source]);
+            return Turn::owning(next, owned);
+        }
+        let actions = vec![Action::Continue { host: self.source }, Action::Watch { host: self.destination }];
+        let mut actions = with_questions(view, actions, &[self.source, self.destination]);
+        if self.power && arrived && source.is_none() && view.in_stage >= Limits::POWER {
+            actions.push(Action::PowerOff { host: self.source });
+        }
+        Turn::Do(actions)
+    }
+
+    /// Why a hand-over cannot be finished.
+    fn failure(&self, view: &View<'_>, source: Option<Guest>) -> Option<&'static str> {
+        match source {
+            // It resumed by itself: the destination's memory is the past from here on.
+            Some(Guest::Running | Guest::Stopped | Guest::Copying) => Some("the source gave up the switch-over"),
+            _ if view.facts.settled(self.destination, view.now) => Some("the destination's QEMU ended"),
+            _ if view.cancel => Some("it was cancelled"),
+            _ if view.in_stage >= Limits::HAND_OVER => Some("the hand-over took too long"),
+            _ => None,
+        }
+    }
+
+    /// Only forward from here.
+    fn commit(&self, view: &View<'_>) -> Step {
+        let (host, epoch) = (self.destination, self.landing);
+        let grant = Action::Raise { epoch, owner: Some(host) };
+        if view.facts.settled(host, view.now) {
+            let why = "the destination died after it had become the owner".to_owned();
+            let suspects = view.owned.with_unsettled(vec![self.source]);
+            return Turn::end(self.clone(), &suspects, Outcome::Lost { why });
+        }
+        if !view.facts.is_done(&grant) {
+            return fence(view, vec![grant], &[host]);
+        }
+        if view.facts.guest(host) == Some(Guest::Running) {
+            let mut next = self.at(Stage::Clear);
+            next.receipt.resume_ms = Some(view.in_stage);
+            next.receipt.measured.merge(view.facts.measured());
+            return Turn::to(next);
+        }
+        if view.in_stage >= Limits::RESUME {
+            return Turn::because(self.at(Stage::Clear), "the destination was not heard to run; it is the owner");
+        }
+        Turn::Do(with_questions(view, vec![Action::Cont { host, epoch }], &[host]))
+    }
+
+    fn clear(&self, view: &View<'_>) -> Step {
+        let mut next = self.clone();
+        next.receipt.measured.merge(view.facts.measured());
+        if view.facts.settled(self.source, view.now) {
+            return Turn::end(next, &view.owned.with_unsettled(Vec::new()), Outcome::Done);
+        }
+        if view.in_stage >= Limits::CLEAN {
+            // It stays on the list: its host destroys it when it reads who the owner is.
+            return Turn::end(next, view.owned, Outcome::Done);
+        }
+        let mut actions = with_questions(view, vec![Action::Destroy { host: self.source }], &[self.source]);
+        if planted(Bug::TargetCleanupAlthoughWon) && view.in_stage >= Limits::ASK {
+            actions.push(Action::Destroy { host: self.destination });
+        }
+        Turn::Do(actions)
+    }
+
+    /// The source never lost its epoch.
+    fn undo(&self, view: &View<'_>) -> Step {
+        let facts = view.facts;
+        if facts.settled(self.source, view.now) {
+            let why = format!("{}; the source's QEMU is gone", self.why());
+            let suspects = view.owned.with_unsettled(vec![self.destination]);
+            return Turn::end(self.clone(), &suspects, Outcome::Lost { why });
+        }
+        let (runs, cleared) =
+            (facts.guest(self.source) == Some(Guest::Running), facts.settled(self.destination, view.now));
+        if (runs && cleared) || view.in_stage >= Limits::CLEAN {
+            let unsettled = if cleared { Vec::new() } else { vec![self.destination] };
+            return Turn::end(self.clone(), &view.owned.with_unsettled(unsettled), Outcome::Undone { why: self.why() });
+        }
+        let actions = vec![Action::Cancel { host: self.source }, Action::Destroy { host: self.destination }];
+        Turn::Do(with_questions(view, actions, &[self.source, self.destination]))
+    }
+
+    fn retreat(&self, view: &View<'_>) -> Step {
+        let facts = view.facts;
+        if facts.settled(self.source, view.now) {
+            let why = format!("{}; the source is gone too", self.why());
+            return Turn::end(self.clone(), view.owned, Outcome::Lost { why });
+        }
+        if facts.settled(self.destination, view.now) {
+            let back = view.owned.promised.next();
+            let owned = view.owned.moved(back, Some(self.source), Vec::new());
+            return Turn::owning(self.at(Stage::GiveBack), owned);
+        }
+        let hosts = [self.source, self.destination];
+        let actions = vec![Action::Destroy { host: self.destination }, Action::Watch { host: self.source }];
+        let mut actions = with_questions(view, actions, &hosts);
+        if view.in_stage < Limits::POWER {
+            return Turn::Do(actions);
+        }
+        if self.power {
+            actions.push(Action::PowerOff { host: self.destination });
+        }
+        Turn::Blocked("the destination can neither be reached nor proven dead", actions)
+    }
+
+    fn give_back(&self, view: &View<'_>) -> Step {
+        let (host, epoch) = (self.source, view.owned.epoch);
+        let grant = Action::Raise { epoch, owner: Some(host) };
+        if view.facts.settled(host, view.now) {
+            let why = format!("{}; the source is gone too", self.why());
+            return Turn::end(self.clone(), view.owned, Outcome::Lost { why });
+        }
+        if !view.facts.is_done(&grant) {
+            return fence(view, vec![grant, Action::Watch { host }], &[host]);
+        }
+        if view.facts.guest(host) == Some(Guest::Running) || view.in_stage >= Limits::RESUME {
+            return Turn::end(self.clone(), view.owned, Outcome::Undone { why: self.why() });
+        }
+        Turn::Do(with_questions(view, vec![Action::Return { host, epoch }], &[host]))
+    }
+}
+
+impl Plan for Migration {
+    fn kind(&self) -> &'static str {
+        "migrate"
+    }
+
+    fn stage(&self) -> &'static str {
+        match self.stage {
+            Stage::Prepare => "prepare",
+            Stage::Copy => "copy",
+            Stage::HandOver => "hand over",
+            Stage::Commit => "commit",
+            Stage::Clear => "clear",
+            Stage::Undo => "undo",
+            Stage::Retreat => "retreat",
+            Stage::GiveBack => "give back",
+        }
+    }
+
+    fn turn(&self, view: &View<'_>) -> Step {
+        match self.stage {
+            Stage::Prepare => self.prepare(view),
+            Stage::Copy => self.copy(view),
+            Stage::HandOver => self.hand_over(view),
+            Stage::Commit => self.commit(view),
+            Stage::Clear => self.clear(view),
+            Stage::Undo => self.undo(view),
+            Stage::Retreat => self.retreat(view),
+            Stage::GiveBack => self.give_back(view),
+        }
+    }
+}
+
+/// A raise that takes long is visible; it is never given up, only overtaken by a higher one.
+fn fence(view: &View<'_>, actions: Vec<Action>, hosts: &[HostKey]) -> Step {
+    let actions = with_questions(view, actions, hosts);
+    if view.in_stage >= Limits::FENCE_TOLD {
+        Turn::Blocked("fence: not every target has acknowledged the new epoch", actions)
+    } else {
+        Turn::Do(actions)
+    }
+}
+
+/// Hosts that have not answered for a while are asked about at the witnesses.
+fn with_questions(view: &View<'_>, mut actions: Vec<Action>, hosts: &[HostKey]) -> Vec<Action> {
+    if view.in_stage >= Limits::ASK {
+        actions.extend(hosts.iter().map(|host| Action::Ask { host: *host }));
+    }
+    actions
+}

@@ -1,0 +1,98 @@
+//! Who was in sync, remembered in the state folder: the superblock of a member that failed cannot say so, and alone at
+//! the next start it would look right (docs/formats/md.md). One small file per array, on no member of it.
+//!
+//! Losing the file loses no data: the array then starts only with every member that its superblocks call active, or by
+//! an operator's word.
+
+use crate::durable::replace;
+use block::raid::{Membership, MembershipWitness};
+use block::{DeviceError, IoFuture};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::{Path, PathBuf};
+use units::ArrayId;
+
+/// The state folder as a witness.
+pub struct Members {
+    dir: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u16,
+    events: u64,
+    /// Each 32 hexadecimal digits, like an array's own.
+    in_sync: Vec<ArrayId>,
+}
+
+const VERSION: u16 = 1;
+
+impl Members {
+    /// The witness whose files are in `dir`.
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    fn path(&self, array: ArrayId) -> PathBuf {
+        self.dir.join(format!("members-{array}.json"))
+    }
+}
+
+impl MembershipWitness for Members {
+    fn recall(&self, array: ArrayId) -> IoFuture<Option<Membership>> {
+        let path = self.path(array);
+        aside(move || match std::fs::read(&path) {
+            Ok(bytes) => read(&bytes).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        })
+    }
+
+    fn keep(&self, array: ArrayId, membership: &Membership) -> IoFuture<()> {
+        let in_sync = membership.in_sync.iter().copied().map(ArrayId).collect();
+        let document = Document { version: VERSION, events: membership.events, in_sync };
+        let (path, text) = (self.path(array), serde_json::to_vec(&document).expect("numbers and digits are text"));
+        aside(move || replace(&path, &text))
+    }
+}
+
+fn read(bytes: &[u8]) -> io::Result<Membership> {
+    let document: Document = serde_json::from_slice(bytes)?;
+    if document.version != VERSION {
+        return Err(io::Error::other(format!("version {} is not known here", document.version)));
+    }
+    Ok(Membership { events: document.events, in_sync: document.in_sync.iter().map(|id| id.0).collect() })
+}
+
+/// Files are touched beside the loop: a slow boot disk must not hold up guests.
+fn aside<T: Send + Unpin + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> IoFuture<T> {
+    IoFuture::later(async move {
+        let done = tokio::task::spawn_blocking(work).await.map_err(|_| DeviceError::Closed)?;
+        done.map_err(|error| {
+            tracing::error!("the members' file in the state folder: {error}");
+            DeviceError::Failed { errno: error.raw_os_error().unwrap_or(super::array::EIO) }
+        })
+    })
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// Goal: what was kept is recalled, and nothing else. Method: keep, recall, spoil, another array.
+    #[tokio::test]
+    async fn a_membership_is_kept_and_damage_is_an_error() {
+        let dir = std::env::temp_dir().join(format!("muskox-members-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (members, id) = (Members::new(&dir), ArrayId([7; 16]));
+        assert_eq!(members.recall(id).await, Ok(None));
+        let membership = Membership { events: 9, in_sync: vec![[1; 16], [2; 16]] };
+        members.keep(id, &membership).await.unwrap();
+        assert_eq!(Members::new(&dir).recall(id).await, Ok(Some(membership)));
+        assert_eq!(members.recall(ArrayId([8; 16])).await, Ok(None));
+        std::fs::write(members.path(id), b"{\"version\":2}").unwrap();
+        assert!(members.recall(id).await.is_err());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
