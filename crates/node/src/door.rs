@@ -21,6 +21,9 @@ use units::Millis;
 
 /// Connections at a time, at each door: every machine of a large cluster, with some to spare.
 const CONNECTIONS_MAX: usize = 300;
+/// Of these, callers without a certificate: machines that are being set up. So strangers that dawdle leave room for
+/// members, apart from the seconds of their handshakes.
+const STRANGERS_MAX: usize = 32;
 /// A request is a name or a certificate request.
 const REQUEST_MAX_BYTES: usize = 64 << 10;
 /// HTTP/1.1 headers of a client that means well.
@@ -40,13 +43,15 @@ pub type Tls = Rc<RefCell<ServerTls>>;
 /// open.
 pub async fn serve(node: Rc<Node>, listener: Listener, tls: Option<Tls>) {
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let strangers = Rc::new(Semaphore::new(STRANGERS_MAX));
     loop {
         let place = Arc::clone(&free).acquire_owned().await.expect("nobody closes it");
         match listener.accept().await {
             Ok(plain) => {
                 let (node, tls) = (Rc::clone(&node), tls.as_ref().map(|tls| tls.borrow().clone()));
+                let strangers = Rc::clone(&strangers);
                 tokio::task::spawn_local(async move {
-                    let served = tokio::time::timeout(CONNECTION_MAX, connection(node, plain, tls)).await;
+                    let served = tokio::time::timeout(CONNECTION_MAX, connection(node, plain, tls, &strangers)).await;
                     if served.is_err() {
                         tracing::debug!("a connection was cut off after {} s", CONNECTION_MAX.as_secs());
                     }
@@ -61,7 +66,7 @@ pub async fn serve(node: Rc<Node>, listener: Listener, tls: Option<Tls>) {
     }
 }
 
-async fn connection(node: Rc<Node>, plain: Transport, tls: Option<ServerTls>) {
+async fn connection(node: Rc<Node>, plain: Transport, tls: Option<ServerTls>, strangers: &Semaphore) {
     let (transport, caller) = match tls {
         None => (plain, Caller::Local),
         Some(tls) => {
@@ -74,6 +79,13 @@ async fn connection(node: Rc<Node>, plain: Transport, tls: Option<ServerTls>) {
                 Err(error) => return tracing::info!("{from:?} was not let in: {error}"),
             }
         }
+    };
+    let _place = match caller {
+        Caller::Nobody => match strangers.try_acquire() {
+            Ok(place) => Some(place),
+            Err(_) => return tracing::warn!("a stranger was sent away: {STRANGERS_MAX} others are here already"),
+        },
+        _ => None,
     };
     let service = service_fn(move |request| {
         let node = Rc::clone(&node);

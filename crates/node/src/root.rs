@@ -82,7 +82,13 @@ impl Root {
     pub fn make_folders(&self) -> Result<(), Problem> {
         for (folder, mode) in FOLDERS {
             let folder = self.0.join(folder);
-            let made = DirBuilder::new().recursive(true).mode(mode).create(&folder);
+            // What lies above is the system's: it keeps the usual mode.
+            let above = folder.parent().expect("every folder of a node lies in another");
+            let made =
+                std::fs::create_dir_all(above).and_then(|()| match DirBuilder::new().mode(mode).create(&folder) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+                    made => made,
+                });
             made.map_err(|error| unusable(&folder, "made", &error))?;
             let probe = folder.join(".probe");
             write_new(&probe, b"", OWNER_ONLY).map_err(|error| unusable(&folder, "written to", &error))?;

@@ -1,6 +1,6 @@
 //! Machines come, know each other, and go.
 
-use crate::support::{Machines, mode_of};
+use crate::support::{Machines, mode_of, with_dawdlers};
 
 /// Goal: three machines know each other, whichever is asked; a token admits once; with the store's machine killed
 /// nothing is decided, and after its restart nothing is forgotten. Method: init, two joins (the second token made on a
@@ -96,6 +96,18 @@ fn doors_are_closed_to_strangers() {
     assert!(!alpha.log().contains("mx1-"), "no token in the log");
 }
 
+/// Goal: strangers that dawdle at the door keep no member out. Method: more of them than there is room for; members call
+/// meanwhile; those over the limit were sent away, and a machine joins when they are gone.
+#[test]
+fn dawdling_strangers_keep_no_member_out() {
+    let machines = Machines::new();
+    let alpha = machines.first(&[]);
+    let beta = machines.member("beta", &alpha);
+    let away = with_dawdlers(&alpha, 40, || assert_eq!(beta.names(), ["alpha", "beta"]));
+    assert!((8..40).contains(&away), "{away} of 40 were sent away");
+    machines.member("gamma", &alpha);
+}
+
 /// Goal: an answer that got lost is no loss: joining again finishes it, with the same token. Method: a member's files are
 /// put back to where a lost answer leaves them.
 #[test]
@@ -118,4 +130,31 @@ fn a_lost_answer_is_no_loss() {
     beta.join(&token);
     assert!(!etc.join("join.key").exists());
     assert_eq!(alpha.names(), ["alpha", "beta"]);
+}
+
+/// Goal: a token admits one machine also when many use it in the same moment, and the store forgets none of what it
+/// answered to. Method: eight join at once with one token, eight more with one each, the store's node killed right after.
+#[test]
+fn many_at_once_are_admitted_one_a_token() {
+    let machines = Machines::new();
+    let mut alpha = machines.first(&[]);
+    let shared = alpha.token();
+    let names: Vec<String> = (0..16).map(|n| format!("m{n:02}")).collect();
+    let joiners: Vec<_> = names.iter().map(|name| machines.machine(name)).collect();
+    let own: Vec<String> = joiners[8..].iter().map(|_| alpha.token()).collect();
+    let tokens = std::iter::repeat_n(&shared, 8).chain(&own);
+    let joined = std::thread::scope(|scope| {
+        let join = |(machine, token): (&'_ crate::support::Machine, &'_ String)| {
+            machine.try_node("join", &machine.join_words(token)).status.success()
+        };
+        let running: Vec<_> = joiners.iter().zip(tokens).map(|pair| scope.spawn(move || join(pair))).collect();
+        running.into_iter().map(|joining| joining.join().unwrap()).collect::<Vec<bool>>()
+    });
+    alpha.kill();
+    alpha.start();
+    assert_eq!(joined[..8].iter().filter(|joined| **joined).count(), 1, "{joined:?}");
+    assert!(joined[8..].iter().all(|joined| *joined), "{joined:?}");
+    let admitted = names.iter().zip(&joined).filter(|(_, joined)| **joined).map(|(name, _)| name.clone());
+    let expected: Vec<String> = std::iter::once("alpha".to_owned()).chain(admitted).collect();
+    assert_eq!(alpha.names(), expected);
 }

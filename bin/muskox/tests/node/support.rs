@@ -121,7 +121,7 @@ impl Machine {
     pub fn join_by_stdin(&self, token: &str) {
         let mut command = Command::new(MUSKOX);
         command.args(["node", "join"]).args(self.join_words("-")).arg("--root").arg(&self.root);
-        let mut process = command.stdin(Stdio::piped()).spawn().unwrap();
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         process.stdin.take().unwrap().write_all(format!("{token}\n").as_bytes()).unwrap();
         assert!(process.wait().unwrap().success());
     }
@@ -235,6 +235,28 @@ impl Machine {
             Ok(reply)
         })
     }
+}
+
+/// Connects `count` strangers to `to`, who say nothing, and then has `work` done; how many were sent away at once.
+pub fn with_dawdlers(to: &Machine, count: usize, work: impl FnOnce()) -> usize {
+    let (limit, cluster) = (Millis(5_000), to.list()["cluster"].as_str().unwrap().parse().unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut dawdlers = Vec::new();
+    runtime.block_on(async {
+        for _ in 0..count {
+            let plain = connect_tcp(to.address.parse().unwrap(), limit).await.unwrap();
+            dawdlers.push(StrangerTls::new(cluster).connect(plain, limit).await.unwrap());
+        }
+    });
+    work();
+    runtime.block_on(async {
+        let mut away = 0;
+        for mut dawdler in dawdlers {
+            let read = tokio::time::timeout(Duration::from_millis(100), dawdler.read(&mut [0; 1])).await;
+            away += usize::from(read.is_ok());
+        }
+        away
+    })
 }
 
 impl Drop for Machine {

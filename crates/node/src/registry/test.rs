@@ -81,7 +81,9 @@ fn what_is_there_is_not_overwritten_or_guessed_at() {
     let mut engine = cluster_of_one();
     assert_eq!(refused(found(&mut engine, &record("beta", 2), Settings::new(60))), Code::Exists);
     assert_eq!(settings(&mut engine).unwrap(), Settings::new(60));
-    let newer = Op::Put { key: made_key("/node/zeta"), value: r#"{"version":2}"#.into(), lease: None };
+    let mut zeta = record("zeta", 9);
+    zeta.version = 2;
+    let newer = put(&made_key("/node/zeta"), &zeta);
     engine.txn(&Txn { then: vec![newer], ..Txn::default() }).unwrap();
     let problem = members(&mut engine).unwrap_err();
     assert!(problem.code == Code::StoreFailed && problem.text.contains("/node/zeta"), "{problem:?}");
