@@ -38,18 +38,19 @@ fn a_killed_process_leaves_its_writes_to_the_kernel() {
     assert_eq!(disk.media().live().get(4096, 1)[0], 7);
 }
 
-/// Goal: a power cut ends nothing: what was in flight is never answered. Method: cut, then run on.
+/// Goal: whoever outlives a disk's power is told that the disk is gone, once. Method: cut, then run on.
 #[test]
-fn a_power_cut_answers_nobody() {
+fn a_power_cut_is_told_to_who_outlives_it() {
     let (exec, disk) = world(4);
-    let handle = disk.disk();
+    let (handle, told) = (disk.disk(), Rc::new(Cell::new(None)));
+    let answer = Rc::clone(&told);
     exec.machine().go(async move {
-        let _ = handle.write(ByteOffset(0), filled(7), Durability::Fua).await;
-        panic!("there is no power to answer with");
+        answer.set(Some(handle.write(ByteOffset(0), filled(7), Durability::Fua).await));
     });
     exec.run(10, || false);
     disk.power_cut(true);
     assert_eq!(exec.run(1_000_000, || false), Stopped::Quiet);
+    assert_eq!(told.get(), Some(Err(DeviceError::Failed { errno: ENODEV })));
 }
 
 /// Goal: operations complete out of order. Method: twenty writes to one place at once, many seeds; the last one asked
