@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Default)]
 pub struct FailStop {
     by_write: BTreeMap<WriteId, BTreeSet<usize>>,
-    /// The last failed write or flush of a disk that was not taken out and put back since.
+    /// The last failed flush of a disk that was not taken out and put back since.
     failed: BTreeMap<usize, Tick>,
 }
 
@@ -42,10 +42,14 @@ impl FailStop {
         }
     }
 
-    /// A write (or a flush, without data) failed.
+    /// A write (or a flush, without data) failed. A failed write is judged when *it* is answered: a flush that was under
+    /// way beside it promises nothing about it.
     pub fn failed(&mut self, disk: usize, data: Option<&[u8]>, now: Tick) {
-        self.failed.insert(disk, now);
-        for (_, stamp) in stamps(data.unwrap_or_default()) {
+        let Some(data) = data else {
+            self.failed.insert(disk, now);
+            return;
+        };
+        for (_, stamp) in stamps(data) {
             self.by_write.entry(stamp.write).or_default().insert(disk);
         }
     }
