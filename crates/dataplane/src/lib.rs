@@ -1,6 +1,7 @@
 //! The data plane's processes: loops that join `block` and `wire` to `host`. They go on while the control plane is
 //! restarted, upgraded or dead, and do *not* know the store, jobs or HTTP.
 
+mod config;
 mod control;
 pub mod ctl;
 mod durable;

@@ -1,13 +1,16 @@
 //! The initiator's configuration: TOML in, checked values out, like the target's.
 
-use crate::target::config::{ConfigError, Mistake, TlsFiles, host_key, line_of, socket_path, tcp_address};
+use crate::config::{ConfigError, Mistake, Page, RawTls, host_key, read, socket_path, tcp_address};
 use block::health::HealthTiming;
 use block::hold::HoldOptions;
+use host::net::TlsFiles;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use units::{Epoch, HostKey, Millis, Mode, VolumeName};
+
+const MANUAL: &str = "docs/runbooks/initiator.md";
 
 /// What an initiator is told at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,14 +57,6 @@ struct RawConfig {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawTls {
-    certificate: PathBuf,
-    key: PathBuf,
-    ca: PathBuf,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawVolume {
     name: Spanned<VolumeName>,
     epoch: Epoch,
@@ -87,13 +82,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(file).map_err(|error| ConfigError {
-            file: file.to_owned(),
-            line: None,
-            text: format!("cannot be read: {error}"),
-            hint: "name a readable file after --config; docs/runbooks/initiator.md has one to copy".to_owned(),
-        })?;
-        Self::parse(file, &text)
+        Self::parse(file, &read(file, MANUAL)?)
     }
 
     /// Checks a text. Paths in it are relative to the folder of `file`.
@@ -101,22 +90,11 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
-        let complain = |(place, what, hint): Mistake| ConfigError {
-            file: file.to_owned(),
-            line: Some(line_of(text, place.start)),
-            text: what,
-            hint,
-        };
-        let raw: RawConfig = toml::from_str(text).map_err(|error| {
-            let hint = "docs/runbooks/initiator.md lists every key".to_owned();
-            complain((error.span().unwrap_or(0..0), error.message().to_owned(), hint))
-        })?;
-        let base = file.parent().unwrap_or(Path::new(""));
-        let tls = raw.tls.map(|tls| TlsFiles {
-            certificate: base.join(tls.certificate),
-            key: base.join(tls.key),
-            ca: base.join(tls.ca),
-        });
+        let page = Page { file, text, manual: MANUAL };
+        let complain = |mistake| page.complain(mistake);
+        let raw: RawConfig = page.parse()?;
+        let base = page.folder();
+        let tls = raw.tls.as_ref().map(|tls| tls.beside(base));
         let volumes = raw.volume.get_ref().iter().map(|raw| volume(base, raw, tls.is_some()));
         let volumes = volumes.collect::<Result<Vec<_>, _>>().map_err(complain)?;
         let place = raw.volume.span();

@@ -14,13 +14,13 @@ mod incarnation;
 mod link;
 mod serve;
 
+use crate::config::ConfigError;
 use crate::control::{self, Answering};
-use crate::target::config::ConfigError;
 use block::hold::{ConnectError, Hold, HoldState};
 use block::runtime::{Rt, sleep};
 use config::{Config, Volume};
 use connect::{Connect, Way};
-use host::net::{ClientTls, Listener, NetError, TlsError, TlsFiles};
+use host::net::{ClientTls, Listener, NetError, TlsError};
 use incarnation::{CounterError, Incarnations};
 use serve::Served;
 use std::cell::{Cell, RefCell};
@@ -79,11 +79,7 @@ pub fn run(config_file: &Path) -> Result<(), InitiatorError> {
 async fn serve_all(config: Config, rt: Rt) -> Result<(), InitiatorError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let _lock = lock(&config.state_dir)?;
-    let tls = config.tls.as_ref().map(|files| {
-        let files = TlsFiles { certificate: files.certificate.clone(), key: files.key.clone(), ca: files.ca.clone() };
-        ClientTls::load(&files)
-    });
-    let tls = tls.transpose()?;
+    let tls = config.tls.as_ref().map(ClientTls::load).transpose()?;
     let control = Listener::unix(&config.control)?;
     let mut held = Vec::new();
     for volume in config.volumes {

@@ -1,12 +1,16 @@
 //! The target's configuration: TOML in, checked values out. A mistake names the file, the line, the key and the way out;
 //! nothing is touched before all of it is right.
 
+use crate::config::{ConfigError, Mistake, Page, RawTls, host_key, read, socket_path, tcp_address};
+use host::net::TlsFiles;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use units::HostKey;
+
+const MANUAL: &str = "docs/runbooks/target.md";
 
 /// What a target is told at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,31 +52,6 @@ pub enum Trust {
     Named(HostKey),
 }
 
-/// PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The server's certificate chain.
-    pub certificate: PathBuf,
-    /// The server's private key.
-    pub key: PathBuf,
-    /// Who signs client certificates.
-    pub ca: PathBuf,
-}
-
-/// What is wrong with a configuration, for people.
-#[derive(Debug, thiserror::Error)]
-#[error("{}{}: {text}", file.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
-pub struct ConfigError {
-    /// Which file.
-    pub file: PathBuf,
-    /// Which line, counted from one, where there is one.
-    pub line: Option<usize>,
-    /// What is wrong there.
-    pub text: String,
-    /// What to do.
-    pub hint: String,
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawConfig {
@@ -94,33 +73,13 @@ struct RawListener {
     tls: Option<RawTls>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawTls {
-    certificate: PathBuf,
-    key: PathBuf,
-    ca: PathBuf,
-}
-
-/// A mistake at a place in the text: what, and what to do.
-pub(crate) type Mistake = (Range<usize>, String, String);
-
-/// The longest path of a Unix socket. Source: `include/uapi/linux/un.h`, `UNIX_PATH_MAX` 108 with the closing zero.
-const UNIX_PATH_MAX_BYTES: usize = 107;
-
 impl Config {
     /// Reads and checks a file.
     ///
     /// # Errors
     /// [`ConfigError`].
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(file).map_err(|error| ConfigError {
-            file: file.to_owned(),
-            line: None,
-            text: format!("cannot be read: {error}"),
-            hint: "name a readable file after --config; docs/runbooks/target.md has one to copy".to_owned(),
-        })?;
-        Self::parse(file, &text)
+        Self::parse(file, &read(file, MANUAL)?)
     }
 
     /// Checks a text. Paths in it are relative to the folder of `file`.
@@ -128,17 +87,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
-        let complain = |(place, what, hint): Mistake| ConfigError {
-            file: file.to_owned(),
-            line: Some(line_of(text, place.start)),
-            text: what,
-            hint,
-        };
-        let raw: RawConfig = toml::from_str(text).map_err(|error| {
-            let hint = "docs/runbooks/target.md lists every key".to_owned();
-            complain((error.span().unwrap_or(0..0), error.message().to_owned(), hint))
-        })?;
-        let base = file.parent().unwrap_or(Path::new(""));
+        let page = Page { file, text, manual: MANUAL };
+        let complain = |mistake| page.complain(mistake);
+        let raw: RawConfig = page.parse()?;
+        let base = page.folder();
         let control = base.join(socket_path("control", &raw.control).map_err(complain)?);
         let listeners = raw.listen.as_deref().unwrap_or_default();
         let listeners: Result<Vec<_>, _> = listeners.iter().map(|raw| listener(base, raw)).collect();
@@ -176,11 +128,7 @@ fn listener(base: &Path, spanned: &Spanned<RawListener>) -> Result<Placed, Mista
         }
     };
     let trust = match (&at, &raw.tls, &raw.identity) {
-        (_, Some(tls), None) if !raw.plaintext => Trust::Tls(TlsFiles {
-            certificate: base.join(&tls.certificate),
-            key: base.join(&tls.key),
-            ca: base.join(&tls.ca),
-        }),
+        (_, Some(tls), None) if !raw.plaintext => Trust::Tls(tls.beside(base)),
         (_, Some(_), _) => {
             let hint = "with tls every client is who its certificate says: remove 'plaintext' and 'identity'";
             return Err(wrong("a TLS listener has no identity of its own and is not plaintext", hint));
@@ -197,33 +145,6 @@ fn listener(base: &Path, spanned: &Spanned<RawListener>) -> Result<Placed, Mista
         (_, None, Some(text)) => Trust::Named(host_key(text)?),
     };
     Ok((place, Listener { at, trust }))
-}
-
-pub(crate) fn tcp_address(text: &Spanned<String>) -> Result<SocketAddr, Mistake> {
-    text.get_ref().parse().map_err(|_| {
-        let what = format!("nbd: '{}' is not an address and a port", text.get_ref());
-        (text.span(), what, "write numbers, as in \"10.0.0.1:10809\" or \"[fd00::1]:10809\"".to_owned())
-    })
-}
-
-pub(crate) fn host_key(text: &Spanned<String>) -> Result<HostKey, Mistake> {
-    text.get_ref().parse().map_err(|error| {
-        let hint = "an identity is the SHA-256 of a host's public key in hexadecimal, or 64 digits of your choice";
-        (text.span(), format!("identity: {error}"), hint.to_owned())
-    })
-}
-
-pub(crate) fn socket_path<'a>(key: &str, path: &'a Spanned<PathBuf>) -> Result<&'a Path, Mistake> {
-    let len = path.get_ref().as_os_str().len();
-    if len == 0 || len > UNIX_PATH_MAX_BYTES {
-        let what = format!("{key}: a socket's path has 1 to {UNIX_PATH_MAX_BYTES} bytes, this one {len}");
-        return Err((path.span(), what, "choose a shorter path, as in /run/muskox/target.sock".to_owned()));
-    }
-    Ok(path.get_ref())
-}
-
-pub(crate) fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.bytes().take(offset).filter(|&byte| byte == b'\n').count()
 }
 
 #[cfg(test)]

@@ -15,8 +15,9 @@ mod known;
 mod net;
 mod pool;
 
+use crate::config::ConfigError;
 use crate::control;
-use config::{Config, ConfigError};
+use config::Config;
 use director::Director;
 use host::net::Listener;
 use known::{Known, KnownError};

@@ -1,7 +1,7 @@
 //! Listeners as the configuration names them, and who comes in there.
 
 use crate::target::config::{Endpoint, Listener, Trust};
-use host::net::{Listener as Socket, NetError, Peer, ServerTls, TlsError, TlsFiles, Transport};
+use host::net::{Listener as Socket, NetError, Peer, ServerTls, TlsError, Transport};
 use std::fmt;
 use std::io;
 use units::HostKey;
@@ -41,11 +41,7 @@ impl Listening {
     pub fn open(listener: &Listener) -> Result<Self, ListenError> {
         let welcome = match &listener.trust {
             Trust::Named(host) => Welcome::As(*host),
-            Trust::Tls(files) => Welcome::Tls(ServerTls::load(&TlsFiles {
-                certificate: files.certificate.clone(),
-                key: files.key.clone(),
-                ca: files.ca.clone(),
-            })?),
+            Trust::Tls(files) => Welcome::Tls(ServerTls::load(files)?),
         };
         let socket = match &listener.at {
             Endpoint::Tcp(address) => Socket::tcp(*address)?,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use units::HostKey;
 
 /// Where a machine's own certificate, its key, and the CA that all peers must come from are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The machine's certificate, then intermediate ones if there are any.
     pub certificate: PathBuf,
