@@ -102,7 +102,8 @@ fn look(steps: &mut Steps) {
 /// With private items: these pages are for who works on the house.
 fn document(steps: &mut Steps) {
     let mut command = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"]);
-    steps.command("doc", command.env("RUSTDOCFLAGS", "-D warnings"));
+    let flags = "-D warnings -A rustdoc::private_intra_doc_links";
+    steps.command("doc", command.env("RUSTDOCFLAGS", flags));
 }
 
 /// Licences, sources and forbidden crates need no network; advisories do.

@@ -105,7 +105,7 @@ impl Machine {
 /// What runs a guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Accelerator {
-    /// The processor. Only where [`super::accelerator`] saw it work.
+    /// The processor. Only where [`super::accelerator()`] saw it work.
     Kvm,
     /// QEMU itself.
     Tcg,
