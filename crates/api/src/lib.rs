@@ -9,15 +9,26 @@ mod node;
 mod openapi;
 mod problem;
 mod schema;
+mod storage;
+mod vm;
+mod work;
 
 pub use call::{CALLS, Call, Method, Who, find};
 pub use node::{
-    Certificate, Done, JoinRequest, Joined, Member, NodeList, NodeState, RenewRequest, Role, SyncRequest, Token,
-    TokenRequest,
+    Certificate, Done, JoinRequest, Joined, Member, NodeList, NodeState, RenewRequest, Role, Token, TokenRequest,
 };
 pub use openapi::document;
 pub use problem::{Code, Problem};
 pub use schema::Schema;
+pub use storage::{
+    Pool, PoolCreateRequest, PoolList, PoolMember, PoolReplaceRequest, PoolStartRequest, PoolState, Progress, Volume,
+    VolumeCreateRequest, VolumeList, VolumeState,
+};
+pub use vm::{
+    Begun, Check, Doctor, Grade, Job, JobList, JobNote, MigrationReceipt, StoreChange, StoreChanges, Vm, VmDetails,
+    VmList, VmMigrateRequest, VmSpecRequest, VmStartRequest, VmState, VmStopRequest, Why,
+};
+pub use work::{ImageImportRequest, Work, WorkState};
 
 /// The version in every path.
 pub const VERSION: &str = "v1";

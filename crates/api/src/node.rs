@@ -1,7 +1,7 @@
 //! Machines of the cluster: who they are, how they come and how they go.
 
 use crate::schema::{message, words};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use units::{CaFingerprint, HostKey, NodeName};
 
 words! {
@@ -37,6 +37,8 @@ message! {
         pub name: NodeName,
         /// Where its node listens.
         pub address: SocketAddr,
+        /// Its addresses on the storage segments; none: that of its node.
+        pub portals: Vec<IpAddr>,
         /// What it is for.
         pub roles: Vec<Role>,
         /// Who it is: SHA-256 of its TLS public key.
@@ -93,6 +95,8 @@ message! {
         pub name: NodeName,
         /// Where its node will listen.
         pub address: SocketAddr,
+        /// Its addresses on the storage segments; none: that of its node.
+        pub portals: Vec<IpAddr>,
         /// What it is for.
         pub roles: Vec<Role>,
         /// A certificate signing request (PKCS #10, PEM) for the machine's key. Only its key is used.
@@ -130,17 +134,6 @@ message! {
         pub chain_pem: String,
         /// When it ends, in seconds since 1970.
         pub until_s: u64,
-    }
-}
-
-message! {
-    /// A member's regular call: it tells of itself and hears who the members are.
-    #[serde(deny_unknown_fields)]
-    pub struct SyncRequest {
-        /// When the certificate it uses ends, in seconds since 1970.
-        pub certificate_until_s: u64,
-        /// The muskox version it runs.
-        pub version: String,
     }
 }
 

@@ -40,6 +40,14 @@ words! {
         StoreFailed = "store_failed",
         /// Others changed the same thing at the same time, again and again.
         Busy = "busy",
+        /// It is being used, or a job works on it.
+        InUse = "in_use",
+        /// There is no room for it.
+        NoRoom = "no_room",
+        /// A disk holds something; asked again with `wipe` it is overwritten.
+        HoldsData = "holds_data",
+        /// It cannot be done as things are; the text has all reasons.
+        NotPossible = "not_possible",
         /// Two machines' clocks are too far apart for their certificates.
         ClockSkew = "clock_skew",
         /// The other machine is not who it should be.
@@ -61,7 +69,14 @@ impl Code {
             Self::BadRequest => 400,
             Self::Forbidden | Self::NotAMember | Self::Removed | Self::TokenUnknown | Self::TokenExpired => 403,
             Self::NotFound | Self::NoSuchCall => 404,
-            Self::NameTaken | Self::AddressTaken | Self::HoldsStore | Self::Exists => 409,
+            Self::NameTaken
+            | Self::AddressTaken
+            | Self::HoldsStore
+            | Self::Exists
+            | Self::InUse
+            | Self::NoRoom
+            | Self::HoldsData
+            | Self::NotPossible => 409,
             Self::NotTheStore => 421,
             Self::StoreUnreachable | Self::StoreFailed | Self::Busy => 503,
             Self::ClockSkew | Self::WrongPeer | Self::Unreachable | Self::Files | Self::Failed => 500,

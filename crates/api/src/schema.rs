@@ -1,8 +1,8 @@
 //! How a type looks in OpenAPI. [`message!`] defines a struct together with its schema, so that neither is forgotten.
 
 use serde_json::{Value, json};
-use std::net::SocketAddr;
-use units::{CaFingerprint, HostKey, NodeName};
+use std::net::{IpAddr, SocketAddr};
+use units::{CaFingerprint, HostKey, NodeName, PoolName, VmName, VolumeName};
 
 /// A type that has a place in the API's document.
 pub trait Schema {
@@ -45,11 +45,16 @@ impl Schema for u64 {
     }
 }
 
-impl Schema for NodeName {
-    fn schema() -> Value {
-        json!({"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$"})
-    }
+macro_rules! a_name {
+    ($($name:ty),*) => {
+        $(impl Schema for $name {
+            fn schema() -> Value {
+                json!({"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$"})
+            }
+        })*
+    };
 }
+a_name!(NodeName, PoolName, VmName, VolumeName);
 
 impl Schema for HostKey {
     fn schema() -> Value {
@@ -60,6 +65,12 @@ impl Schema for HostKey {
 impl Schema for CaFingerprint {
     fn schema() -> Value {
         HostKey::schema()
+    }
+}
+
+impl Schema for IpAddr {
+    fn schema() -> Value {
+        json!({"type": "string", "examples": ["192.0.2.1", "2001:db8::1"]})
     }
 }
 

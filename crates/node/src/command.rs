@@ -1,5 +1,6 @@
 //! The words of `muskox node init`, `join` and `run`: what touches this machine's files and so is not the API's.
 
+use crate::identity::Seat;
 use crate::init::{Became, init};
 use crate::join::join;
 use crate::root::Root;
@@ -36,6 +37,9 @@ struct Machine {
     /// Where the other machines find it: IP address, or address and port.
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     address: SocketAddr,
+    /// Its own addresses on the storage segments, if they are others; several with commas.
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    portals: Vec<IpAddr>,
     /// What it is for: storage, host, witness; several with commas.
     #[arg(long, value_name = "ROLES", value_delimiter = ',', default_value = "storage,host,witness")]
     roles: Vec<Role>,
@@ -86,8 +90,7 @@ impl InitArguments {
     pub fn run(&self) -> ExitCode {
         let machine = &self.machine;
         let root = Root::new(&machine.place.root);
-        let made =
-            in_runtime(async { init(&root, &self.name, machine.address, &machine.roles(), self.certificate_lifetime) });
+        let made = in_runtime(async { init(&root, &machine.seat(&self.name), self.certificate_lifetime) });
         finish(machine.json, made, |made| {
             format!(
                 "cluster {} is made; '{}' holds its store\nnext: `muskox node run` here, then `muskox node token` for each other machine\n",
@@ -105,7 +108,7 @@ impl JoinArguments {
         let root = Root::new(&machine.place.root);
         let joined = in_runtime(async {
             let token: JoinToken = self.token()?.parse()?;
-            join(&root, &token, &self.name()?, machine.address, &machine.roles()).await
+            join(&root, &token, &machine.seat(&self.name()?)).await
         });
         finish(machine.json, joined, |joined| {
             format!(
@@ -148,11 +151,11 @@ impl RunArguments {
 }
 
 impl Machine {
-    fn roles(&self) -> Vec<Role> {
+    fn seat(&self, name: &NodeName) -> Seat {
         let mut roles = self.roles.clone();
         roles.sort_unstable();
         roles.dedup();
-        roles
+        Seat { name: name.clone(), address: self.address, portals: self.portals.clone(), roles }
     }
 }
 

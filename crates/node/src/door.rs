@@ -2,6 +2,7 @@
 //! connection: a node gets a few calls a second, and a connection that ends says so to both sides.
 
 use crate::client::Answer;
+use crate::peer;
 use crate::service::{Caller, Node, refusal};
 use api::{Code, JSON, PROBLEM_JSON, Problem};
 use host::net::{Listener, ServerTls, Transport};
@@ -26,6 +27,8 @@ const CONNECTIONS_MAX: usize = 300;
 const STRANGERS_MAX: usize = 32;
 /// A request is a name or a certificate request.
 const REQUEST_MAX_BYTES: usize = 64 << 10;
+/// A machine's report of all its guests.
+const PEER_MAX_BYTES: usize = api::BODY_MAX_BYTES;
 /// HTTP/1.1 headers of a client that means well.
 const HEADERS_MAX: usize = 32;
 /// Who does not finish the handshake or the headers by then is cut off.
@@ -102,19 +105,26 @@ async fn respond(node: &Node, caller: Caller, request: Request<Incoming>) -> Res
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
     let answer = match api::find(head.method.as_str(), &path) {
+        None if head.method == "POST" && path == peer::PATH => match Limited::new(body, PEER_MAX_BYTES).collect().await
+        {
+            Ok(body) => node.peer(caller, body.to_bytes()).await,
+            Err(error) => refusal(&too_long(&*error, PEER_MAX_BYTES)),
+        },
         None => {
             let text = format!("there is no call {} {path}", head.method);
             refusal(&Problem::new(Code::NoSuchCall, text, "docs/openapi.json has them all"))
         }
         Some((call, name)) => match Limited::new(body, REQUEST_MAX_BYTES).collect().await {
             Ok(body) => node.answer(caller, call, &path, name, body.to_bytes()).await,
-            Err(error) => {
-                let text = format!("the request cannot be read: {error}");
-                refusal(&Problem::new(Code::BadRequest, text, format!("send at most {REQUEST_MAX_BYTES} bytes")))
-            }
+            Err(error) => refusal(&too_long(&*error, REQUEST_MAX_BYTES)),
         },
     };
     to_http(answer)
+}
+
+fn too_long(error: &dyn std::error::Error, most: usize) -> Problem {
+    let text = format!("the request cannot be read: {error}");
+    Problem::new(Code::BadRequest, text, format!("send at most {most} bytes"))
 }
 
 fn to_http(answer: Answer) -> Response<Full<Bytes>> {

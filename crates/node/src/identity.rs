@@ -3,11 +3,13 @@
 use crate::root::{Root, read_text, write_public};
 use api::{Code, Problem, Role};
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use units::{CaFingerprint, HostKey, NodeName};
 
 /// The only form so far.
 const FORM: u32 = 1;
+/// More storage segments than anybody has.
+const PORTALS_MAX: usize = 8;
 
 /// What `node.toml` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,10 +22,26 @@ pub struct Identity {
     pub name: NodeName,
     /// Where its node listens.
     pub address: SocketAddr,
+    /// Its addresses on the storage segments; none: that of its node.
+    #[serde(default)]
+    pub portals: Vec<IpAddr>,
     /// What it is for.
     pub roles: Vec<Role>,
     /// Who holds the store; nobody else: this machine does.
     pub store: Option<StoreAt>,
+}
+
+/// A machine's name, where it is found, and what it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Its name.
+    pub name: NodeName,
+    /// Where its node listens.
+    pub address: SocketAddr,
+    /// Its addresses on the storage segments; none: that of its node.
+    pub portals: Vec<IpAddr>,
+    /// What it is for.
+    pub roles: Vec<Role>,
 }
 
 /// The machine that holds the store.
@@ -39,14 +57,16 @@ pub struct StoreAt {
 impl Identity {
     /// An identity of the current form.
     #[must_use]
-    pub fn new(
-        cluster: CaFingerprint,
-        name: NodeName,
-        address: SocketAddr,
-        roles: Vec<Role>,
-        store: Option<StoreAt>,
-    ) -> Self {
-        Self { version: FORM, cluster, name, address, roles, store }
+    pub fn new(cluster: CaFingerprint, seat: Seat, store: Option<StoreAt>) -> Self {
+        let Seat { name, address, portals, roles } = seat;
+        Self { version: FORM, cluster, name, address, portals, roles, store }
+    }
+
+    /// Its seat.
+    #[must_use]
+    pub fn seat(&self) -> Seat {
+        let (name, address) = (self.name.clone(), self.address);
+        Seat { name, address, portals: self.portals.clone(), roles: self.roles.clone() }
     }
 
     /// Reads it.
@@ -98,4 +118,20 @@ pub fn check_address(address: SocketAddr) -> Result<(), Problem> {
         _ if address.ip().is_multicast() => wrong(format!("{} is a multicast address", address.ip())),
         _ => Ok(()),
     }
+}
+
+/// Refuses portals at which nobody could find this machine.
+///
+/// # Errors
+/// [`Code::BadRequest`].
+pub fn check_portals(portals: &[IpAddr]) -> Result<(), Problem> {
+    let hint = "give this machine's own address on each storage segment, at most 8";
+    let wrong = |text: String| Err(Problem::new(Code::BadRequest, text, hint));
+    for (index, portal) in portals.iter().enumerate() {
+        if portals[..index].contains(portal) {
+            return wrong(format!("the portal {portal} stands there twice"));
+        }
+        check_address(SocketAddr::new(*portal, api::PORT))?;
+    }
+    if portals.len() > PORTALS_MAX { wrong(format!("{} portals are too many", portals.len())) } else { Ok(()) }
 }

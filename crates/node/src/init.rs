@@ -4,12 +4,12 @@
 
 use crate::authority::{Authority, fingerprint, key_of_request, new_key, request_for};
 use crate::clock::now_s;
-use crate::identity::{Identity, check_address};
+use crate::identity::{Identity, Seat, check_address, check_portals};
 use crate::registry::{self, Record, Settings};
 use crate::root::{Root, write_public, write_secret};
 use crate::service::random;
 use crate::store::failed;
-use api::{Code, Problem, Role};
+use api::{Code, Problem};
 use host::net::Listener;
 use host::store::Sqlite;
 use std::net::SocketAddr;
@@ -34,14 +34,10 @@ pub struct Became {
 ///
 /// # Errors
 /// [`Code::Exists`], [`Code::Files`], [`Code::BadRequest`]: nothing was changed, except that folders may have been made.
-pub fn init(
-    root: &Root,
-    name: &NodeName,
-    address: SocketAddr,
-    roles: &[Role],
-    certificate_s: u64,
-) -> Result<Became, Problem> {
+pub fn init(root: &Root, seat: &Seat, certificate_s: u64) -> Result<Became, Problem> {
+    let (name, address) = (&seat.name, seat.address);
     refuse_second(root)?;
+    check_portals(&seat.portals)?;
     try_address(address)?;
     root.make_folders()?;
     let now_s = now_s();
@@ -56,9 +52,9 @@ pub fn init(
     write_secret(&root.key(), &own_key)?;
     write_public(&root.certificate(), &certificate.chain_pem)?;
     let mut engine = Sqlite::open(&root.store()).map_err(|error| failed(&error))?;
-    let first = Record::new(name.clone(), address, roles.to_vec(), key, now_s);
+    let first = Record::new(seat.clone(), key, now_s);
     registry::found(&mut engine, &first, Settings::new(certificate_s))?;
-    Identity::new(cluster, name.clone(), address, roles.to_vec(), None).save(root)?;
+    Identity::new(cluster, seat.clone(), None).save(root)?;
     Ok(Became { name: name.clone(), address, key, cluster, machines: 1 })
 }
 

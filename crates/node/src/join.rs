@@ -5,26 +5,20 @@
 
 use crate::authority::{fingerprint, key_of_request, new_key, request_for, validity};
 use crate::client;
-use crate::identity::{Identity, StoreAt};
+use crate::identity::{Identity, Seat, StoreAt, check_portals};
 use crate::init::{Became, refuse_second, try_address};
 use crate::root::{Root, read_secret, unusable, write_public, write_secret};
 use crate::token::JoinToken;
-use api::{Call, Code, JoinRequest, Joined, Problem, Role};
-use std::net::SocketAddr;
-use units::NodeName;
+use api::{Call, Code, JoinRequest, Joined, Problem};
 
 /// Joins the cluster that made the token. To be called within a tokio `LocalSet`.
 ///
 /// # Errors
 /// The cluster's refusal, [`Code::WrongPeer`], [`Code::Unreachable`], [`Code::ClockSkew`], [`Code::Exists`], [`Code::Files`].
-pub async fn join(
-    root: &Root,
-    token: &JoinToken,
-    name: &NodeName,
-    address: SocketAddr,
-    roles: &[Role],
-) -> Result<Became, Problem> {
+pub async fn join(root: &Root, token: &JoinToken, seat: &Seat) -> Result<Became, Problem> {
+    let (name, address) = (&seat.name, seat.address);
     refuse_second(root)?;
+    check_portals(&seat.portals)?;
     try_address(address)?;
     // First of all the server's proof; nothing is made for a wrong one.
     let transport = client::as_stranger(token.ca, token.address).await?;
@@ -32,8 +26,8 @@ pub async fn join(
     let own_key = pending_key(root)?;
     let request_pem = request_for(&own_key)?;
     let key = key_of_request(&request_pem)?;
-    let request =
-        JoinRequest { secret: token.secret.reveal(), name: name.clone(), address, roles: roles.to_vec(), request_pem };
+    let Seat { name: wanted, portals, roles, .. } = seat.clone();
+    let request = JoinRequest { secret: token.secret.reveal(), name: wanted, address, portals, roles, request_pem };
     let joined: Joined = match client::call(transport, Call::named("join"), &request).await {
         Ok(joined) => joined,
         Err(problem) => {
@@ -51,7 +45,7 @@ pub async fn join(
     write_public(&root.ca(), &joined.ca_pem)?;
     write_public(&root.certificate(), &joined.certificate.chain_pem)?;
     let store = StoreAt { address: token.address, key: joined.store };
-    Identity::new(token.ca, name.clone(), address, roles.to_vec(), Some(store)).save(root)?;
+    Identity::new(token.ca, seat.clone(), Some(store)).save(root)?;
     remove_pending(root)?;
     Ok(Became { name: name.clone(), address, key, cluster: token.ca, machines: joined.members.nodes.len() })
 }

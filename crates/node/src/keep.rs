@@ -8,16 +8,17 @@ use crate::client;
 use crate::clock::now_s;
 use crate::door::Tls;
 use crate::identity::StoreAt;
+use crate::peer::{self, Ask, Reply, SyncReport, Synced};
 use crate::registry::Record;
 use crate::root::{read_secret, read_text, write_public};
 use crate::service::{Node, issue};
-use api::{Call, Certificate, Code, NodeList, Problem, RenewRequest, SyncRequest};
+use api::{Call, Certificate, Code, Problem, RenewRequest};
 use host::net::ServerTls;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// How often a node calls the machine with the store.
-pub const SYNC_EVERY: Duration = Duration::from_secs(2);
+pub const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// A certificate is renewed when this part of its life is over: what is left is the time in which the machine with the
 /// store may be away.
 const RENEW_AFTER: (u64, u64) = (2, 3);
@@ -85,8 +86,7 @@ pub async fn renew_if_due(node: &Node) -> Result<(bool, Duration), Problem> {
 }
 
 fn own_record(node: &Node) -> Record {
-    let own = &node.identity;
-    Record::new(own.name.clone(), own.address, own.roles.clone(), node.key, now_s())
+    Record::new(node.identity.seat(), node.key, now_s())
 }
 
 /// As a stranger: a certificate that has ended is no way in any more, and renewing needs none.
@@ -99,30 +99,36 @@ async fn ask_for(node: &Node, store: &StoreAt, request_pem: String) -> Result<Ce
     client::call(transport, Call::named("renew"), &RenewRequest { request_pem }).await
 }
 
-/// Tells the machine with the store for ever that this one is there; not on that machine itself.
+/// Tells the machine with the store for ever how this one is, and hears how it should be; also on that machine itself.
 pub async fn sync(node: Rc<Node>) {
-    let Some(store) = &node.identity.store else { return std::future::pending().await };
     let mut last: Option<Code> = None;
     loop {
-        let told = tell(&node, store).await;
-        let now = told.as_ref().err().map(|problem| problem.code);
-        match &told {
-            Err(problem) if now != last => warn(problem),
-            Ok(list) if last.is_some() => tracing::info!("in touch with the store: {} machines", list.nodes.len()),
-            _ => {}
+        match exchange(&node).await {
+            Ok(synced) => {
+                if last.take().is_some() {
+                    tracing::info!("in touch with the store: {} machines", synced.members.nodes.len());
+                }
+                node.agent.synced(synced);
+            }
+            Err(problem) => {
+                if last.replace(problem.code) != Some(problem.code) {
+                    tracing::warn!("the machine with the store: {problem}; hint: {}", problem.hint);
+                }
+            }
         }
-        last = now;
         tokio::time::sleep(SYNC_EVERY).await;
     }
 }
 
-fn warn(problem: &Problem) {
-    tracing::warn!("the machine with the store: {problem}; hint: {}", problem.hint);
-}
-
-async fn tell(node: &Node, store: &StoreAt) -> Result<NodeList, Problem> {
+async fn exchange(node: &Node) -> Result<Synced, Problem> {
     let certificate_until_s = *node.certificate_until_s.borrow();
-    let request = SyncRequest { certificate_until_s, version: crate::VERSION.to_owned() };
-    let transport = client::as_member(&node.tls_files(), store.address, store.key).await?;
-    client::call(transport, Call::named("sync"), &request).await
+    let report = node.agent.look().await;
+    let told = SyncReport { certificate_until_s, version: crate::VERSION.to_owned(), report };
+    match peer::to_the_store(node, Ask::Sync(Box::new(told))).await? {
+        Reply::Synced(synced) => Ok(*synced),
+        other => {
+            let text = format!("it answered something else: {other:?}");
+            Err(Problem::new(Code::Failed, text, "run the same muskox version on all machines"))
+        }
+    }
 }

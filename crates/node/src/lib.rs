@@ -9,15 +9,18 @@
 //! Invariant: a machine is a member because the store says so, whatever certificate it holds; nothing is decided without
 //! the store. This room does *not* know disks, volumes or guests' data: with every node dead those go on.
 
+mod agent;
 mod authority;
 mod client;
 mod clock;
 mod command;
+mod director;
 mod door;
 mod identity;
 mod init;
 mod join;
 mod keep;
+mod peer;
 mod registry;
 mod root;
 mod run;

@@ -4,12 +4,13 @@
 //! and a key belong to one machine at a time; a removed key never comes back. It does *not* know HTTP, certificates or
 //! clocks: what it needs is handed in.
 
+use crate::identity::Seat;
 use crate::store::failed;
 use api::{Code, Problem, Role};
 use cluster::store::{Compare, Engine, Entry, Key, Op, Revision, Txn};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use units::{HostKey, NodeName};
 
 /// More machines than this are not what muskox is for; the list stays small enough for one reply.
@@ -31,6 +32,9 @@ pub struct Record {
     pub name: NodeName,
     /// Where its node listens.
     pub address: SocketAddr,
+    /// Its addresses on the storage segments; none: that of its node.
+    #[serde(default)]
+    pub portals: Vec<IpAddr>,
     /// What it is for.
     pub roles: Vec<Role>,
     /// Who it is.
@@ -80,8 +84,15 @@ pub enum Standing {
 impl Record {
     /// A machine of the current form.
     #[must_use]
-    pub fn new(name: NodeName, address: SocketAddr, roles: Vec<Role>, key: HostKey, joined_s: u64) -> Self {
-        Self { version: FORM, name, address, roles, key, joined_s }
+    pub fn new(seat: Seat, key: HostKey, joined_s: u64) -> Self {
+        let Seat { name, address, portals, roles } = seat;
+        Self { version: FORM, name, address, portals, roles, key, joined_s }
+    }
+
+    /// Where it is found on the storage segments.
+    #[must_use]
+    pub fn storage_ips(&self) -> Vec<IpAddr> {
+        if self.portals.is_empty() { vec![self.address.ip()] } else { self.portals.clone() }
     }
 }
 

@@ -1,8 +1,10 @@
 //! `muskox node run`: the daemon. Starts in an order in which a second one on the same files is refused before it touches
 //! them, and serves until it is told to stop.
 
+use crate::agent;
 use crate::authority::{Authority, fingerprint, key_of_request, request_for, validity};
 use crate::client::tls_problem;
+use crate::director::{self, Director};
 use crate::door::{self, Tls};
 use crate::identity::Identity;
 use crate::keep;
@@ -40,6 +42,8 @@ pub async fn run(root: Root) -> Result<(), Problem> {
         tokio::task::spawn_local(door::serve(Rc::clone(&node), local, None)),
         tokio::task::spawn_local(door::serve(Rc::clone(&node), listener, Some(Rc::clone(&tls)))),
         tokio::task::spawn_local(keep::certificate(Rc::clone(&node), tls)),
+        tokio::task::spawn_local(agent::run(Rc::clone(&node))),
+        tokio::task::spawn_local(director::run(Rc::clone(&node))),
         tokio::task::spawn_local(keep::sync(node)),
     ];
     tracing::info!("'{name}' is ready at {address}");
@@ -70,7 +74,7 @@ fn open(root: Root, identity: Identity) -> Result<Node, Problem> {
         Some(_) => None,
         None => {
             let authority = Authority::load(&ca_pem, &read_secret(&root.ca_key())?)?;
-            Some(Keeper { store: Store::open(&root.store())?, authority })
+            Some(Keeper { store: Store::open(&root.store())?, authority, director: Director::default() })
         }
     };
     Ok(Node::new(root, identity, key, keeper))

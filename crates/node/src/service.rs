@@ -1,17 +1,20 @@
 //! What a running node knows and answers. On the machine that holds the store the calls are decided here; elsewhere the
 //! local ones go on to that machine, and others are told to ask there.
 
+use crate::agent::Agent;
 use crate::authority::{Authority, key_of_request};
 use crate::client::{self, Answer};
 use crate::clock::now_s;
-use crate::identity::{Identity, StoreAt};
+use crate::director::Director;
+use crate::identity::{Identity, Seat, StoreAt, check_address, check_portals};
+use crate::peer::{Ask, Reply, SyncReport};
 use crate::registry::{self, Record, Standing};
 use crate::root::Root;
 use crate::store::Store;
 use crate::token::{JoinToken, Secret};
 use api::{
-    Call, Certificate, Code, Done, JoinRequest, Joined, Member, NodeList, NodeState, Problem, RenewRequest,
-    SyncRequest, Token, TokenRequest, Who,
+    Call, Certificate, Code, Done, JoinRequest, Joined, Member, NodeList, NodeState, Problem, RenewRequest, Token,
+    TokenRequest, Who,
 };
 use host::net::TlsFiles;
 use host::runtime::now;
@@ -24,7 +27,7 @@ use units::{HostKey, Millis, Moment, NodeName};
 
 /// A week: a token is for the machine that is being set up now.
 const TOKEN_MAX_S: u64 = 7 * 86_400;
-/// A node calls every [`crate::keep::SYNC_EVERY`]; after five missed calls it counts as silent.
+/// A node calls every [`crate::keep::SYNC_EVERY`]; after ten missed calls it counts as silent.
 const SILENT_AFTER: Millis = Millis(10_000);
 
 /// Who calls.
@@ -46,6 +49,8 @@ pub struct Node {
     pub identity: Identity,
     /// Its own key's identity.
     pub key: HostKey,
+    /// What it does on its own machine.
+    pub agent: Agent,
     /// What only the machine has that holds the store.
     pub keeper: Option<Keeper>,
     /// When the certificate in use ends; its owner is [`crate::keep`].
@@ -59,6 +64,8 @@ pub struct Keeper {
     pub store: Store,
     /// The CA.
     pub authority: Authority,
+    /// Who decides.
+    pub director: Director,
 }
 
 struct Heard {
@@ -72,13 +79,64 @@ impl Node {
     #[must_use]
     pub fn new(root: Root, identity: Identity, key: HostKey, keeper: Option<Keeper>) -> Self {
         let (certificate_until_s, heard) = (RefCell::new(0), RefCell::default());
-        Self { root, identity, key, keeper, certificate_until_s, heard }
+        let agent = Agent::new(&root, &identity, key);
+        Self { root, identity, key, agent, keeper, certificate_until_s, heard }
     }
 
     /// The files of its TLS.
     #[must_use]
     pub fn tls_files(&self) -> TlsFiles {
         TlsFiles { certificate: self.root.certificate(), key: self.root.key(), ca: self.root.ca() }
+    }
+
+    /// Answers a peer's words, that came over the wire.
+    pub async fn peer(&self, caller: Caller, body: Bytes) -> Answer {
+        self.hear_peer(caller, body).await.map_or_else(|problem| refusal(&problem), |reply| done(&reply))
+    }
+
+    /// Whether this key may speak as a peer: a member to the machine with the store, and that machine to everybody.
+    ///
+    /// # Errors
+    /// [`Code::NotAMember`], [`Code::Removed`], [`Code::NotTheStore`].
+    pub async fn check_peer(&self, key: HostKey) -> Result<(), Problem> {
+        match (&self.keeper, &self.identity.store) {
+            (Some(keeper), _) => self.admitted(keeper, Caller::Key(key)).await.map(drop),
+            (None, Some(store)) if store.key == key => Ok(()),
+            (None, store) => Err(not_the_store(store.as_ref())),
+        }
+    }
+
+    /// Answers a peer, or this machine itself.
+    pub async fn answer_peer(&self, from: HostKey, ask: Ask) -> Reply {
+        let answered = match ask {
+            Ask::Act(act) => Ok(Reply::Acted(self.agent.act(*act).await)),
+            Ask::Target { request } => Ok(Reply::Target { answer: self.agent.target(request).await }),
+            Ask::Look => Ok(Reply::Look(Box::new(self.agent.look().await))),
+            Ask::Tell(told) => match self.speaker(from).await {
+                Ok((keeper, from)) => {
+                    keeper.director.told(self, &from, told).await;
+                    Ok(Reply::Heard)
+                }
+                Err(problem) => Err(problem),
+            },
+            Ask::Sync(report) => match self.speaker(from).await {
+                Ok((keeper, from)) => {
+                    self.heard(from.name.clone(), &report);
+                    keeper.director.synced(self, &from, *report).await.map(|it| Reply::Synced(Box::new(it)))
+                }
+                Err(problem) => Err(problem),
+            },
+        };
+        answered.unwrap_or_else(|problem| Reply::Problem { problem })
+    }
+
+    /// Who speaks to the machine with the store.
+    async fn speaker(&self, from: HostKey) -> Result<(&Keeper, Record), Problem> {
+        let keeper = self.keeper.as_ref().ok_or_else(|| not_the_store(self.identity.store.as_ref()))?;
+        match keeper.store.ask(move |engine| registry::standing(engine, from)).await? {
+            Standing::Member(record) => Ok((keeper, record)),
+            _ => Err(Problem::new(Code::NotAMember, format!("the key {from} belongs to no member"), "")),
+        }
     }
 
     /// Answers a call.
@@ -123,7 +181,6 @@ impl Node {
             "token_create" => self.make_token(keeper, &parse(body)?).await.map(|it| done(&it)),
             "join" => self.join(keeper, parse(body)?).await.map(|it| done(&it)),
             "renew" => self.renew(keeper, parse(body)?).await.map(|it| done(&it)),
-            "sync" => self.sync(keeper, member, parse(body)?).await.map(|it| done(&it)),
             other => unreachable!("'{other}' is in the table of calls and nobody answers it"),
         }
     }
@@ -178,6 +235,7 @@ impl Node {
             version: if own { Some(crate::VERSION.to_owned()) } else { heard.map(|heard| heard.version.clone()) },
             name: record.name,
             address: record.address,
+            portals: record.portals,
             roles: record.roles,
             key: record.key,
             joined_s: record.joined_s,
@@ -207,7 +265,8 @@ impl Node {
     }
 
     async fn join(&self, keeper: &Keeper, request: JoinRequest) -> Result<Joined, Problem> {
-        crate::identity::check_address(request.address)?;
+        check_address(request.address)?;
+        check_portals(&request.portals)?;
         let unreadable =
             || Problem::new(Code::BadRequest, "the token's secret is not 64 hexadecimal digits", "copy it whole");
         let hash = request.secret.parse::<Secret>().map_err(|()| unreadable())?.hash();
@@ -218,7 +277,8 @@ impl Node {
         let (mut roles, now_s) = (request.roles, now_s());
         roles.sort_unstable();
         roles.dedup();
-        let wanted = Record::new(request.name, request.address, roles, key, now_s);
+        let seat = Seat { name: request.name, address: request.address, portals: request.portals, roles };
+        let wanted = Record::new(seat, key, now_s);
         let record = keeper.store.ask(move |engine| registry::admit(engine, &hash, &wanted)).await?;
         tracing::info!("'{}' at {} ({}) joined", record.name, record.address, record.key);
         Ok(Joined {
@@ -237,12 +297,18 @@ impl Node {
         }
     }
 
-    async fn sync(&self, keeper: &Keeper, member: Option<Record>, request: SyncRequest) -> Result<NodeList, Problem> {
-        let member = member.ok_or_else(|| Problem::new(Code::Forbidden, "this call is for other machines", ""))?;
-        let version = request.version.chars().take(40).collect();
-        let heard = Heard { when: now(), certificate_until_s: request.certificate_until_s, version };
-        self.heard.borrow_mut().insert(member.name, heard);
+    /// All machines, for whoever is told who belongs to the cluster.
+    ///
+    /// # Errors
+    /// [`Code::StoreFailed`].
+    pub async fn members(&self, keeper: &Keeper) -> Result<NodeList, Problem> {
         self.list(keeper).await
+    }
+
+    fn heard(&self, name: NodeName, report: &SyncReport) {
+        let version = report.version.chars().take(40).collect();
+        let heard = Heard { when: now(), certificate_until_s: report.certificate_until_s, version };
+        self.heard.borrow_mut().insert(name, heard);
     }
 }
 

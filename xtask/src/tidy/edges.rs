@@ -23,13 +23,13 @@ pub const ROOMS: [Room; 13] = [
     room("crates/block", &["units", "wire"], &[]),
     room("crates/cluster", &["units"], &[]),
     room("crates/host", &["units", "wire", "block", "cluster"], &[]),
-    room("crates/dataplane", &["units", "wire", "block", "host"], &[]),
+    room("crates/dataplane", &["units", "wire", "block", "cluster", "host"], &[]),
     room("crates/api", &["units"], &[]),
-    room("crates/node", &["units", "cluster", "api", "host"], &[]),
+    room("crates/node", &["units", "wire", "cluster", "api", "host"], &[]),
     room("crates/cli", &["units", "api"], &[]),
     room("bin/muskox", &["dataplane", "node", "cli"], &["units", "wire", "host"]),
     room("sim", &["units", "wire", "block"], &[]),
-    room("lab", &["units"], &[]),
+    room("lab", &["units", "api"], &[]),
     room("xtask", &[], &[]),
 ];
 

@@ -9,7 +9,8 @@ const OTHER: &str = "ff112233445566778899aabbccddeeff00112233445566778899aabbccd
 
 fn record(name: &str, at: u8) -> Record {
     let address = format!("192.0.2.{at}:10811").parse().unwrap();
-    Record::new(name.parse().unwrap(), address, vec![Role::Host], HostKey([at; 32]), NOW_S)
+    let seat = Seat { name: name.parse().unwrap(), address, portals: Vec::new(), roles: vec![Role::Host] };
+    Record::new(seat, HostKey([at; 32]), NOW_S)
 }
 
 fn cluster_of_one() -> Memory {

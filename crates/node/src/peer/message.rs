@@ -1,0 +1,198 @@
+//! The messages. A field that is not known is refused: both ends are the same version, or one is updated first.
+
+use super::Brief;
+use api::{NodeList, Problem};
+use cluster::job::{Action, Guest, Order};
+use cluster::lease::LeaseTiming;
+use cluster::migrate::Measured;
+use cluster::store::Revision;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+use units::{ByteLen, Epoch, HostKey, Millis, NodeName, VmName};
+use wire::control;
+
+/// What is asked of a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "ask")]
+pub enum Ask {
+    /// Of a host: carry out an action of a job. Answered at once with how things are; changes are told.
+    Act(Box<Act>),
+    /// Of a storage machine: ask its target.
+    Target {
+        /// What.
+        request: control::Request,
+    },
+    /// Of any machine: what it is and has.
+    Look,
+    /// Of the machine with the store: a guest of this host changed.
+    Tell(Tell),
+    /// Of the machine with the store, every second: how everything is here; answered with how it should be.
+    Sync(Box<SyncReport>),
+}
+
+/// What is answered; one kind for each kind of question.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "reply")]
+pub enum Reply {
+    /// To `Act`.
+    Acted(Acted),
+    /// To `Target`.
+    Target {
+        /// What it said.
+        answer: Result<control::Reply, control::Refusal>,
+    },
+    /// To `Look`.
+    Look(Box<HostReport>),
+    /// To `Tell`.
+    Heard,
+    /// To `Sync`.
+    Synced(Box<Synced>),
+    /// To anything: it was not done.
+    Problem {
+        /// Why not.
+        problem: Problem,
+    },
+}
+
+/// An action for a host's VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Act {
+    /// By what right.
+    pub order: Order,
+    /// What.
+    pub action: Action,
+    /// The VM.
+    pub brief: Brief,
+    /// The other end of a migration.
+    pub other: Option<Other>,
+}
+
+/// The other end of a migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Other {
+    /// Who.
+    pub key: HostKey,
+    /// The name in its certificate.
+    pub name: NodeName,
+    /// Where.
+    pub ip: IpAddr,
+    /// Where its QEMU waits for memory, once that is known.
+    pub port: Option<u16>,
+}
+
+/// How the VM is on this host, right after the order was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acted {
+    /// False: the order is older than one heard before; nothing was done.
+    pub admitted: bool,
+    /// As it is.
+    pub told: Tell,
+}
+
+/// How a VM is on one host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tell {
+    /// Which VM.
+    pub vm: VmName,
+    /// The newest order heard about it.
+    pub at: Revision,
+    /// How it is.
+    pub guest: Guest,
+    /// The epoch that its initiator attached at.
+    pub epoch: Option<Epoch>,
+    /// An action of that order that cannot be done, and why.
+    pub refused: Option<(Action, String)>,
+    /// What a migration measured here.
+    pub measured: Measured,
+    /// How long ago, when this was sent, its vCPUs were seen to stop (STOP) or to go on (RESUME).
+    pub stopped_ago_ms: Option<Millis>,
+    /// See `stopped_ago_ms`.
+    pub resumed_ago_ms: Option<Millis>,
+    /// Where its QEMU waits for memory.
+    pub port: Option<u16>,
+    /// The guest switched itself off; its QEMU was ended after it.
+    pub powered_off: bool,
+    /// The dead-man stands on it.
+    pub paused: bool,
+    /// Why it is like that, in words: a QEMU's last ones, a held volume.
+    pub why: Option<String>,
+}
+
+/// What a machine is and has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostReport {
+    /// Memory in all.
+    pub memory: ByteLen,
+    /// Memory that new guests could use.
+    pub free: ByteLen,
+    /// Processors.
+    pub cpus: u32,
+    /// QEMU's version, if there is one.
+    pub qemu: Option<(u32, u32)>,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    /// Bridges that guests can be plugged into.
+    pub bridges: Vec<String>,
+    /// Guests that are here, whatever they do.
+    pub guests: Vec<Tell>,
+    /// How long its target has run, if it has one that answers.
+    pub target_up: Option<Millis>,
+    /// Its dead-man answers.
+    pub deadman: bool,
+    /// What is not as it should be, each with what to do.
+    pub complaints: Vec<(String, String)>,
+}
+
+/// A machine's regular call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncReport {
+    /// When the certificate it uses ends, in seconds since 1970.
+    pub certificate_until_s: u64,
+    /// The muskox version it runs.
+    pub version: String,
+    /// How it is.
+    pub report: HostReport,
+}
+
+/// How it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Synced {
+    /// Who belongs to the cluster.
+    pub members: NodeList,
+    /// The VMs that concern this host: those it owns, those it may still have, those it says it has.
+    pub assignments: Vec<Assignment>,
+    /// Everybody with a vote, and where their dead-men listen; the same on all machines.
+    pub witnesses: Vec<WitnessAt>,
+    /// The times of the lease, the same on all machines.
+    pub timing: LeaseTiming,
+}
+
+/// What the store says about one VM, for one host. Acted on only while no job works on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The VM.
+    pub brief: Brief,
+    /// This host owns it.
+    pub owner: bool,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// When its ownership or wish last changed: an order of this revision.
+    pub at: Revision,
+    /// A job works on it: keep off.
+    pub job: bool,
+    /// It should run.
+    pub running: bool,
+    /// How long the guest may take to shut down if it should not.
+    pub patience_ms: Millis,
+}
+
+/// A witness.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessAt {
+    /// Who.
+    pub key: HostKey,
+    /// Its name.
+    pub name: NodeName,
+    /// Where its dead-man listens, on every network.
+    pub portals: Vec<SocketAddr>,
+}

@@ -1,0 +1,15 @@
+//! What nodes say to each other besides the API: orders of jobs, requests for a machine's target, how guests are.
+//!
+//! ```text
+//!  machine with the store ── act, target, look ──▶ any machine          POST /peer/v1 over mTLS, members only;
+//!                         ◀── tell, sync ─────────                      to itself: the same, without a wire
+//! ```
+//! Not part of the API: both ends are the same program, and nothing here is for people. Reasons: docs/rfd/0011-joined.md.
+
+mod brief;
+mod call;
+mod message;
+
+pub use brief::{Brief, BriefDisk, BriefNic, BriefSeed};
+pub use call::{PATH, ask, tell, to_the_store};
+pub use message::{Act, Acted, Ask, Assignment, HostReport, Other, Reply, SyncReport, Synced, Tell, WitnessAt};
