@@ -23,7 +23,7 @@ pub const ROOMS: [Room; 13] = [
     room("crates/block", &["units", "wire"], &[]),
     room("crates/cluster", &["units"], &[]),
     room("crates/host", &["units", "wire", "block", "cluster"], &[]),
-    room("crates/dataplane", &["units", "wire", "block", "host"], &[]),
+    room("crates/dataplane", &["units", "wire", "block", "cluster", "host"], &[]),
     room("crates/api", &["units"], &[]),
     room("crates/node", &["units", "cluster", "api", "host"], &[]),
     room("crates/cli", &["units", "api"], &[]),
