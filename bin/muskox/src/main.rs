@@ -83,7 +83,7 @@ fn main() -> ExitCode {
             ended(dataplane::target::run(&config).map_err(|error| (error.to_string(), error.hint())))
         }
         Role::Deadman { config, verbose } => {
-            log_to_stderr(verbose);
+            log_to(verbose, || dataplane::deadman::Unhurried);
             ended(dataplane::deadman::run(&config).map_err(|error| (error.to_string(), error.hint())))
         }
         Role::Initiator { config, verbose } => {
@@ -104,8 +104,12 @@ fn ended(outcome: Result<(), (String, String)>) -> ExitCode {
 }
 
 fn log_to_stderr(verbose: bool) {
+    log_to(verbose, std::io::stderr);
+}
+
+fn log_to<W: std::io::Write + 'static>(verbose: bool, writer: impl Fn() -> W + Send + Sync + 'static) {
     let level = if verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt().with_max_level(level).with_writer(writer).with_target(false).init();
 }
 
 #[cfg(not(feature = "sabotage"))]

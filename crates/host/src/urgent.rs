@@ -2,8 +2,9 @@
 //! passes it by. Each is a wish: who may not have it goes on without, and says so.
 #![allow(unsafe_code, reason = "mlockall and sched_setscheduler have no safe call here")]
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, getrlimit};
-use std::io;
+use std::io::{self, Write};
 
 /// The lowest real-time priority is above every ordinary process; higher ones are the kernel's own business.
 const PRIORITY: libc::c_int = 1;
@@ -36,6 +37,27 @@ pub fn real_time() -> io::Result<()> {
 /// If the kernel refuses.
 pub fn outlive_others() -> io::Result<()> {
     std::fs::write("/proc/self/oom_score_adj", "-1000")
+}
+
+/// Standard error that is never waited for: what its reader does not take at once is lost. A line of a log fits what a
+/// pipe takes whole once it takes anything (4096 bytes, `pipe(7)`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unhurried;
+
+impl Write for Unhurried {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let stderr = io::stderr();
+        let mut asked = [PollFd::new(&stderr, PollFlags::OUT)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match poll(&mut asked, Some(&at_once)) {
+            Ok(0) => Ok(bytes.len()),
+            _ => (&stderr).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn done(answer: libc::c_int) -> io::Result<()> {

@@ -84,3 +84,16 @@ fn a_second_one_does_not_start() {
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains("unwatched") && shown.contains("host0 (this)"), "{shown}");
 }
+
+/// Goal: whoever reads its log cannot keep it from its work. Method: its standard error is a pipe that is full already.
+#[test]
+fn a_full_log_does_not_stop_it() {
+    use std::io::Write;
+    let mut cluster = Cluster::new(1);
+    let (_reader, mut full) = std::io::pipe().unwrap();
+    // The usual capacity of a pipe (`pipe(7)`); one byte more would wait for ever.
+    full.write_all(&[b'x'; 65_536]).unwrap();
+    cluster.start_logging_to(0, full.into());
+    let report = cluster.wait(0, "its standing", |report| report.standing == StandingReport::Unwatched);
+    assert_eq!(report.peers.len(), 1);
+}

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use units::HostKey;
@@ -111,6 +111,10 @@ impl Cluster {
 
     pub fn start(&mut self, n: usize) {
         let log = std::fs::File::options().create(true).append(true).open(self.path(n, "log")).unwrap();
+        self.start_logging_to(n, log.into());
+    }
+
+    pub fn start_logging_to(&mut self, n: usize, log: Stdio) {
         let config = self.path(n, "deadman.toml");
         let child = Command::new(MUSKOX).args(["deadman", "--config"]).arg(config).stderr(log).spawn();
         self.machines[n].process = Some(child.unwrap());
