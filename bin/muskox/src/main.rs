@@ -34,10 +34,19 @@ enum Role {
         #[arg(short, long)]
         verbose: bool,
     },
+    /// Hold this machine's lease, pause its guests when it is alone, and be a witness of the others.
+    Deadman {
+        /// The configuration, in TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Log more.
+        #[arg(short, long)]
+        verbose: bool,
+    },
     /// Machines of the cluster: make one, join, list, remove; and the daemon.
     #[command(subcommand)]
     Node(NodeVerb),
-    /// Ask a target directly, over its control socket.
+    /// Ask a target, an initiator or a dead-man directly, over its control socket.
     Ctl(CtlArguments),
 }
 
@@ -73,6 +82,10 @@ fn main() -> ExitCode {
             log_to_stderr(verbose);
             ended(dataplane::target::run(&config).map_err(|error| (error.to_string(), error.hint())))
         }
+        Role::Deadman { config, verbose } => {
+            log_to(verbose, || dataplane::deadman::Unhurried);
+            ended(dataplane::deadman::run(&config).map_err(|error| (error.to_string(), error.hint())))
+        }
         Role::Initiator { config, verbose } => {
             log_to_stderr(verbose);
             ended(dataplane::initiator::run(&config).map_err(|error| (error.to_string(), error.hint())))
@@ -91,8 +104,12 @@ fn ended(outcome: Result<(), (String, String)>) -> ExitCode {
 }
 
 fn log_to_stderr(verbose: bool) {
+    log_to(verbose, std::io::stderr);
+}
+
+fn log_to<W: std::io::Write + 'static>(verbose: bool, writer: impl Fn() -> W + Send + Sync + 'static) {
     let level = if verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt().with_max_level(level).with_writer(writer).with_target(false).init();
 }
 
 #[cfg(not(feature = "sabotage"))]

@@ -132,6 +132,26 @@ fn a_silent_target_is_noticed_and_waited_for() {
     initiator.wait(UP);
 }
 
+/// Goal: the status tells since when the target proves nothing any more. Method: the age while it serves, while it is
+/// stopped, and after.
+#[test]
+fn the_status_says_when_the_target_was_heard() {
+    let (storage, port) = storage();
+    configure(&storage, "", "plaintext = true", port);
+    let initiator = Initiator::start(&storage);
+    initiator.wait(UP);
+    let age = || {
+        let status: serde_json::Value = serde_json::from_str(&initiator.status()).unwrap();
+        status["initiator"]["volumes"][0]["heard"].as_u64().expect("it was heard")
+    };
+    storage.wait("a young answer", |_| age() < 600);
+    let target = storage.process_id();
+    signal(target, "-STOP");
+    storage.wait("an old answer", |_| age() > 2_000);
+    signal(target, "-CONT");
+    storage.wait("a young answer again", |_| age() < 600);
+}
+
 /// Goal: a restarted initiator goes on at the same epoch with a new incarnation. Method: kill it between two clients.
 #[test]
 fn a_restarted_initiator_takes_a_new_incarnation() {
