@@ -6,6 +6,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 use std::fmt;
 use std::io;
 use std::sync::Mutex;
+use std::time::Duration;
+use units::Millis;
+
+/// A killed process that is not gone by then hangs in the kernel, in a disk or a network.
+const KILL_MAX: Duration = Duration::from_secs(5);
 
 /// Who a process is, also after we were restarted. A pid alone may be somebody else's by now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +118,21 @@ impl Process {
             Err(Errno::SRCH) => Ok(()),
             answer => Ok(answer?),
         }
+    }
+
+    /// Asks it to end, and kills it if it has not within `patience`. In a frozen control group of v1 a kill waits for the
+    /// thaw: use [`super::Cgroup::kill`] there.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or the process hangs in the kernel.
+    pub async fn end(&self, patience: Millis) -> io::Result<How> {
+        self.signal(Signal::TERM)?;
+        if let Ok(how) = tokio::time::timeout(patience.into(), self.ended()).await {
+            return how;
+        }
+        self.signal(Signal::KILL)?;
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it was killed and hangs in the kernel");
+        tokio::time::timeout(KILL_MAX, self.ended()).await.map_err(late)?
     }
 
     /// Waits until it ends, and collects it if it is our child. May be asked again.
