@@ -38,6 +38,7 @@ pub use life::{Ended, Launch, Owner, Patience, Stopped, Vm};
 pub use machine::{Accelerator, Boot, DISKS_MAX, Disk, Machine, NICS_MAX, Nic, Start, VCPUS_MAX};
 pub use monitor::{Heard, MonitorError, Qmp};
 pub use process::{How, Identity, Process};
+pub use rustix::process::Signal;
 
 use std::io;
 use units::Millis;
