@@ -15,7 +15,8 @@ pub fn keep_tap(name: &str, bridge: &str, owner: TapOwner) -> io::Result<()> {
         return Err(io::Error::other(format!("there is no bridge '{bridge}'")));
     }
     if !link::exists(name) {
-        let failed = |error: io::Error| io::Error::new(error.kind(), format!("the tap '{name}' cannot be made: {error}"));
+        let failed =
+            |error: io::Error| io::Error::new(error.kind(), format!("the tap '{name}' cannot be made: {error}"));
         link::make_tap(name, owner).map_err(failed)?;
     }
     bridge::plug(bridge, name)

@@ -120,6 +120,14 @@ impl Process {
         }
     }
 
+    /// Kills it, and does not wait.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn end_at_once(&self) -> io::Result<()> {
+        self.signal(Signal::KILL)
+    }
+
     /// Asks it to end, and kills it if it has not within `patience`. In a frozen control group of v1 a kill waits for the
     /// thaw: use [`super::Cgroup::kill`] there.
     ///
@@ -226,6 +234,9 @@ mod test {
         let (_child, identity) = sleeper();
         let process = Process::find(&identity).unwrap().unwrap();
         assert_eq!(process.has_ended().unwrap(), None);
+        // Two may wait at once.
+        let both = async { tokio::join!(process.ended(), process.ended()) };
+        assert!(tokio::time::timeout(Duration::from_millis(50), both).await.is_err());
         process.signal(Signal::TERM).unwrap();
         assert_eq!(process.ended().await.unwrap(), How::Signalled(15));
         assert_eq!(process.ended().await.unwrap(), How::Signalled(15));

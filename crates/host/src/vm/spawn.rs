@@ -95,9 +95,12 @@ fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
 
 /// Waits until `fd` is readable: a pidfd is, once its process has ended.
 pub(super) async fn readable(fd: &OwnedFd) -> io::Result<()> {
+    // One of its own for each that waits: epoll takes a descriptor once.
+    let fd = fd.try_clone()?;
     // SAFETY: tokio wants the descriptor to stay open and the same for as long as it is registered. The registration
-    // borrows the owner of the descriptor, and both end with this future.
+    // is dropped before the owner of the descriptor, for locals are dropped in reverse, and both end with this future.
     let registered = unsafe { AsyncFd::register_with_interest(fd.as_fd(), Interest::READABLE) };
-    drop(registered.map_err(io::Error::from)?.readable().await?);
+    let registered = registered.map_err(io::Error::from)?;
+    drop(registered.readable().await?);
     Ok(())
 }
