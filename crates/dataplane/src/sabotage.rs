@@ -2,7 +2,7 @@
 
 use units::sabotage::{Bug, plant_in_process};
 
-const BUGS: [(&str, Bug); 13] = [
+const BUGS: [(&str, Bug); 14] = [
     ("no-gate", Bug::NoGate),
     ("ack-before-drain", Bug::AckBeforeDrain),
     ("requeue-new-epoch", Bug::RequeueNewEpoch),
@@ -16,6 +16,7 @@ const BUGS: [(&str, Bug); 13] = [
     ("degraded-ack-first", Bug::DegradedAckFirst),
     ("bitmap-after-data", Bug::BitmapAfterData),
     ("partial-recovery-trusted", Bug::PartialRecoveryTrusted),
+    ("no-deadman", Bug::NoDeadman),
 ];
 
 /// Plants a bug for the life of the process.

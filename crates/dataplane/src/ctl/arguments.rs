@@ -7,10 +7,10 @@ use std::time::Duration;
 use units::{ByteLen, Epoch, HostKey, Mode, PoolName, VolumeName};
 use wire::control::{Code, Owner, Refusal, Request};
 
-/// Asks a target directly over its control socket.
+/// Asks a target, an initiator or a dead-man directly over its control socket.
 #[derive(Args, Debug)]
 pub struct CtlArguments {
-    /// The target's control socket.
+    /// The process's control socket.
     #[arg(long, value_name = "PATH", default_value = "/run/muskox/target.sock", global = true)]
     pub socket: PathBuf,
     /// Print the reply as JSON.
@@ -27,6 +27,8 @@ pub struct CtlArguments {
 enum Noun {
     /// Everything at a glance.
     Status,
+    /// A dead-man only: read its configuration again.
+    Reload,
     /// Mirrors of disks.
     #[command(subcommand)]
     Pool(PoolVerb),
@@ -192,6 +194,7 @@ impl CtlArguments {
     pub fn request(&self) -> Result<Request, Refusal> {
         match &self.noun {
             Noun::Status => Ok(Request::Status),
+            Noun::Reload => Ok(Request::Reload),
             Noun::Pool(verb) => verb.request(),
             Noun::Volume(verb) => Ok(verb.request()),
             Noun::Grant(verb) => Ok(verb.request()),

@@ -4,6 +4,7 @@
 
 mod arguments;
 mod client;
+mod deadman;
 mod render;
 mod size;
 mod table;

@@ -1,5 +1,6 @@
 //! Replies as people read them.
 
+use crate::ctl::deadman;
 use crate::ctl::table::Table;
 use std::fmt::Write;
 use units::{HostKey, Mode};
@@ -19,6 +20,9 @@ pub fn reply(reply: &Reply) -> String {
         Reply::Volume(one) => volumes(std::slice::from_ref(one)),
         Reply::Grant(one) => grant(one),
         Reply::Initiator(status) => initiator(status),
+        Reply::Renewal(_) | Reply::Vote(_) => format!("{reply:?}\n"),
+        Reply::Votes(list) => deadman::votes(list),
+        Reply::Deadman(status) => deadman::status(status),
     }
 }
 

@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use units::{Epoch, HostKey, Millis, Mode, VolumeName};
+use units::{Epoch, HostKey, Millis, Mode, Moment, VolumeName};
 use wire::nbd::{
     AttachAs, ClientCommand, ClientConfig, ClientFailure, ClientHandshake, ClientTls as TlsChoice, ExportName, NoEntry,
     Ready, Refusal,
@@ -48,6 +48,9 @@ pub struct Way {
     pub rt: Rt,
     /// Which portal is tried next.
     pub next: Cell<usize>,
+    /// When the newest question was asked that the target answered, on whatever connection: it answers only who owns
+    /// the volume.
+    pub heard: Rc<Cell<Option<Moment>>>,
 }
 
 /// A way as a hold wants it.
@@ -86,6 +89,7 @@ impl Way {
             volume: self.volume.clone(),
             attach: Some(AttachAs { epoch: self.epoch, incarnation, mode: self.mode }),
         };
+        let asked = self.rt.now();
         let attach = tokio::time::timeout(ATTACH_MAX.into(), self.shake_hands(transport, name.to_string())).await;
         match attach {
             Err(_) => Err(later(format!("the target did not answer the attach within {ATTACH_MAX}"))),
@@ -94,7 +98,10 @@ impl Way {
                 _ => later(refusal.text),
             }),
             Ok(Err(error)) => Err(later(error.to_string())),
-            Ok(Ok((transport, received, ready))) => Ok(Link::start(&self.rt, transport, &received, ready, self.timing)),
+            Ok(Ok((transport, received, ready))) => {
+                self.heard.set(self.heard.get().max(Some(asked)));
+                Ok(Link::start(&self.rt, transport, &received, ready, self.timing, Rc::clone(&self.heard)))
+            }
         }
     }
 

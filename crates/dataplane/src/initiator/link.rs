@@ -18,7 +18,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite};
-use units::{ByteLen, ByteOffset};
+use units::{ByteLen, ByteOffset, Moment};
 use wire::nbd::constant::{
     CMD_DISC, CMD_FLAG_FUA, CMD_FLAG_NO_HOLE, CMD_FLUSH, CMD_READ, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES,
 };
@@ -50,6 +50,8 @@ struct State {
 pub(super) struct Waiting {
     pub(super) pending: Pending,
     pub(super) buffer: Option<IoBuf>,
+    /// When it was sent, if it is a probe.
+    probed: Option<Moment>,
     answer: Rc<Answer>,
 }
 
@@ -60,9 +62,17 @@ struct Answer {
 }
 
 impl Link {
-    /// Takes over a connection whose handshake is done; `received` came in behind it.
+    /// Takes over a connection whose handshake is done; `received` came in behind it. When the target
+    /// answers a probe, `heard` becomes the moment at which that was sent: an answer may be old when it comes.
     #[must_use]
-    pub fn start<S>(rt: &Rt, stream: S, received: &[u8], ready: Ready, timing: HealthTiming) -> Rc<Self>
+    pub fn start<S>(
+        rt: &Rt,
+        stream: S,
+        received: &[u8],
+        ready: Ready,
+        timing: HealthTiming,
+        heard: Rc<Cell<Option<Moment>>>,
+    ) -> Rc<Self>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
@@ -83,6 +93,7 @@ impl Link {
             health: Health::new(timing, rt.now()),
             alarm: rt.sleep_until(rt.now() + timing.period),
             rt: Rc::clone(rt),
+            heard,
         };
         rt.spawn(Box::pin(running));
         Rc::new(Self(shared))
@@ -107,7 +118,7 @@ impl Link {
         state.next_cookie += 1;
         state.outbox.put(Weight::default(), payload, |heads| heads.extend_from_slice(&encode_request(&request)));
         let pending = Pending::new(request, &self.0.ready);
-        state.waiting.insert(request.cookie, Waiting { pending, buffer, answer: Rc::clone(&answer) });
+        state.waiting.insert(request.cookie, Waiting { pending, buffer, probed: None, answer: Rc::clone(&answer) });
         if let Some(task) = state.task.take() {
             task.wake();
         }
@@ -276,6 +287,7 @@ struct Running<S> {
     health: Health,
     alarm: Task,
     rt: Rt,
+    heard: Rc<Cell<Option<Moment>>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Future for Running<S> {
@@ -335,6 +347,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Running<S> {
                     Heard::Finished(cookie, result) => {
                         let waiting = state.waiting.remove(&cookie).expect("the inbox names requests that wait");
                         drop(state);
+                        // A refusal does not count here: it may say that the epoch is over.
+                        if result.is_ok() && waiting.probed.is_some() {
+                            self.heard.set(self.heard.get().max(waiting.probed));
+                        }
                         self.shared.answered(waiting, result)?;
                     }
                 }
@@ -346,7 +362,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Running<S> {
     fn probe(&self) {
         let block = self.shared.geometry.block_bytes;
         let buffer = IoBuf::new(usize::try_from(block).expect("usize has 64 bits"));
+        let (asked, cookie) = (self.rt.now(), self.shared.state.borrow().next_cookie);
         drop(Link(Rc::clone(&self.shared)).submit(CMD_READ, 0, ByteOffset(0), block, None, Some(buffer)));
+        if let Some(waiting) = self.shared.state.borrow_mut().waiting.get_mut(&cookie) {
+            waiting.probed = Some(asked);
+        }
     }
 
     /// Lets the target know, if the stream takes it at once.

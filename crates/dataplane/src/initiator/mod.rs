@@ -133,6 +133,7 @@ impl Held {
             timing: config.timing,
             rt: Rc::clone(rt),
             next: Cell::new(0),
+            heard: Rc::default(),
         };
         let unopened = RefCell::new((String::new(), false));
         Ok(Self { config, way: Rc::new(way), rt: Rc::clone(rt), hold: RefCell::default(), unopened })
@@ -195,6 +196,7 @@ impl Held {
             volume: self.config.name.clone(),
             state: HeldState::Opening,
             waiting: None,
+            heard: self.way.heard.get().map(|heard| now.since(heard)),
             epoch: self.config.epoch,
             incarnation: self.way.incarnations.last(),
             sessions: 0,
@@ -238,7 +240,11 @@ impl Answering for Initiator {
                 up: now.since(self.started),
                 volumes: self.held.iter().map(|held| held.report(now)).collect(),
             })),
-            _ => Err(Refusal::new(Code::Invalid, "an initiator can only be asked for its status", "ask the target")),
+            _ => Err(Refusal::new(
+                Code::Invalid,
+                "an initiator can only be asked for its status",
+                "ask the target, or `muskox deadman`",
+            )),
         }
     }
 }

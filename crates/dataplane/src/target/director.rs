@@ -332,6 +332,10 @@ impl Answering for Director {
             | Request::Reserve { ref volume, .. }
             | Request::Raise { ref volume, .. }
             | Request::Override { ref volume, .. } => self.holder(volume)?.ask(request).await,
+            Request::Renew | Request::Vote { .. } | Request::Votes { .. } | Request::Reload => {
+                let text = "a target grants no leases and does not vote";
+                Err(Refusal::new(Code::Invalid, text, "ask this machine's `muskox deadman`"))
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The requests a process takes and the replies it gives.
 
+use crate::control::deadman::{CastReport, DeadmanReport, RenewalReport, VoteReport};
 use crate::control::report::{GrantReport, InitiatorReport, PoolReport, StatusReport, VolumeReport};
 use serde::{Deserialize, Serialize};
 use units::{ByteLen, Epoch, HostKey, Mode, PoolName, VolumeName};
@@ -40,7 +41,7 @@ pub enum Outcome {
     Refusal(Refusal),
 }
 
-/// What a target can be asked.
+/// What a process can be asked: a target, an initiator, a dead-man. Each refuses what is not for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
@@ -168,6 +169,20 @@ pub enum Request {
         /// What the person wants recorded: who and why.
         word: String,
     },
+    /// Between dead-men: grant the lease to the machine whose key this connection has.
+    Renew,
+    /// Between dead-men: is this host dead? A vote that says so binds the witness.
+    Vote {
+        /// Which.
+        host: HostKey,
+    },
+    /// To a dead-man, on its own machine: ask all witnesses at once whether this host is dead.
+    Votes {
+        /// Which.
+        host: HostKey,
+    },
+    /// To a dead-man: read the configuration again.
+    Reload,
 }
 
 /// One identity of a grant.
@@ -200,6 +215,14 @@ pub enum Reply {
     Grant(GrantReport),
     /// To `Status`, from an initiator.
     Initiator(InitiatorReport),
+    /// To `Renew`.
+    Renewal(RenewalReport),
+    /// To `Vote`.
+    Vote(VoteReport),
+    /// To `Votes`.
+    Votes(Vec<CastReport>),
+    /// To `Status`, from a dead-man.
+    Deadman(DeadmanReport),
 }
 
 /// Why something was not done, for people.
@@ -292,6 +315,29 @@ mod test {
                 r#"{{"do":"raise","volume":"web1","epoch":7,"owners":[{{"host":"{host}","mode":"rw"}}],"shared":false}}"#
             ),
         );
+    }
+
+    /// Goal: the words between dead-men of different versions stay the same. Method: golden texts, both ways.
+    #[test]
+    fn what_dead_men_say_has_a_fixed_spelling() {
+        use crate::control::Doubt;
+        use units::Millis;
+        let host = HostKey([0xaa; 32]);
+        golden(&Request::Renew, r#"{"do":"renew"}"#);
+        golden(&Request::Reload, r#"{"do":"reload"}"#);
+        golden(&Request::Vote { host }, &format!(r#"{{"do":"vote","host":"{host}"}}"#));
+        golden(&Request::Votes { host }, &format!(r#"{{"do":"votes","host":"{host}"}}"#));
+        for (reply, text) in [
+            (Reply::Renewal(RenewalReport::Granted), r#"{"renewal":"granted"}"#),
+            (Reply::Renewal(RenewalReport::Refused(Millis(9))), r#"{"renewal":{"refused":9}}"#),
+            (Reply::Vote(VoteReport::Dead(Millis(10_000))), r#"{"vote":{"dead":10000}}"#),
+            (Reply::Vote(VoteReport::Alive(Millis(7))), r#"{"vote":{"alive":7}}"#),
+            (Reply::Vote(VoteReport::Unsure(Doubt::Grace(Millis(5)))), r#"{"vote":{"unsure":{"grace":5}}}"#),
+            (Reply::Vote(VoteReport::Unsure(Doubt::TooFew)), r#"{"vote":{"unsure":"too-few"}}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&reply).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Reply>(text).unwrap(), reply);
+        }
     }
 
     #[test]

@@ -9,10 +9,14 @@
 //!         | {"version":1,"id":N,"reply":{…}} | {"version":1,"id":N,"refusal":{"code":…,"text":…,"hint":…}}
 //! ```
 
+mod deadman;
 mod frame;
 mod message;
 mod report;
 
+pub use deadman::{
+    CastReport, DeadmanReport, Doubt, GuestReport, PeerReport, PortalReport, RenewalReport, StandingReport, VoteReport,
+};
 pub use frame::{Decoder, FRAME_MAX_BYTES, FrameError, encode};
 pub use message::{Answer, Ask, Code, Outcome, Owner, Refusal, Reply, Request, VERSION};
 pub use report::{

@@ -39,6 +39,10 @@ pub struct HeldReport {
     pub state: HeldState,
     /// How long it has waited for a path, if it does.
     pub waiting: Option<Millis>,
+    /// How long ago the newest question was asked that the target answered at this epoch: then, at the earliest, the
+    /// volume was still this host's.
+    #[serde(default)]
+    pub heard: Option<Millis>,
     /// The epoch it attaches at.
     pub epoch: Epoch,
     /// The last incarnation it took.

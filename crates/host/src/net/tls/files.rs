@@ -1,6 +1,6 @@
 //! Certificates and keys from PEM files, and what rustls makes of them.
 
-use super::verify::PinnedKey;
+use super::verify::{PinnedKey, host_key_of};
 use super::{Expect, TlsError};
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
@@ -38,6 +38,15 @@ pub(super) struct Loaded {
 const FILE_MAX_BYTES: u64 = 1 << 20;
 
 impl TlsFiles {
+    /// Who the certificate says that this machine is.
+    ///
+    /// # Errors
+    /// [`TlsError`]: what is wrong with the file.
+    pub fn host_key(&self) -> Result<HostKey, TlsError> {
+        let chain = certificates("certificate", &self.certificate)?;
+        host_key_of(&chain[0]).map_err(|error| bad("certificate", &self.certificate, &error))
+    }
+
     pub(super) fn load(&self) -> Result<Loaded, TlsError> {
         let chain = certificates("certificate", &self.certificate)?;
         let key_text = read("key", &self.key, check_key_mode)?;
