@@ -75,6 +75,12 @@ impl Root {
         self.0.join(api::SOCKET)
     }
 
+    /// What lies below it under this name.
+    #[must_use]
+    pub fn below(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
     /// Makes the folders, and tries that they can be written to.
     ///
     /// # Errors
