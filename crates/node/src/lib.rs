@@ -25,8 +25,10 @@ mod registry;
 mod root;
 mod run;
 mod service;
+mod storage;
 mod store;
 mod token;
+mod vms;
 
 pub use command::{InitArguments, JoinArguments, RunArguments};
 

@@ -12,6 +12,7 @@ use crate::registry::{self, Record, Standing};
 use crate::root::Root;
 use crate::store::Store;
 use crate::token::{JoinToken, Secret};
+use crate::vms;
 use api::{
     Call, Certificate, Code, Done, JoinRequest, Joined, Member, NodeList, NodeState, Problem, RenewRequest, Token,
     TokenRequest, Who,
@@ -181,6 +182,7 @@ impl Node {
             "token_create" => self.make_token(keeper, &parse(body)?).await.map(|it| done(&it)),
             "join" => self.join(keeper, parse(body)?).await.map(|it| done(&it)),
             "renew" => self.renew(keeper, parse(body)?).await.map(|it| done(&it)),
+            _ if vms::answers(call) => vms::answer(keeper, call, name, body, &self.who(member.as_ref())).await,
             other => unreachable!("'{other}' is in the table of calls and nobody answers it"),
         }
     }
@@ -208,6 +210,11 @@ impl Node {
                 "join with a token; after a restore of the store, join the machines that the backup did not know",
             )),
         }
+    }
+
+    /// A caller, for people.
+    fn who(&self, member: Option<&Record>) -> String {
+        member.map_or_else(|| format!("the owner of {}", self.identity.name), |it| format!("the owner of {}", it.name))
     }
 
     async fn list(&self, keeper: &Keeper) -> Result<NodeList, Problem> {
@@ -339,11 +346,17 @@ pub fn refusal(problem: &Problem) -> Answer {
     Answer { status: problem.code.status(), body: body.into() }
 }
 
-fn done(reply: &impl Serialize) -> Answer {
+/// A reply as an answer.
+#[must_use]
+pub fn done(reply: &impl Serialize) -> Answer {
     Answer { status: 200, body: serde_json::to_vec(reply).expect("replies are JSON").into() }
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+/// A request.
+///
+/// # Errors
+/// [`Code::BadRequest`].
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| {
         let hint = "docs/openapi.json says what it takes; both sides should be the same muskox version";
         Problem::new(Code::BadRequest, format!("the request is not understood: {error}"), hint)

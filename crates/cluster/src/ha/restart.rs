@@ -35,6 +35,18 @@ impl Restarts {
         self.died = Some(now);
     }
 
+    /// How often it died soon after it had been started.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Since when it runs, as far as it was seen to start.
+    #[must_use]
+    pub fn running_since(&self) -> Option<Moment> {
+        self.started.filter(|_| self.died.is_none())
+    }
+
     /// When it may start again; none if it did not die.
     #[must_use]
     pub fn next(&self) -> Option<Moment> {

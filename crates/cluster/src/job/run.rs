@@ -152,6 +152,12 @@ impl<P: Plan> Run<P> {
         &self.record
     }
 
+    /// The revision of the stored record; zero before the first save was answered.
+    #[must_use]
+    pub fn at(&self) -> Revision {
+        self.at
+    }
+
     /// Whether there is nothing left to do here: it ended, or is somebody else's.
     #[must_use]
     pub fn is_over(&self) -> bool {

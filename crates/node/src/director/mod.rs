@@ -1,40 +1,163 @@
 //! What is decided, on the machine with the store: jobs are carried on, hosts are declared dead, guests are placed.
 //!
+//! ```text
+//!  calls (vms, jobs) ─▶ begin ─▶ runs: one task a job ── act ──▶ agents, targets        what they say ─▶ hosts, runs
+//!  recover: the dead, the absent, the cold ─▶┘        └─ store
+//! ```
 //! Invariant: nothing is done that the store does not say; nothing is taken from a host without votes. It does *not* know
 //! QEMU, disks or processes: it asks the machines' agents.
 
-use crate::peer::{SyncReport, Synced, Tell};
+mod act;
+mod assign;
+mod facts;
+mod floors;
+mod hosts;
+mod jobs;
+mod place;
+mod recover;
+mod runs;
+mod view;
+mod votes;
+
+pub use place::{Fit, admitted, fits, memory, side};
+pub use recover::DEADLINE as RECOVERY_DEADLINE;
+pub use view::{View, get};
+
+use crate::peer::{self, Ask, Reply, SyncReport, Synced, Tell};
 use crate::registry::Record;
 use crate::service::Node;
-use api::Problem;
+use crate::store::Store;
+use api::{Code, Problem};
+use cluster::ha::Restarts;
+use host::runtime::now;
+use hosts::Hosts;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
+use units::{HostKey, Moment, VmName};
+use votes::{Ballot, DeadMan};
 
-/// Who decides.
+pub use facts::{key as facts_key, now_ms, of as facts_of};
+
+/// Hosts cannot be switched off from here: there are no fence agents yet.
+pub const POWER: bool = false;
+
+/// What will come.
+pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Whom the director speaks to.
+pub trait Machines {
+    /// Asks a machine.
+    fn ask<'a>(&'a self, machine: &'a Record, ask: Ask) -> Later<'a, Result<Reply, Problem>>;
+}
+
+/// Who decides. Calls that come before its loops run are told to come again.
 #[derive(Default)]
-pub struct Director {}
+pub struct Director {
+    desk: OnceCell<Rc<Desk>>,
+}
+
+/// What its tasks share.
+pub struct Desk {
+    /// This machine.
+    pub me: HostKey,
+    /// The store.
+    pub store: Store,
+    /// The other machines.
+    pub machines: Rc<dyn Machines>,
+    /// This machine's dead-man.
+    ballot: Rc<dyn Ballot>,
+    /// What machines said lately.
+    pub hosts: RefCell<Hosts>,
+    /// Jobs in hand, by VM.
+    runs: RefCell<BTreeMap<VmName, runs::Handle>>,
+    /// Where a guest goes is decided one after the other: two that look at the same free memory would both take it.
+    pub placing: tokio::sync::Mutex<()>,
+    restarts: RefCell<BTreeMap<VmName, Restarts>>,
+    /// Why nothing was done last, so that it is told once.
+    quiet: RefCell<BTreeMap<VmName, String>>,
+    /// When each machine's target began its life, as far as floors were told.
+    lives: RefCell<BTreeMap<HostKey, Moment>>,
+    began: Moment,
+}
+
+struct Wire(Rc<Node>);
+
+impl Machines for Wire {
+    fn ask<'a>(&'a self, machine: &'a Record, ask: Ask) -> Later<'a, Result<Reply, Problem>> {
+        Box::pin(peer::ask(&self.0, machine, ask))
+    }
+}
 
 impl Director {
+    /// What its tasks share, once they run.
+    ///
+    /// # Errors
+    /// [`Code::Busy`].
+    pub fn desk(&self) -> Result<&Rc<Desk>, Problem> {
+        let starting = || Problem::new(Code::Busy, "the director is starting", "ask again");
+        self.desk.get().ok_or_else(starting)
+    }
+
     /// A guest changed.
-    pub async fn told(&self, node: &Node, from: &Record, told: Tell) {
-        let _ = (node, from, told);
-        todo!("director")
+    pub async fn told(&self, _node: &Node, from: &Record, told: Tell) {
+        if let Ok(desk) = self.desk() {
+            desk.heard(from.key, told);
+        }
     }
 
     /// A machine says how it is; how it should be.
     ///
     /// # Errors
-    /// The store's.
+    /// The store's; [`Code::Busy`] at the very start.
     pub async fn synced(&self, node: &Node, from: &Record, report: SyncReport) -> Result<Synced, Problem> {
-        let _ = (from, report);
         let keeper = node.keeper.as_ref().expect("only the machine with the store has a director");
+        let desk = self.desk()?;
         let members = node.members(keeper).await?;
-        let timing = cluster::lease::LeaseTiming::default();
-        Ok(Synced { members, assignments: Vec::new(), witnesses: Vec::new(), timing })
+        desk.synced(from, report.report, members).await
+    }
+}
+
+impl Desk {
+    /// A desk with nothing on it.
+    #[must_use]
+    pub fn new(me: HostKey, store: Store, machines: Rc<dyn Machines>, ballot: Rc<dyn Ballot>) -> Rc<Self> {
+        Rc::new(Self {
+            me,
+            store,
+            machines,
+            ballot,
+            hosts: RefCell::default(),
+            runs: RefCell::default(),
+            placing: tokio::sync::Mutex::new(()),
+            restarts: RefCell::default(),
+            quiet: RefCell::default(),
+            lives: RefCell::default(),
+            began: now(),
+        })
+    }
+
+    /// Everything about all VMs.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn view(&self) -> Result<View, Problem> {
+        self.store.ask(View::whole).await
     }
 }
 
 /// Its loops, for ever; nothing on a machine without the store.
 pub async fn run(node: Rc<Node>) {
-    drop(node);
-    std::future::pending::<()>().await;
+    let Some(keeper) = &node.keeper else {
+        return std::future::pending().await;
+    };
+    let ballot = Rc::new(DeadMan::new(&node.root));
+    let desk = Desk::new(node.key, keeper.store.clone(), Rc::new(Wire(Rc::clone(&node))), ballot);
+    if keeper.director.desk.set(Rc::clone(&desk)).is_err() {
+        unreachable!("a node has one director");
+    }
+    runs::take_over_all(&desk).await;
+    tokio::join!(recover::watch(&desk), recover::tend(&desk));
 }

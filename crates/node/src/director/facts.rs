@@ -1,0 +1,102 @@
+//! What happened to VMs, for `why`: `/fact/NAME` holds the newest facts of one VM. Facts are for people: nothing waits for
+//! them and nothing is decided by them.
+
+use super::Desk;
+use crate::registry;
+use crate::store::{failed, parse_object};
+use api::Problem;
+use cluster::store::{Compare, Engine, Key, Revision, Txn};
+use cluster::why::{Fact, Happened};
+use serde::{Deserialize, Serialize};
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use units::VmName;
+
+/// Facts kept of one VM.
+pub const KEEP_MAX: usize = 64;
+/// Words of others in a fact: with [`KEEP_MAX`] of them an object stays far below its 64 KiB.
+const WORDS_MAX_CHARS: usize = 300;
+
+#[derive(Serialize, Deserialize)]
+struct Facts {
+    version: u32,
+    facts: Vec<Fact>,
+}
+
+impl Desk {
+    /// Writes a fact down, beside what goes on.
+    pub fn happened(self: &Rc<Self>, vm: &VmName, happened: Happened) {
+        let (desk, vm) = (Rc::clone(self), vm.clone());
+        let fact = Fact { at_ms: now_ms(), happened };
+        tracing::info!("VM '{vm}': {}", serde_json::to_string(&fact.happened).expect("plain data"));
+        tokio::task::spawn_local(async move {
+            let name = vm.clone();
+            if let Err(problem) = desk.store.ask(move |engine| add(engine, &name, fact)).await {
+                tracing::warn!("a fact about VM '{vm}' was not kept: {problem}");
+            }
+        });
+    }
+}
+
+/// Milliseconds since 1970 by this machine's clock.
+#[must_use]
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).expect("the year is below 500 million"))
+}
+
+/// Somebody's words, short enough to be kept.
+#[must_use]
+pub fn words(text: &str) -> String {
+    text.chars().take(WORDS_MAX_CHARS).collect()
+}
+
+/// Facts of a VM, oldest first.
+///
+/// # Errors
+/// [`api::Code::StoreFailed`].
+pub fn of(engine: &mut dyn Engine, vm: &VmName) -> Result<Vec<Fact>, Problem> {
+    let entry = engine.get(&key(vm)).map_err(|error| failed(&error))?;
+    entry.map_or_else(|| Ok(Vec::new()), |entry| parse_object::<Facts>(&entry).map(|facts| facts.facts))
+}
+
+/// The object's key.
+#[must_use]
+pub fn key(vm: &VmName) -> Key {
+    format!("/fact/{vm}").parse().expect("a name is a part of a key")
+}
+
+fn add(engine: &mut dyn Engine, vm: &VmName, fact: Fact) -> Result<(), Problem> {
+    let key = key(vm);
+    let entry = engine.get(&key).map_err(|error| failed(&error))?;
+    let changed = entry.as_ref().map_or(Revision(0), |entry| entry.changed);
+    let mut facts = match &entry {
+        Some(entry) => parse_object::<Facts>(entry)?.facts,
+        None => Vec::new(),
+    };
+    facts.push(fact);
+    facts.drain(..facts.len().saturating_sub(KEEP_MAX));
+    let put = registry::put(&key, &Facts { version: 1, facts });
+    // This thread has the store to itself: the compare always holds.
+    let txn = Txn { compares: vec![Compare::Changed(key, changed)], then: vec![put], otherwise: Vec::new() };
+    engine.txn(&txn).map(drop).map_err(|error| failed(&error))
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use cluster::store::Memory;
+
+    /// Goal: the newest facts are kept, no more. Method: two more than fit.
+    #[test]
+    fn only_the_newest_facts_are_kept() {
+        let (mut engine, vm) = (Memory::new(), "a".parse().expect("a name"));
+        for at_ms in 0..KEEP_MAX as u64 + 2 {
+            let happened = Happened::NothingDone { why: "x".repeat(WORDS_MAX_CHARS) };
+            add(&mut engine, &vm, Fact { at_ms, happened }).expect("it is kept");
+        }
+        let facts = of(&mut engine, &vm).expect("read");
+        assert_eq!((facts.len(), facts[0].at_ms), (KEEP_MAX, 2));
+        assert_eq!(words(&"ä".repeat(900)).chars().count(), WORDS_MAX_CHARS);
+    }
+}

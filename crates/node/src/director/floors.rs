@@ -1,0 +1,79 @@
+//! A target that begins a new life is told the store's epoch of each of its volumes: it may have lost the member that knew.
+
+use super::Desk;
+use super::act::floor;
+use super::view::View;
+use crate::peer::{Ask, Reply};
+use crate::registry::Record;
+use host::runtime::now;
+use std::rc::Rc;
+use units::{HostKey, Millis, Moment};
+use wire::control::Request;
+
+/// Two reports of one life differ by the time that a report takes.
+const SAME_LIFE: Millis = Millis(5_000);
+
+impl Desk {
+    /// A machine's target says how long it has run. A life that is new is told its floors.
+    pub fn target_lives(self: &Rc<Self>, machine: &Record, up: Option<Millis>) {
+        let Some(up) = up else {
+            self.lives.borrow_mut().remove(&machine.key);
+            return;
+        };
+        if !self.is_new_life(machine.key, Moment(now().0.saturating_sub(up.0))) {
+            return;
+        }
+        let (desk, machine) = (Rc::clone(self), machine.clone());
+        tokio::task::spawn_local(async move {
+            if !desk.tell_floors(&machine).await {
+                // The next report tries again.
+                desk.lives.borrow_mut().remove(&machine.key);
+            }
+        });
+    }
+
+    fn is_new_life(&self, machine: HostKey, began: Moment) -> bool {
+        let mut lives = self.lives.borrow_mut();
+        let known = lives.insert(machine, began);
+        known.is_none_or(|known| began.since(known) > SAME_LIFE)
+    }
+
+    /// Whether all were told.
+    async fn tell_floors(&self, machine: &Record) -> bool {
+        let name = machine.name.clone();
+        let floors = self.store.ask(move |engine| {
+            let view = View::whole(engine)?;
+            let here = view.volumes.values().filter(|(volume, _)| volume.node == name);
+            let mut floors = Vec::new();
+            for (volume, _) in here {
+                if let Some(epoch) = floor(engine, &volume.name)? {
+                    floors.push((volume.name.clone(), epoch));
+                }
+            }
+            Ok(floors)
+        });
+        let floors = match floors.await {
+            Ok(floors) => floors,
+            Err(problem) => {
+                tracing::warn!("the floors of '{}': {problem}; hint: {}", machine.name, problem.hint);
+                return false;
+            }
+        };
+        for (volume, epoch) in floors {
+            match self
+                .machines
+                .ask(machine, Ask::Target { request: Request::Floor { volume: volume.clone(), epoch } })
+                .await
+            {
+                Ok(Reply::Target { answer: Ok(_) }) => {}
+                // Its pool is stopped, or it is being made: whoever starts it will be blocked, and a raise tells it again.
+                Ok(Reply::Target { answer: Err(refusal) }) => {
+                    tracing::info!("the floor of volume '{volume}' at '{}': {}", machine.name, refusal.text);
+                }
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        tracing::info!("the target of '{}' lives anew and knows its floors", machine.name);
+        true
+    }
+}

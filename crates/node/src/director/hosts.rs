@@ -1,0 +1,120 @@
+//! What machines said lately: their reports, and how their guests are. Kept in memory: a new director hears it all within
+//! a second.
+
+use crate::peer::{HostReport, Tell};
+use cluster::job::Guest;
+use std::collections::BTreeMap;
+use units::{HostKey, Millis, Moment, VmName};
+
+/// Who called within this time is taken as there; machines call every second.
+pub const FRESH: Millis = Millis(3_000);
+/// What was told so shortly before a report arrived may be newer than the report.
+const OVERTAKEN: Millis = Millis(1_500);
+
+/// All machines.
+#[derive(Default)]
+pub struct Hosts {
+    reports: BTreeMap<HostKey, (HostReport, Moment)>,
+    guests: BTreeMap<(VmName, HostKey), (Tell, Moment)>,
+}
+
+impl Hosts {
+    /// A machine's regular report.
+    pub fn reported(&mut self, host: HostKey, report: HostReport, now: Moment) {
+        let listed = |vm: &VmName| report.guests.iter().any(|tell| tell.vm == *vm);
+        self.guests.retain(|(vm, at), (_, when)| *at != host || listed(vm) || now.since(*when) < OVERTAKEN);
+        for tell in &report.guests {
+            let known = self.guests.get(&(tell.vm.clone(), host));
+            let overtaken = known.is_some_and(|(known, when)| {
+                known.at > tell.at || (known.at == tell.at && now.since(*when) < OVERTAKEN && known != tell)
+            });
+            if !overtaken {
+                self.guests.insert((tell.vm.clone(), host), (tell.clone(), now));
+            }
+        }
+        self.reports.insert(host, (report, now));
+    }
+
+    /// A machine says how one guest is; what it had said before.
+    pub fn told(&mut self, host: HostKey, tell: &Tell, now: Moment) -> Option<Tell> {
+        self.guests.insert((tell.vm.clone(), host), (tell.clone(), now)).map(|(before, _)| before)
+    }
+
+    /// The newest report, if it is fresh.
+    #[must_use]
+    pub fn fresh(&self, host: HostKey, now: Moment) -> Option<&HostReport> {
+        self.reports.get(&host).filter(|(_, when)| now.since(*when) < FRESH).map(|(report, _)| report)
+    }
+
+    /// What was said about a guest.
+    #[must_use]
+    pub fn tell(&self, vm: &VmName, host: HostKey) -> Option<&Tell> {
+        self.guests.get(&(vm.clone(), host)).map(|(tell, _)| tell)
+    }
+
+    /// How a guest is; none: its host has not been heard lately.
+    #[must_use]
+    pub fn guest(&self, vm: &VmName, host: HostKey, now: Moment) -> Option<Guest> {
+        self.fresh(host, now)?;
+        Some(self.tell(vm, host).map_or(Guest::Absent, |tell| tell.guest))
+    }
+}
+
+#[cfg(test)]
+pub mod test {
+    use super::*;
+    use cluster::migrate::Measured;
+    use cluster::store::Revision;
+    use units::ByteLen;
+
+    pub fn tell(vm: &str, at: u64, guest: Guest) -> Tell {
+        Tell {
+            vm: vm.parse().expect("a name"),
+            at: Revision(at),
+            guest,
+            epoch: None,
+            refused: None,
+            measured: Measured::default(),
+            stopped_ago_ms: None,
+            resumed_ago_ms: None,
+            port: None,
+            powered_off: false,
+            paused: false,
+            why: None,
+        }
+    }
+
+    pub fn report(guests: Vec<Tell>) -> HostReport {
+        HostReport {
+            memory: ByteLen::mib(4096),
+            free: ByteLen::mib(2048),
+            cpus: 2,
+            qemu: Some((10, 0)),
+            accelerator: "tcg".to_owned(),
+            bridges: vec!["lan".to_owned()],
+            guests,
+            target_up: None,
+            deadman: true,
+            complaints: Vec::new(),
+        }
+    }
+
+    /// Goal: a report that was overtaken by what was told does not hide it, a later one does; silence is not absence.
+    /// Method: in this order.
+    #[test]
+    fn news_is_not_hidden_by_an_older_report() {
+        let (host, vm) = (HostKey([1; 32]), "a".parse().expect("a name"));
+        let mut hosts = Hosts::default();
+        assert_eq!(hosts.guest(&vm, host, Moment(0)), None);
+        hosts.reported(host, report(Vec::new()), Moment(0));
+        assert_eq!(hosts.guest(&vm, host, Moment(1)), Some(Guest::Absent));
+        hosts.told(host, &tell("a", 5, Guest::Running), Moment(100));
+        hosts.reported(host, report(Vec::new()), Moment(200));
+        assert_eq!(hosts.guest(&vm, host, Moment(201)), Some(Guest::Running), "the report was on its way");
+        hosts.reported(host, report(vec![tell("a", 4, Guest::Loaded)]), Moment(5_000));
+        assert_eq!(hosts.guest(&vm, host, Moment(5_001)), Some(Guest::Running), "of an older order");
+        hosts.reported(host, report(Vec::new()), Moment(9_000));
+        assert_eq!(hosts.guest(&vm, host, Moment(9_001)), Some(Guest::Absent));
+        assert_eq!(hosts.guest(&vm, host, Moment(12_000)), None, "silent");
+    }
+}

@@ -1,0 +1,142 @@
+//! Where a guest can go, and whether it may: what is in the way, host by host.
+//!
+//! Only hosts that have called lately are thought of. Memory that was given away but is not used yet counts as used.
+
+use super::hosts::Hosts;
+use super::view::View;
+use crate::vms::spec::Spec;
+use api::Role;
+use cluster::ha::{self, Candidate, Capacity, Load, NoRoom};
+use cluster::job::Guest;
+use cluster::lease::WITNESSES_MIN;
+use cluster::migrate::Side;
+use units::{ByteLen, HostKey, Moment, NodeName, VmName};
+
+/// A host, and what is in the way of a VM there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fit {
+    /// Its name.
+    pub name: NodeName,
+    /// As the deciding code sees it.
+    pub candidate: Candidate,
+    /// Reasons against it besides memory, for people.
+    pub objections: Vec<String>,
+}
+
+/// All hosts, those with the most free memory first.
+#[must_use]
+pub fn fits(view: &View, hosts: &Hosts, spec: &Spec, now: Moment) -> Vec<Fit> {
+    let machines = view.members.iter().filter(|record| record.roles.contains(&Role::Host));
+    let mut fits: Vec<Fit> = machines.map(|record| fit(view, hosts, spec, (record.key, &record.name), now)).collect();
+    fits.sort_by_key(|fit| (std::cmp::Reverse(fit.candidate.free), fit.name.clone()));
+    fits
+}
+
+fn fit(view: &View, hosts: &Hosts, spec: &Spec, (host, name): (HostKey, &NodeName), now: Moment) -> Fit {
+    let draining = false;
+    let Some(report) = hosts.fresh(host, now) else {
+        let (ready, reaches_volumes, free) = (false, false, ByteLen(0));
+        let candidate = Candidate { host, ready, reaches_volumes, free, draining };
+        return Fit { name: name.clone(), candidate, objections: vec![format!("'{name}' does not answer")] };
+    };
+    let mut objections = Vec::new();
+    if spec.hosts.as_ref().is_some_and(|hosts| !hosts.contains(name)) {
+        objections.push(format!("the description does not allow '{name}'"));
+    }
+    if report.qemu.is_none() {
+        objections.push(format!("'{name}' has no QEMU"));
+    }
+    if !report.deadman && view.members.len() >= WITNESSES_MIN {
+        objections.push(format!("the dead-man of '{name}' does not answer"));
+    }
+    for bridge in missing_bridges(spec, &report.bridges) {
+        objections.push(format!("'{name}' has no bridge '{bridge}'"));
+    }
+    let ready = objections.is_empty();
+    let unreachable = unreachable_volumes(view, hosts, spec, now);
+    let reaches_volumes = unreachable.is_empty();
+    objections.extend(unreachable.into_iter().map(|volume| format!("the target of volume '{volume}' does not answer")));
+    let free = ByteLen(report.free.0.saturating_sub(promised(view, hosts, &spec.name, host, now)));
+    Fit { name: name.clone(), candidate: Candidate { host, ready, reaches_volumes, free, draining }, objections }
+}
+
+/// Memory of guests that are on their way to this host.
+fn promised(view: &View, hosts: &Hosts, except: &VmName, host: HostKey, now: Moment) -> u64 {
+    let coming = view.vms.values().filter(|(vm, _)| vm.wished() && vm.name != *except).filter(|(vm, _)| {
+        let owner = view.owned.get(&vm.name).and_then(|(owned, _)| owned.owner);
+        owner == Some(host) && hosts.guest(&vm.name, host, now) == Some(Guest::Absent)
+    });
+    coming.filter_map(|(vm, _)| vm.spec().ok()).map(|spec| memory(&spec).0).sum()
+}
+
+/// A guest's memory.
+#[must_use]
+pub fn memory(spec: &Spec) -> ByteLen {
+    ByteLen::mib(u64::from(spec.memory_mib))
+}
+
+fn missing_bridges(spec: &Spec, there: &[String]) -> Vec<String> {
+    let mut missing: Vec<String> =
+        spec.nics.iter().map(|nic| nic.bridge.clone()).filter(|bridge| !there.contains(bridge)).collect();
+    missing.sort();
+    missing.dedup();
+    missing
+}
+
+/// Volumes whose machine has not called lately: hosts reach targets over the same networks.
+fn unreachable_volumes(view: &View, hosts: &Hosts, spec: &Spec, now: Moment) -> Vec<String> {
+    let unreachable = |disk: &&crate::vms::spec::Disk| {
+        view.target(&disk.volume).map_or(true, |target| hosts.fresh(target.key, now).is_none())
+    };
+    spec.disks.iter().filter(unreachable).map(|disk| disk.volume.to_string()).collect()
+}
+
+/// Whether a VM may start on a host, so that afterwards any one host could still be lost. A cluster with one host has
+/// nothing to lose: there only the memory counts.
+///
+/// # Errors
+/// [`NoRoom`].
+pub fn admitted(view: &View, hosts: &Hosts, spec: &Spec, host: HostKey, now: Moment) -> Result<(), NoRoom> {
+    let loads: Vec<Load> = view
+        .vms
+        .values()
+        .filter(|(vm, _)| vm.wished() && vm.name != spec.name)
+        .filter_map(|(vm, _)| {
+            let host = view.owned.get(&vm.name)?.0.owner?;
+            Some(Load { vm: vm.name.clone(), memory: memory(&vm.as_started().ok()?.0), host })
+        })
+        .collect();
+    let machines = view.members.iter().filter(|record| record.roles.contains(&Role::Host));
+    let capacities: Vec<Capacity> = machines
+        .filter_map(|record| {
+            let report = hosts.fresh(record.key, now)?;
+            let here =
+                |load: &&Load| load.host == record.key && hosts.guest(&load.vm, record.key, now) != Some(Guest::Absent);
+            let guests: u64 = loads.iter().filter(here).map(|load| load.memory.0).sum();
+            let memory = ByteLen(report.memory.0.min(report.free.0 + guests));
+            Some(Capacity { host: record.key, memory })
+        })
+        .collect();
+    let new = Load { vm: spec.name.clone(), memory: memory(spec), host };
+    match ha::admit(&capacities, &loads, &new) {
+        Err(NoRoom::AfterLosing { .. }) if capacities.len() == 1 => Ok(()),
+        admitted => admitted,
+    }
+}
+
+/// One side of a migration, as pre-flight sees it.
+#[must_use]
+pub fn side(view: &View, hosts: &Hosts, spec: &Spec, fit: &Fit, now: Moment) -> Side {
+    let report = hosts.fresh(fit.candidate.host, now);
+    Side {
+        host: fit.candidate.host,
+        name: fit.name.to_string(),
+        answers: report.is_some(),
+        qemu: report.and_then(|report| report.qemu),
+        has_machine: true,
+        free: fit.candidate.free,
+        missing_bridges: report.map(|report| missing_bridges(spec, &report.bridges)).unwrap_or_default(),
+        unreachable_volumes: unreachable_volumes(view, hosts, spec, now),
+        draining: fit.candidate.draining,
+    }
+}

@@ -1,0 +1,346 @@
+//! What is begun without being asked for: a dead host's VMs elsewhere, a dead QEMU's VM in place, everything after a cold
+//! start, a lost VM again.
+//!
+//! Invariant: a host that is merely silent loses nothing. A VM is taken from a host by votes; it is started again in place
+//! only after its host, asked just now, said that it has none.
+
+use super::facts::words;
+use super::place::{Fit, fits, memory};
+use super::{Desk, POWER, View};
+use crate::peer::{Ask, HostReport, Reply, Tell};
+use crate::store::failed;
+use crate::vms::object::{Vm, Wish};
+use api::Problem;
+use cluster::ha::{self, Autostart, BACK_OFF_MS, Decision, Recovery, Verdict};
+use cluster::job::{Guest, Outcome, Ownership, Record, Task};
+use cluster::store::{Compare, Engine, Entry, Revision, Txn};
+use cluster::why::Happened;
+use host::runtime::now;
+use std::rc::Rc;
+use std::time::Duration;
+use units::{HostKey, Millis, VmName};
+
+/// Between two looks at who is silent.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
+/// Between two looks at who should run and does not.
+const TEND_EVERY: Duration = Duration::from_millis(500);
+/// Between two questions about the same silence: votes bind for seconds.
+const ASK_EVERY: Millis = Millis(250);
+/// After a restart of this node hosts call within a second; until this, who was not heard is not judged.
+const SETTLE: Millis = Millis(3_000);
+/// A VM that others wait for counts as up after it has run so long.
+const BOOT: Millis = Millis(3_000);
+/// After a cold start nobody waits longer than this for machines that do not come.
+const COLD_MAX: Millis = Millis(180_000);
+/// A recovery is never undone by time: its plan does not ask.
+pub const DEADLINE: Millis = Millis(600_000);
+
+/// Looks for dead hosts, for ever.
+pub async fn watch(desk: &Rc<Desk>) {
+    let mut asked = now();
+    loop {
+        tokio::time::sleep(WATCH_EVERY).await;
+        if now().since(asked) < ASK_EVERY {
+            continue;
+        }
+        match desk.bury_the_dead().await {
+            Ok(true) => asked = now(),
+            Ok(false) => {}
+            Err(problem) => {
+                tracing::debug!("nobody is declared dead: {problem}");
+                asked = now();
+            }
+        }
+    }
+}
+
+/// Looks for VMs that should run and do not, for ever.
+pub async fn tend(desk: &Rc<Desk>) {
+    loop {
+        tokio::time::sleep(TEND_EVERY).await;
+        if let Err(problem) = desk.tend().await {
+            tracing::warn!("VMs are not looked after: {problem}; hint: {}", problem.hint);
+        }
+    }
+}
+
+impl Desk {
+    /// Asks about every host that is silent for as long as it takes to be dead, and recovers the VMs of those that are.
+    /// Whether anybody was asked about.
+    ///
+    /// # Errors
+    /// The dead-man or the store does not answer.
+    pub async fn bury_the_dead(self: &Rc<Self>) -> Result<bool, Problem> {
+        let silence = self.silence().await?;
+        if silence.iter().all(|(_, silent)| silent.0 == 0) {
+            return Ok(false);
+        }
+        let detect = self.store.ask(crate::registry::settings).await?.lease.detect_ms;
+        let suspects: Vec<_> =
+            silence.into_iter().filter(|(host, silent)| *host != self.me && *silent >= detect).collect();
+        for (host, silent) in &suspects {
+            let verdict = self.verdict(*host).await?;
+            if matches!(verdict, Verdict::Dead { .. }) {
+                self.bury(*host, verdict, *silent).await?;
+            }
+        }
+        Ok(!suspects.is_empty())
+    }
+
+    async fn bury(self: &Rc<Self>, host: HostKey, verdict: Verdict, silent_ms: Millis) -> Result<(), Problem> {
+        let _placing = self.placing.lock().await;
+        let owned_there = |view: &View| -> Vec<VmName> {
+            let owned = view.owned.values().filter(|(owned, _)| owned.owner == Some(host) && owned.job.is_none());
+            owned.map(|(owned, _)| owned.vm.clone()).collect()
+        };
+        for vm in owned_there(&self.view().await?) {
+            // Anew for each: the one before took memory.
+            let view = self.view().await?;
+            if self.wanted(&view, &vm) && self.may_start(&vm) {
+                self.recover_elsewhere(&view, &vm, verdict, (host, silent_ms)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn recover_elsewhere(
+        self: &Rc<Self>,
+        view: &View,
+        vm: &VmName,
+        verdict: Verdict,
+        (host, silent_ms): (HostKey, Millis),
+    ) -> Result<(), Problem> {
+        let spec = view.vm(vm)?.spec()?;
+        let owned = view.ownership(vm)?;
+        let candidates: Vec<_> =
+            fits(view, &self.hosts.borrow(), &spec, now()).into_iter().map(|fit| fit.candidate).collect();
+        match ha::decide(owned, verdict, &candidates, (memory(&spec), POWER), now()) {
+            Decision::Recover(plan, after) => {
+                let of = u64::try_from(view.members.len()).expect("at most 256");
+                let votes = u64::try_from(cluster::lease::majority(view.members.len())).expect("at most 256");
+                self.happened(vm, Happened::VotedDead { host: view.name(host), votes, of, silent_ms });
+                self.start_as_described(vm).await?;
+                self.begin(Task::Recover(*plan), (owned, &after), DEADLINE).await.map(drop)
+            }
+            Decision::Nothing(quiet) => {
+                self.nothing_done(vm, &quiet.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells once why nothing was done.
+    fn nothing_done(self: &Rc<Self>, vm: &VmName, why: &str) {
+        if self.quiet.borrow_mut().insert(vm.clone(), why.to_owned()).as_deref() != Some(why) {
+            self.happened(vm, Happened::NothingDone { why: words(why) });
+        }
+    }
+
+    /// Whether this VM should run and nobody sees to it.
+    fn wanted(&self, view: &View, vm: &VmName) -> bool {
+        let wished = view.vm(vm).is_ok_and(|object| object.wished() && object.spec().is_ok_and(|spec| spec.autostart));
+        let free = view.ownership(vm).is_ok_and(|owned| owned.job.is_none());
+        wished && free && self.working(vm).is_none()
+    }
+
+    /// Whether its back-off is over.
+    fn may_start(&self, vm: &VmName) -> bool {
+        self.restarts.borrow().get(vm).and_then(ha::Restarts::next).is_none_or(|next| now() >= next)
+    }
+
+    /// One look at all VMs.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn tend(self: &Rc<Self>) -> Result<(), Problem> {
+        let view = self.view().await?;
+        self.release_stuck(&view).await?;
+        if now().since(self.began) < SETTLE {
+            return Ok(());
+        }
+        self.heed_power_off(&view).await?;
+        let down: Vec<VmName> = view.vms.keys().filter(|vm| self.is_down(&view, vm)).cloned().collect();
+        let order = self.starting_order(&view, &down);
+        for vm in ha::due(&order) {
+            if down.contains(vm) {
+                let _placing = self.placing.lock().await;
+                if let Err(problem) = self.raise_up(vm).await {
+                    tracing::warn!("VM '{vm}' is not brought back: {problem}; hint: {}", problem.hint);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it should run and certainly does not: nobody owns it, or its owner says so.
+    fn is_down(&self, view: &View, vm: &VmName) -> bool {
+        let Ok(owned) = view.ownership(vm) else { return false };
+        let hosts = self.hosts.borrow();
+        let absent = owned.owner.is_none_or(|owner| hosts.guest(vm, owner, now()) == Some(Guest::Absent));
+        self.wanted(view, vm) && absent
+    }
+
+    fn starting_order(&self, view: &View, down: &[VmName]) -> Vec<Autostart> {
+        let (restarts, hosts, at) = (self.restarts.borrow(), self.hosts.borrow(), now());
+        let cold = at.since(self.began) < COLD_MAX;
+        let one = |vm: &Vm| {
+            let owner = view.owned.get(&vm.name).and_then(|(owned, _)| owned.owner);
+            let guest = owner.and_then(|owner| hosts.guest(&vm.name, owner, at));
+            let history = restarts.get(&vm.name);
+            let running_ms = match guest {
+                Some(Guest::Absent | Guest::Incoming) => None,
+                // Of a silent host nothing is known: those behind it wait for a while after a cold start.
+                None if owner.is_none() || cold => None,
+                _ => Some(history.and_then(ha::Restarts::running_since).map_or(BOOT, |since| at.since(since))),
+            };
+            let failed =
+                history.is_some_and(|it| it.count() > 1) || (running_ms.is_none() && !cold && !down.contains(&vm.name));
+            let order = vm.spec().map_or(0, |spec| spec.order);
+            Autostart { vm: vm.name.clone(), order, settle_ms: BOOT, running_ms, failed }
+        };
+        let wished = view.vms.values().map(|(vm, _)| vm);
+        wished.filter(|vm| vm.wished() && vm.spec().is_ok_and(|spec| spec.autostart)).map(one).collect()
+    }
+
+    /// Starts a VM that is down: where it was if it can, else elsewhere. Its owner is asked once more: what it said last
+    /// may have been on its way for long.
+    async fn raise_up(self: &Rc<Self>, vm: &VmName) -> Result<(), Problem> {
+        let before = self.view().await?;
+        let owner = before.ownership(vm)?.owner;
+        if let Some(owner) = owner {
+            let told = self.hosts.borrow().tell(vm, owner).and_then(|tell| tell.why.clone());
+            if !self.is_absent(&before, vm, owner).await {
+                return Ok(());
+            }
+            self.note_death(vm, &before.name(owner), told);
+        }
+        if !self.may_start(vm) {
+            return Ok(());
+        }
+        let view = self.view().await?;
+        let (spec, owned) = (view.vm(vm)?.spec()?, view.ownership(vm)?.clone());
+        if !self.wanted(&view, vm) || owned.owner != owner {
+            return Ok(());
+        }
+        let fits = fits(&view, &self.hosts.borrow(), &spec, now());
+        let Some((to, spare)) = choose(&fits, &spec, owner) else {
+            let why: Vec<String> = fits.iter().flat_map(|fit| fit.objections.clone()).collect();
+            self.nothing_done(vm, &format!("no host can take it: {}", why.join(", ")));
+            return Ok(());
+        };
+        self.note_back_off(vm);
+        self.start_as_described(vm).await?;
+        let (plan, after) = Recovery::new(&owned, to, spare, POWER);
+        self.begin(Task::Recover(plan), (&owned, &after), DEADLINE).await.map(drop)
+    }
+
+    /// Whether the host says now that it has no guest of this VM.
+    async fn is_absent(self: &Rc<Self>, view: &View, vm: &VmName, host: HostKey) -> bool {
+        let Some(machine) = view.member(host) else { return false };
+        match self.machines.ask(machine, Ask::Look).await {
+            Ok(Reply::Look(report)) => {
+                let absent = guest_of(&report, vm) == Guest::Absent;
+                self.hosts.borrow_mut().reported(host, *report, now());
+                absent
+            }
+            Ok(_) | Err(_) => false,
+        }
+    }
+
+    fn note_death(self: &Rc<Self>, vm: &VmName, host: &str, why: Option<String>) {
+        let mut restarts = self.restarts.borrow_mut();
+        let history = restarts.entry(vm.clone()).or_default();
+        if history.next().is_none() {
+            history.died(now());
+            let why = why.unwrap_or_else(|| "it is not there".to_owned());
+            self.happened(vm, Happened::Died { host: host.to_owned(), why: words(&why) });
+        }
+    }
+
+    fn note_back_off(self: &Rc<Self>, vm: &VmName) {
+        let times = self.restarts.borrow().get(vm).map_or(0, ha::Restarts::count);
+        let wait_ms = BACK_OFF_MS[times.saturating_sub(1).min(BACK_OFF_MS.len() - 1)];
+        if wait_ms.0 > 0 {
+            let times = u64::try_from(times).expect("a count of minutes");
+            self.happened(vm, Happened::BacksOff { times, wait_ms });
+        }
+    }
+
+    /// A job on a VM ended: what that means for the next start.
+    pub fn note_end(&self, vm: &VmName, task: &Task, outcome: &Outcome) {
+        self.quiet.borrow_mut().remove(vm);
+        let mut restarts = self.restarts.borrow_mut();
+        let history = restarts.entry(vm.clone()).or_default();
+        match (task, outcome) {
+            (Task::Recover(_), Outcome::Done) => history.started(now()),
+            // A start that came to nothing counts as one that died at once: the next one waits longer.
+            (Task::Recover(_), _) => {
+                history.started(now());
+                history.died(now());
+            }
+            (Task::Migrate(_), Outcome::Lost { .. }) => history.died(now()),
+            (Task::Migrate(_), _) => {}
+        }
+    }
+
+    /// A guest that switched itself off is wished to be off.
+    async fn heed_power_off(self: &Rc<Self>, view: &View) -> Result<(), Problem> {
+        for (vm, _) in view.vms.values().filter(|(vm, _)| vm.wished()) {
+            let owned = view.ownership(&vm.name)?;
+            let Some(owner) = owned.owner.filter(|_| owned.job.is_none()) else { continue };
+            // What was switched off before it was last asked to run has been heeded already.
+            let off = |tell: &Tell| tell.powered_off && tell.guest == Guest::Absent && tell.at > vm.wished_at;
+            let off = self.hosts.borrow().tell(&vm.name, owner).is_some_and(off);
+            if off && self.wish(&vm.name, Wish::Stopped, None).await? {
+                let by = "the guest itself".to_owned();
+                self.happened(&vm.name, Happened::Wished { by, running: false });
+            }
+        }
+        Ok(())
+    }
+
+    /// A VM whose job ended in a conflict, or is no more, is free again; a job that nobody has in hand is taken over.
+    async fn release_stuck(self: &Rc<Self>, view: &View) -> Result<(), Problem> {
+        for (owned, _) in view.owned.values().filter(|(owned, _)| owned.job.is_some()) {
+            if self.working(&owned.vm).is_none() {
+                let stuck = owned.clone();
+                if let Some(entry) = self.store.ask(move |engine| release(engine, &stuck)).await? {
+                    super::runs::take_over(self, &entry);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn guest_of(report: &HostReport, vm: &VmName) -> Guest {
+    report.guests.iter().find(|tell| tell.vm == *vm).map_or(Guest::Absent, |tell| tell.guest)
+}
+
+/// Where it was, if it fits there; else where the most room is. And the others, in that order.
+fn choose(fits: &[Fit], spec: &crate::vms::spec::Spec, owner: Option<HostKey>) -> Option<(HostKey, Vec<HostKey>)> {
+    let mut fit: Vec<HostKey> =
+        fits.iter().map(|fit| &fit.candidate).filter(|it| it.fits(memory(spec))).map(|it| it.host).collect();
+    fit.sort_by_key(|host| Some(*host) != owner);
+    let (to, spare) = fit.split_first()?;
+    Some((*to, spare.to_vec()))
+}
+
+/// Takes a job's name off a VM if that job has ended or is not there; the job, if it goes on.
+fn release(engine: &mut dyn Engine, owned: &Ownership) -> Result<Option<Entry>, Problem> {
+    let Some(job) = &owned.job else { return Ok(None) };
+    let key = Record::<Task>::key(job);
+    let entry = engine.get(&key).map_err(|error| failed(&error))?;
+    let goes_on = entry.as_ref().is_some_and(|entry| {
+        // One that cannot be read is a newer muskox's: left alone.
+        Record::<Task>::read(&entry.value).map_or(true, |record| record.outcome.is_none())
+    });
+    if goes_on {
+        return Ok(entry);
+    }
+    let mut txn = Txn { compares: owned.compares(), then: owned.released().puts(), otherwise: Vec::new() };
+    txn.compares.push(Compare::Changed(key, entry.map_or(Revision(0), |entry| entry.changed)));
+    let held = engine.txn(&txn).map_err(|error| failed(&error))?.held;
+    tracing::warn!("VM '{}' was still held by job {job}, which is over; released: {held}", owned.vm);
+    Ok(None)
+}

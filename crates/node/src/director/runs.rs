@@ -1,0 +1,387 @@
+//! Jobs in hand: one task for each, that lets a [`cluster::job::Run`] speak with the real store, targets and agents.
+//!
+//! What is said goes through one inbox a job, so its run is touched by its task alone. Answers are worked on at once; ticks
+//! only count time.
+
+use super::act;
+use super::facts::words;
+use super::{Desk, View};
+use crate::peer::Tell;
+use crate::service::random;
+use crate::store::failed;
+use api::{Code, Problem};
+use cluster::job::{Action, Command, Event, JobId, Outcome, Ownership, PREFIX, Record, Report, Run, Task, expired};
+use cluster::migrate::Measured;
+use cluster::store::{Engine, Entry};
+use cluster::why::Happened;
+use host::runtime::now;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+use units::{Epoch, HostKey, Millis, Moment, VmName};
+
+/// A run is told that time passed at least every 100 ms.
+const TICK: Duration = Duration::from_millis(50);
+/// What waits for a job's task: it works in microseconds, and whatever is lost is asked again.
+const INBOX_MAX: usize = 256;
+/// A store that does not answer for so long; the job may begin all the same.
+const BEGIN_MAX: Duration = Duration::from_secs(10);
+/// Between two tries to find the jobs that go on.
+const TAKE_OVER_PAUSE: Duration = Duration::from_millis(500);
+
+/// A way to a job's task.
+pub struct Handle {
+    /// Which job.
+    pub id: JobId,
+    to: mpsc::Sender<Said>,
+}
+
+/// What a job's task is told.
+pub enum Said {
+    /// An answer.
+    Event(Event),
+    /// How a guest is on a host.
+    Told {
+        /// Which host.
+        from: HostKey,
+        /// When it was heard.
+        when: Moment,
+        /// How.
+        tell: Box<Tell>,
+    },
+    /// So many targets acknowledged the epoch.
+    Fenced(Epoch, usize),
+    /// The job's object was changed by somebody: a wish to cancel.
+    Reread,
+}
+
+struct Carrier {
+    desk: Rc<Desk>,
+    run: Run<Task>,
+    to: mpsc::Sender<Said>,
+    begun: Option<oneshot::Sender<Result<(), Problem>>>,
+    /// When a raise was asked first.
+    raised: Option<(Epoch, Moment)>,
+    /// When the source's vCPUs stopped, on this machine's clock.
+    stopped: Option<Moment>,
+    /// Everything that was measured; a run forgets it from stage to stage.
+    measured: Measured,
+    blocked: Option<String>,
+}
+
+impl Desk {
+    /// Begins a job; it is in the store when this is answered.
+    ///
+    /// # Errors
+    /// [`Code::InUse`]: somebody else began something; [`Code::StoreFailed`].
+    pub async fn begin(
+        self: &Rc<Self>,
+        task: Task,
+        (before, after): (&Ownership, &Ownership),
+        deadline_ms: Millis,
+    ) -> Result<JobId, Problem> {
+        let id = fresh_id()?;
+        let (run, commands) = Run::create((self.me, id.clone()), task, (before, after), deadline_ms, now());
+        let (begun, answer) = oneshot::channel();
+        carry(self, run, commands, Some(begun));
+        let slow = || {
+            let text = format!("the store did not answer in time; job {id} may have begun");
+            Problem::new(Code::StoreFailed, text, "see `muskox job list`")
+        };
+        match tokio::time::timeout(BEGIN_MAX, answer).await {
+            Ok(Ok(begun)) => begun.map(|()| id.clone()),
+            Ok(Err(_)) | Err(_) => Err(slow()),
+        }
+    }
+
+    /// Whether a job works on this VM here.
+    #[must_use]
+    pub fn working(&self, vm: &VmName) -> Option<JobId> {
+        self.runs.borrow().get(vm).map(|handle| handle.id.clone())
+    }
+
+    /// A host says how a guest is.
+    pub fn heard(self: &Rc<Self>, from: HostKey, tell: Tell) {
+        let when = now();
+        let before = self.hosts.borrow_mut().told(from, &tell, when);
+        self.note_changes(from, before.as_ref(), &tell);
+        if let Some(handle) = self.runs.borrow().get(&tell.vm) {
+            // A full inbox loses it; the run asks again.
+            let _ = handle.to.try_send(Said::Told { from, when, tell: Box::new(tell) });
+        }
+    }
+
+    /// A job's object was changed by somebody.
+    pub fn reread(&self, id: &JobId) {
+        if let Some(handle) = self.runs.borrow().values().find(|handle| handle.id == *id) {
+            let _ = handle.to.try_send(Said::Reread);
+        }
+    }
+
+    fn note_changes(self: &Rc<Self>, from: HostKey, before: Option<&Tell>, tell: &Tell) {
+        let was_paused = before.is_some_and(|before| before.paused);
+        if tell.paused && !was_paused {
+            let desk = Rc::clone(self);
+            let vm = tell.vm.clone();
+            tokio::task::spawn_local(async move {
+                let name = vm.clone();
+                if let Ok(view) = desk.store.ask(move |engine| View::of(engine, &name)).await {
+                    desk.happened(&vm, Happened::Paused { host: view.name(from) });
+                }
+            });
+        }
+    }
+}
+
+/// Takes every job over that has not ended.
+pub async fn take_over_all(desk: &Rc<Desk>) {
+    loop {
+        match desk.store.ask(|engine| engine.range(PREFIX).map_err(|error| failed(&error))).await {
+            Ok(listing) => {
+                return listing.entries.iter().for_each(|entry| take_over(desk, entry));
+            }
+            Err(problem) => tracing::error!("the jobs cannot be read: {problem}; hint: {}", problem.hint),
+        }
+        tokio::time::sleep(TAKE_OVER_PAUSE).await;
+    }
+}
+
+/// Takes a job over; nothing if it has ended, or is a newer version's.
+pub fn take_over(desk: &Rc<Desk>, entry: &Entry) {
+    // Since when nobody worked on it is not known: its spans go on from where they were.
+    if let Ok((run, commands)) = Run::<Task>::take_over(desk.me, entry, Millis(0), now()) {
+        tracing::info!("job {} ({}) is taken over", run.record().id, run.record().owned.vm);
+        carry(desk, run, commands, None);
+    }
+}
+
+/// Ids are in order of time and never used again, also after a restore of the store.
+fn fresh_id() -> Result<JobId, Problem> {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut left = super::now_ms();
+    let mut digits = Vec::new();
+    while left > 0 {
+        digits.push(char::from(DIGITS[usize::try_from(left % 36).expect("below 36")]));
+        left /= 36;
+    }
+    let [random] = random()?;
+    let time: String = digits.iter().rev().collect();
+    Ok(format!("j{time}-{random:02x}").parse().expect("letters and digits"))
+}
+
+fn carry(desk: &Rc<Desk>, run: Run<Task>, commands: Vec<Command>, begun: Option<oneshot::Sender<Result<(), Problem>>>) {
+    let (to, inbox) = mpsc::channel(INBOX_MAX);
+    let (id, vm) = (run.record().id.clone(), run.record().owned.vm.clone());
+    if begun.is_some() && desk.runs.borrow().contains_key(&vm) {
+        // Its end is being written down; the store would refuse a second job anyway.
+        let busy = Problem::new(Code::InUse, format!("a job works on VM '{vm}'"), "see `muskox job list`");
+        return begun.into_iter().for_each(|begun| drop(begun.send(Err(busy.clone()))));
+    }
+    desk.runs.borrow_mut().insert(vm, Handle { id, to: to.clone() });
+    let desk = Rc::clone(desk);
+    let blocked = run.record().blocked.clone();
+    let (raised, stopped, measured) = (None, None, Measured::default());
+    let carrier = Carrier { desk, run, to, begun, raised, stopped, measured, blocked };
+    tokio::task::spawn_local(carrier.carry(commands, inbox));
+}
+
+impl Carrier {
+    async fn carry(mut self, first: Vec<Command>, mut inbox: mpsc::Receiver<Said>) {
+        self.carry_out(first);
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !self.run.is_over() {
+            let said = tokio::select! {
+                said = inbox.recv() => said.expect("this task has a way to it"),
+                _ = ticks.tick() => Said::Event(Event::Tick),
+            };
+            self.hear(said).await;
+            self.show();
+        }
+        self.end().await;
+    }
+
+    async fn hear(&mut self, said: Said) {
+        match said {
+            Said::Event(event) => {
+                if let Event::Report(_, Report::Done(Action::Raise { epoch, .. })) = &event {
+                    tracing::debug!("job {}: {epoch} is raised", self.run.record().id);
+                }
+                self.step(event);
+            }
+            Said::Told { from, when, tell } => self.told(from, when, &tell),
+            Said::Fenced(epoch, targets) => self.fenced(epoch, targets),
+            Said::Reread => self.reread().await,
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let stage = (self.run.at(), self.run.record().history.len());
+        let commands = self.run.step(event, now());
+        let record = self.run.record();
+        if (self.run.at(), record.history.len()) != stage {
+            let newest = record.history.last().expect("every save adds a note");
+            tracing::debug!("job {} after {}: {}", record.id, newest.after_ms, newest.stage);
+        }
+        self.carry_out(commands);
+    }
+
+    /// How a guest is, as reports: first what was measured, because the report of the guest may end the stage.
+    fn told(&mut self, from: HostKey, when: Moment, tell: &Tell) {
+        let ago = |span: Millis| Moment(when.0.saturating_sub(span.0));
+        let mut measured = tell.measured;
+        if let Task::Migrate(plan) = &self.run.record().plan {
+            match (tell.stopped_ago_ms, tell.resumed_ago_ms) {
+                (Some(span), _) if from == plan.source => self.stopped = Some(ago(span)),
+                (_, Some(span)) if from == plan.destination => {
+                    let resumed = self.stopped.filter(|stopped| *stopped <= ago(span));
+                    measured.cpu_blackout_ms = resumed.map(|stopped| ago(span).since(stopped));
+                }
+                _ => {}
+            }
+        }
+        self.measured.merge(measured);
+        if self.measured != Measured::default() && tell.at == self.run.at() {
+            self.step(Event::Report(tell.at, Report::Measured(self.measured)));
+        }
+        if let Some((action, why)) = &tell.refused {
+            self.step(Event::Report(tell.at, Report::Refused(action.clone(), words(why))));
+        }
+        self.step(Event::Report(tell.at, Report::Guest { host: from, guest: tell.guest }));
+    }
+
+    fn fenced(&mut self, epoch: Epoch, targets: usize) {
+        let Some((_, since)) = self.raised.filter(|(raised, _)| *raised == epoch) else {
+            return;
+        };
+        self.raised = None;
+        if matches!(self.run.record().plan, Task::Recover(_)) {
+            let targets = u64::try_from(targets).expect("a VM has few targets");
+            let took_ms = now().since(since);
+            self.desk.happened(&self.run.record().owned.vm, Happened::Fenced { epoch, targets, took_ms });
+        }
+    }
+
+    /// Taking one's own job over reads everything anew.
+    async fn reread(&mut self) {
+        let key = Record::<Task>::key(&self.run.record().id);
+        let read = self.desk.store.ask(move |engine| engine.get(&key).map_err(|error| failed(&error))).await;
+        if let Ok(Some(entry)) = read
+            && let Ok((run, commands)) = Run::take_over(self.desk.me, &entry, Millis(0), now())
+        {
+            self.run = run;
+            self.carry_out(commands);
+        }
+    }
+
+    fn carry_out(&mut self, commands: Vec<Command>) {
+        for command in commands {
+            match command {
+                Command::Store(ticket, txn) => self.ask_store(ticket, move |engine| {
+                    engine.txn(&txn).map(|outcome| Event::Stored(ticket, outcome)).map_err(|error| failed(&error))
+                }),
+                Command::Read(ticket, key) => self.ask_store(ticket, move |engine| {
+                    engine.get(&key).map(|entry| Event::Read(ticket, entry)).map_err(|error| failed(&error))
+                }),
+                Command::Act(order, action) => {
+                    if let Action::Raise { epoch, .. } = &action
+                        && self.raised.is_none_or(|(raised, _)| raised != *epoch)
+                    {
+                        self.raised = Some((*epoch, now()));
+                    }
+                    let (desk, to, task) = (Rc::clone(&self.desk), self.to.clone(), self.run.record().plan.clone());
+                    tokio::task::spawn_local(act::dispatch(desk, to, task, order, action));
+                }
+            }
+        }
+    }
+
+    fn ask_store(&self, ticket: u64, work: impl FnOnce(&mut dyn Engine) -> Result<Event, Problem> + Send + 'static) {
+        let (store, to) = (self.desk.store.clone(), self.to.clone());
+        tokio::task::spawn_local(async move {
+            let event = store.ask(work).await.unwrap_or_else(|problem| {
+                tracing::warn!("the store: {problem}; hint: {}", problem.hint);
+                Event::StoreLost(ticket)
+            });
+            // Nobody waits for it any more if the job is over.
+            let _ = to.send(Said::Event(event)).await;
+        });
+    }
+
+    /// Lets be seen what is new: that it began, and what it waits for.
+    fn show(&mut self) {
+        let record = self.run.record();
+        if self.run.at().0 > 0
+            && let Some(begun) = self.begun.take()
+        {
+            // Who asked may have gone.
+            let _ = begun.send(Ok(()));
+        }
+        if record.blocked != self.blocked {
+            self.blocked.clone_from(&record.blocked);
+            if let Some(what) = record.blocked.clone() {
+                let job = record.id.to_string();
+                self.desk.happened(&record.owned.vm, Happened::Blocked { job, what });
+            }
+        }
+    }
+
+    async fn end(mut self) {
+        let record = self.run.record();
+        let vm = record.owned.vm.clone();
+        if let Some(begun) = self.begun.take() {
+            let text = format!("something else began to work on VM '{vm}' at the same time");
+            let _ =
+                begun.send(Err(Problem::new(Code::InUse, text, "look at it with `muskox vm show`, then ask again")));
+        }
+        self.desk.runs.borrow_mut().remove(&vm);
+        let Some(outcome) = self.run.outcome() else {
+            return;
+        };
+        tracing::info!("job {} on VM '{vm}' ended: {outcome:?}", record.id);
+        let name = vm.clone();
+        let view = self.desk.store.ask(move |engine| View::of(engine, &name)).await.unwrap_or_default();
+        self.desk.happened(&vm, ended(&view, record, outcome));
+        self.desk.note_end(&vm, &record.plan, outcome);
+        let cleared = self.desk.store.ask(clear_old_jobs).await;
+        if let Err(problem) = cleared {
+            tracing::warn!("old jobs were not cleared away: {problem}");
+        }
+    }
+}
+
+/// A job's end as a fact.
+fn ended(view: &View, record: &Record<Task>, outcome: &Outcome) -> Happened {
+    match (&record.plan, outcome) {
+        (Task::Migrate(plan), Outcome::Done) => Happened::Moved {
+            from: view.name(plan.source),
+            to: view.name(plan.destination),
+            total_ms: record.spent_ms,
+            blackout_ms: plan.receipt.measured.cpu_blackout_ms,
+        },
+        (Task::Migrate(plan), Outcome::Undone { why }) => {
+            Happened::MoveUndone { host: view.name(plan.source), why: words(why) }
+        }
+        (Task::Recover(plan), Outcome::Done) => {
+            Happened::Started { host: view.name(plan.to), epoch: record.owned.epoch }
+        }
+        (Task::Migrate(plan), Outcome::Lost { why }) => {
+            Happened::Died { host: view.name(plan.destination), why: words(why) }
+        }
+        (Task::Recover(plan), Outcome::Lost { why } | Outcome::Undone { why }) => {
+            Happened::Died { host: view.name(plan.to), why: words(why) }
+        }
+        (_, Outcome::Conflict) => {
+            Happened::NothingDone { why: Outcome::Conflict.why().expect("a conflict has a reason").to_owned() }
+        }
+    }
+}
+
+fn clear_old_jobs(engine: &mut dyn Engine) -> Result<(), Problem> {
+    let jobs = engine.range(PREFIX).map_err(|error| failed(&error))?.entries;
+    for txn in expired::<Task>(&jobs) {
+        engine.txn(&txn).map_err(|error| failed(&error))?;
+    }
+    Ok(())
+}

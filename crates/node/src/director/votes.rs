@@ -1,0 +1,138 @@
+//! Who is dead, by this machine's dead-man: how long each host is silent, and what the witnesses say of one.
+//!
+//! A vote's validity counts from before its question. The dead-man asks the witnesses when it is asked, so the moment before
+//! *it* was asked is early enough.
+
+use super::{Desk, Later};
+use crate::root::Root;
+use api::{Code, Problem};
+use cluster::ha::{Answer, Verdict, verdict};
+use cluster::lease::{Unsure, Vote};
+use host::runtime::now;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use units::{HostKey, Millis, Moment};
+use wire::control::{self, Ask, CastReport, Decoder, Doubt, Reply, Request, VERSION, VoteReport, encode};
+
+/// The dead-man gives its witnesses 400 ms.
+const PATIENCE: Duration = Duration::from_millis(1_000);
+/// An answer of the usual size comes in one read.
+const READ_BYTES: usize = 16 << 10;
+
+/// What is asked of the dead-man.
+pub trait Ballot {
+    /// How long each other machine has been silent, on every network.
+    fn silence(&self) -> Later<'_, Result<Vec<(HostKey, Millis)>, Problem>>;
+
+    /// What the witnesses say about a host. Votes for dead bind them.
+    fn votes(&self, host: HostKey) -> Later<'_, Result<Vec<Answer>, Problem>>;
+}
+
+/// The dead-man's process, by its control socket.
+pub struct DeadMan {
+    socket: PathBuf,
+}
+
+impl DeadMan {
+    /// The one of the machine with these files.
+    #[must_use]
+    pub fn new(root: &Root) -> Self {
+        Self { socket: root.below("run/muskox/deadman.sock") }
+    }
+}
+
+impl DeadMan {
+    async fn ask(&self, request: Request) -> Result<Reply, Problem> {
+        let refused = |text: String| {
+            let text = format!("this machine's dead-man at '{}': {text}", self.socket.display());
+            Problem::new(Code::Unreachable, text, "see its log; without it no host is declared dead")
+        };
+        let answer = tokio::time::timeout(PATIENCE, exchange(&self.socket, request));
+        let answer = answer.await.map_err(|_| refused("no answer in time".to_owned()))?;
+        let answer = answer.map_err(|error| refused(error.to_string()))?;
+        answer.into_result().map_err(|refusal| refused(refusal.text))
+    }
+}
+
+impl Ballot for DeadMan {
+    fn silence(&self) -> Later<'_, Result<Vec<(HostKey, Millis)>, Problem>> {
+        Box::pin(async {
+            match self.ask(Request::Status).await? {
+                // Who was never heard is silent since this dead-man began to listen.
+                Reply::Deadman(report) => Ok(report
+                    .peers
+                    .iter()
+                    .filter(|peer| peer.witness != report.me)
+                    .map(|peer| (peer.witness, peer.heard.unwrap_or(report.up)))
+                    .collect()),
+                other => Err(foreign(&other)),
+            }
+        })
+    }
+
+    fn votes(&self, host: HostKey) -> Later<'_, Result<Vec<Answer>, Problem>> {
+        Box::pin(async move {
+            let before = now();
+            match self.ask(Request::Votes { host }).await? {
+                Reply::Votes(casts) => Ok(casts.iter().filter_map(|cast| answer(cast, before)).collect()),
+                other => Err(foreign(&other)),
+            }
+        })
+    }
+}
+
+/// A vote as it counts; none if the witness did not answer.
+fn answer(cast: &CastReport, before: Moment) -> Option<Answer> {
+    let vote = match cast.vote? {
+        VoteReport::Dead(valid_for) => Vote::Dead { valid_for },
+        VoteReport::Alive(silent_for) => Vote::Alive { silent_for },
+        VoteReport::Unsure(Doubt::Alone) => Vote::Unsure(Unsure::Alone),
+        VoteReport::Unsure(Doubt::Grace(left)) => Vote::Unsure(Unsure::Grace(left)),
+        VoteReport::Unsure(Doubt::TooFew) => Vote::Unsure(Unsure::TooFew),
+    };
+    Some(Answer { by: cast.witness, asked: before, vote })
+}
+
+fn foreign(reply: &Reply) -> Problem {
+    let text = format!("the dead-man answered something else: {reply:?}");
+    Problem::new(Code::Failed, text, "run the same muskox version for all processes")
+}
+
+async fn exchange(socket: &Path, request: Request) -> io::Result<control::Answer> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let asked = encode(&Ask { version: VERSION, id: 1, request }).map_err(io::Error::other)?;
+    stream.write_all(&asked).await?;
+    let (mut decoder, mut bytes) = (Decoder::default(), vec![0; READ_BYTES]);
+    loop {
+        if let Some(answer) = decoder.take_message::<control::Answer>().map_err(io::Error::other)? {
+            return Ok(answer);
+        }
+        match stream.read(&mut bytes).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            len => decoder.push(&bytes[..len]),
+        }
+    }
+}
+
+impl Desk {
+    /// What the witnesses' votes on a host come to.
+    ///
+    /// # Errors
+    /// Whoever should know cannot be asked: then nobody is dead.
+    pub async fn verdict(&self, host: HostKey) -> Result<Verdict, Problem> {
+        let answers = self.ballot.votes(host).await?;
+        let witnesses: Vec<HostKey> = self.store.ask(crate::registry::members).await?.iter().map(|it| it.key).collect();
+        Ok(verdict(&answers, &witnesses, now()))
+    }
+
+    /// How long each other machine has been silent.
+    ///
+    /// # Errors
+    /// The dead-man does not answer.
+    pub async fn silence(&self) -> Result<Vec<(HostKey, Millis)>, Problem> {
+        self.ballot.silence().await
+    }
+}

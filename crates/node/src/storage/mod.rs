@@ -1,0 +1,3 @@
+//! Pools and volumes as the store keeps them.
+
+pub mod object;

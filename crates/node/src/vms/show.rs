@@ -1,0 +1,130 @@
+//! How VMs are, for people: from what the store says and what their hosts said last.
+
+use crate::director::{Desk, View, facts_of, now_ms};
+use api::{Code, Problem, Vm as Shown, VmDetails, VmList, VmState, Why};
+use cluster::job::{Guest, Plan, Record, Task};
+use cluster::why::{Present, why};
+use host::runtime::now;
+use units::VmName;
+
+impl Desk {
+    /// All VMs.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn vm_list(&self) -> Result<VmList, Problem> {
+        let view = self.view().await?;
+        Ok(VmList { vms: view.vms.keys().map(|vm| self.shown(&view, vm)).collect::<Result<_, _>>()? })
+    }
+
+    /// One VM.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub async fn vm_show(&self, name: &str) -> Result<VmDetails, Problem> {
+        let vm = parse_vm(name)?;
+        let view = self.view().await?;
+        let object = view.vm(&vm)?.clone();
+        let shown = self.shown(&view, &vm)?;
+        let history = self.told(&view, &vm).await?;
+        Ok(VmDetails { vm: shown, spec: object.shape.spec, uuid: object.uuid, macs: object.shape.macs, history })
+    }
+
+    /// Why a VM is as it is.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub async fn vm_why(&self, name: &str) -> Result<Why, Problem> {
+        let vm = parse_vm(name)?;
+        let view = self.view().await?;
+        view.vm(&vm)?;
+        let sentences = self.told(&view, &vm).await?;
+        Ok(Why { vm, sentences })
+    }
+
+    /// How it is, then what led there, the newest first.
+    async fn told(&self, view: &View, vm: &VmName) -> Result<Vec<String>, Problem> {
+        let (name, job) = (vm.clone(), view.ownership(vm)?.job.clone());
+        let (facts, job) = self
+            .store
+            .ask(move |engine| {
+                let facts = facts_of(engine, &name)?;
+                let Some(id) = job else { return Ok((facts, None)) };
+                let entry = crate::director::get(engine, &Record::<Task>::key(&id))?;
+                let record = entry.and_then(|entry| Record::<Task>::read(&entry.value).ok());
+                let stage = record.map_or_else(|| "unknown".to_owned(), |it| it.plan.stage().to_owned());
+                Ok((facts, Some((id.to_string(), stage))))
+            })
+            .await?;
+        let (object, owned) = (view.vm(vm)?, view.ownership(vm)?);
+        let guest = owned.owner.and_then(|owner| self.hosts.borrow().guest(vm, owner, now()));
+        let present = Present {
+            vm: vm.clone(),
+            wished: object.wished(),
+            owner: owned.owner.map(|owner| view.name(owner)),
+            running: guest.map(|guest| matches!(guest, Guest::Running | Guest::Copying)),
+            job,
+        };
+        let mut lines = why(&present, &facts, now_ms());
+        // It tells oldest first; people look at the top.
+        lines[1..].reverse();
+        Ok(lines)
+    }
+
+    /// A VM at a glance.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn shown(&self, view: &View, vm: &VmName) -> Result<Shown, Problem> {
+        let (object, owned) = (view.vm(vm)?, view.ownership(vm)?);
+        let spec = object.spec()?;
+        Ok(Shown {
+            name: vm.clone(),
+            state: self.state(view, vm)?,
+            wished: object.wished(),
+            host: owned.owner.and_then(|owner| view.member(owner)).map(|record| record.name.clone()),
+            epoch: owned.epoch.0,
+            memory: u64::from(spec.memory_mib) << 20,
+            vcpus: u64::from(spec.vcpus),
+            volumes: spec.volumes(),
+            job: owned.job.as_ref().map(ToString::to_string),
+        })
+    }
+
+    fn state(&self, view: &View, vm: &VmName) -> Result<VmState, Problem> {
+        let (object, owned) = (view.vm(vm)?, view.ownership(vm)?);
+        let hosts = self.hosts.borrow();
+        let guest = match owned.owner {
+            None => Some(Guest::Absent),
+            Some(owner) => hosts.guest(vm, owner, now()),
+        };
+        let paused = owned.owner.and_then(|owner| hosts.tell(vm, owner)).is_some_and(|tell| tell.paused);
+        let migrating = owned.job.is_some() && owned.owner.is_none()
+            || matches!(
+                guest,
+                Some(Guest::Copying | Guest::PreSwitchover | Guest::Switching | Guest::PostMigrate | Guest::Loaded)
+            );
+        let never = owned.owner.is_none();
+        Ok(match (guest, owned.job.is_some(), object.wished()) {
+            (_, true, _) if migrating => VmState::Migrating,
+            (Some(Guest::Running), false, true) if paused => VmState::Paused,
+            (Some(Guest::Running | Guest::Copying), _, true) => VmState::Running,
+            (Some(Guest::Absent), true, _) => VmState::Starting,
+            (Some(Guest::Absent), false, true) => VmState::Down,
+            (Some(Guest::Absent), false, false) => VmState::Stopped,
+            (Some(_), _, false) => VmState::Stopping,
+            (Some(_), _, true) => VmState::Paused,
+            (None, _, false) if never => VmState::Stopped,
+            (None, _, _) => VmState::Unknown,
+        })
+    }
+}
+
+/// A VM's name, as a call gives it.
+///
+/// # Errors
+/// [`Code::BadRequest`].
+pub fn parse_vm(name: &str) -> Result<VmName, Problem> {
+    let bad = |error: units::IdentError| Problem::new(Code::BadRequest, error.to_string(), "see `muskox vm list`");
+    name.parse().map_err(bad)
+}
