@@ -14,9 +14,12 @@ mod authority;
 mod client;
 mod clock;
 mod command;
+mod control;
 mod director;
+mod doctor;
 mod door;
 mod identity;
+mod image;
 mod init;
 mod join;
 mod keep;
@@ -25,8 +28,10 @@ mod registry;
 mod root;
 mod run;
 mod service;
+mod storage;
 mod store;
 mod token;
+mod works;
 
 pub use command::{InitArguments, JoinArguments, RunArguments};
 

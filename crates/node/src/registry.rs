@@ -5,10 +5,9 @@
 //! clocks: what it needs is handed in.
 
 use crate::identity::Seat;
-use crate::store::failed;
+use crate::store::{failed, parse_object as read};
 use api::{Code, Problem, Role};
 use cluster::store::{Compare, Engine, Entry, Key, Op, Revision, Txn};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use units::{HostKey, NodeName};
@@ -294,29 +293,17 @@ fn decide(engine: &mut dyn Engine, txn: &Txn) -> Result<bool, Problem> {
     engine.txn(txn).map(|outcome| outcome.held).map_err(|error| failed(&error))
 }
 
-fn absent(key: &Key) -> Compare {
+/// Holds as long as there is no such object.
+#[must_use]
+pub fn absent(key: &Key) -> Compare {
     Compare::Changed(key.clone(), Revision(0))
 }
 
-fn put(key: &Key, value: &impl Serialize) -> Op {
+/// Writes an object.
+#[must_use]
+pub fn put(key: &Key, value: &impl Serialize) -> Op {
     let value = serde_json::to_string(value).expect("plain values are JSON");
     Op::Put { key: key.clone(), value, lease: None }
-}
-
-fn read<T: DeserializeOwned>(entry: &Entry) -> Result<T, Problem> {
-    #[derive(Deserialize)]
-    struct Form {
-        version: u32,
-    }
-    let wrong = |what: String| {
-        let text = format!("the store's object {} is not understood: {what}", entry.key);
-        Problem::new(Code::StoreFailed, text, "run the muskox version that wrote it")
-    };
-    let form: Form = serde_json::from_str(&entry.value).map_err(|error| wrong(error.to_string()))?;
-    if form.version != FORM {
-        return Err(wrong(format!("its version is {}, this muskox knows {FORM}", form.version)));
-    }
-    serde_json::from_str(&entry.value).map_err(|error| wrong(error.to_string()))
 }
 
 fn made_key(text: &str) -> Key {

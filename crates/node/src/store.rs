@@ -2,13 +2,17 @@
 //! so a decision sees the store as nobody else changes it meanwhile; its transaction compares all the same.
 
 use api::{Code, Problem};
-use cluster::store::{Engine, StoreError};
+use cluster::store::{Engine, Entry, StoreError};
 use host::store::Sqlite;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::path::Path;
 use tokio::sync::{mpsc, oneshot};
 
 /// Work that waits: more than all machines of a cluster ask at once.
 const INBOX_MAX: usize = 256;
+/// Every object's form so far.
+const FORM: u32 = 1;
 
 type Work = Box<dyn FnOnce(&mut dyn Engine) + Send>;
 
@@ -70,4 +74,24 @@ impl Store {
 pub fn failed(error: &StoreError) -> Problem {
     let hint = "nothing was changed; see to the disk under it; keep the file as it is, and bring back a backup if it is damaged";
     Problem::new(Code::StoreFailed, error.to_string(), hint)
+}
+
+/// What an object says.
+///
+/// # Errors
+/// [`Code::StoreFailed`]: a newer muskox wrote it.
+pub fn parse_object<T: DeserializeOwned>(entry: &Entry) -> Result<T, Problem> {
+    #[derive(Deserialize)]
+    struct Form {
+        version: u32,
+    }
+    let wrong = |what: String| {
+        let text = format!("the store's object {} is not understood: {what}", entry.key);
+        Problem::new(Code::StoreFailed, text, "run the muskox version that wrote it")
+    };
+    let form: Form = serde_json::from_str(&entry.value).map_err(|error| wrong(error.to_string()))?;
+    if form.version != FORM {
+        return Err(wrong(format!("its version is {}, this muskox knows {FORM}", form.version)));
+    }
+    serde_json::from_str(&entry.value).map_err(|error| wrong(error.to_string()))
 }

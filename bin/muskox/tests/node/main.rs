@@ -4,5 +4,7 @@
 
 mod accidents;
 mod certificates;
+mod images;
 mod membership;
+mod storage;
 mod support;

@@ -25,7 +25,7 @@ mod test;
 pub use action::{Action, Guest, Proof, Report};
 pub use facts::Facts;
 pub use order::{Order, Orders};
-pub use ownership::Ownership;
+pub use ownership::{Ownership, VolumeFloor};
 pub use plan::{Move, Plan, Turn, View};
 pub use record::{HISTORY_MAX, JobError, JobId, Note, Outcome, Record, cancel};
 pub use retain::{KEEP_MAX, expired};

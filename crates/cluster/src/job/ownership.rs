@@ -30,11 +30,46 @@ pub struct Ownership {
     pub volumes: Vec<VolumeName>,
 }
 
-#[derive(Serialize)]
-struct VolumeFloor<'a> {
-    version: u32,
-    epoch: Epoch,
-    vm: &'a VmName,
+/// The epoch below which nobody may write to a volume, `/epoch/volume/NAME`: of a VM's volume, moved by its [`Ownership`];
+/// of a volume without a VM, by whoever fills it. It stays when the volume goes, so that no name ever begins anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeFloor {
+    /// Of this object's form.
+    pub version: u32,
+    /// What the target must know as its floor.
+    pub epoch: Epoch,
+    /// The VM that it belongs to.
+    pub vm: Option<VmName>,
+}
+
+impl VolumeFloor {
+    /// Of a volume that belongs to this VM, or to nobody.
+    #[must_use]
+    pub const fn new(epoch: Epoch, vm: Option<VmName>) -> Self {
+        Self { version: Ownership::VERSION, epoch, vm }
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn key(volume: &VolumeName) -> Key {
+        format!("/epoch/volume/{volume}").parse().expect("a name is a part of a key")
+    }
+
+    /// Reads the object.
+    ///
+    /// # Errors
+    /// [`JobError::Unreadable`], [`JobError::Version`].
+    pub fn read(value: &str) -> Result<Self, JobError> {
+        let what = "volume floor";
+        let it: Self = serde_json::from_str(value).map_err(|source| JobError::Unreadable { what, source })?;
+        if it.version == Ownership::VERSION { Ok(it) } else { Err(JobError::Version { what, version: it.version }) }
+    }
+
+    /// As the store keeps it; one text for one value, so that it can be compared.
+    #[must_use]
+    pub fn value(&self) -> String {
+        serde_json::to_string(self).expect("plain data")
+    }
 }
 
 impl Ownership {
@@ -117,13 +152,28 @@ impl Ownership {
     }
 
     fn objects(&self) -> Vec<(Key, String)> {
-        let floor = VolumeFloor { version: Self::VERSION, epoch: self.epoch, vm: &self.vm };
-        let floor = serde_json::to_string(&floor).expect("plain data");
-        let volume = |name: &VolumeName| {
-            let key = format!("/epoch/volume/{name}").parse().expect("a name is a part of a key");
-            (key, floor.clone())
-        };
+        let floor = VolumeFloor::new(self.epoch, Some(self.vm.clone())).value();
+        let volume = |name: &VolumeName| (VolumeFloor::key(name), floor.clone());
         let own = (Self::key(&self.vm), serde_json::to_string(self).expect("plain data"));
         std::iter::once(own).chain(self.volumes.iter().map(volume)).collect()
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// Goal: floors are compared by their text, so the text never changes by accident. Method: golden texts, both ways.
+    #[test]
+    fn floors_have_a_fixed_spelling() {
+        let owned = VolumeFloor::new(Epoch(7), Some("web1".parse().expect("a name")));
+        let nobodys = VolumeFloor::new(Epoch(7), None);
+        for (floor, text) in
+            [(owned, r#"{"version":1,"epoch":7,"vm":"web1"}"#), (nobodys, r#"{"version":1,"epoch":7,"vm":null}"#)]
+        {
+            assert_eq!(floor.value(), text);
+            assert_eq!(VolumeFloor::read(text).expect("it is one"), floor);
+        }
+        assert!(VolumeFloor::read(r#"{"version":2,"epoch":7,"vm":null}"#).is_err());
     }
 }

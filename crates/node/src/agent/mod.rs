@@ -12,14 +12,19 @@ use std::rc::Rc;
 use units::HostKey;
 use wire::control;
 
+/// A raise waits for slow disks.
+const TARGET_PATIENCE: std::time::Duration = std::time::Duration::from_secs(18);
+
 /// The machine's hands.
-pub struct Agent {}
+pub struct Agent {
+    target: std::path::PathBuf,
+}
 
 impl Agent {
     /// Hands that have found nothing yet; [`run`] lets them look.
     #[must_use]
-    pub fn new(_root: &Root, _identity: &Identity, _key: HostKey) -> Self {
-        Self {}
+    pub fn new(root: &Root, _identity: &Identity, _key: HostKey) -> Self {
+        Self { target: root.run().join("target.sock") }
     }
 
     /// Takes an order: what is quick is done, what is long is begun; how things are right now.
@@ -49,8 +54,7 @@ impl Agent {
     /// # Errors
     /// What it refuses; that there is none.
     pub async fn target(&self, request: control::Request) -> Result<control::Reply, control::Refusal> {
-        drop(request);
-        todo!("agent")
+        crate::control::ask(&self.target, "this machine's target", request, TARGET_PATIENCE).await
     }
 
     /// How everything here should be.
