@@ -120,7 +120,11 @@ impl Node {
         let answered = match ask {
             Ask::Act(act) => Ok(Reply::Acted(self.agent.act(*act).await)),
             Ask::Target { request } => Ok(Reply::Target { answer: self.agent.target(request).await }),
-            Ask::Look => Ok(Reply::Look(Box::new(self.agent.look().await))),
+            Ask::Look => {
+                let mut report = self.agent.look().await;
+                report.complaints.extend(doctor::complaints(&self.root));
+                Ok(Reply::Look(Box::new(report)))
+            }
             Ask::Tell(told) => match self.speaker(from).await {
                 Ok((keeper, from)) => {
                     keeper.director.told(self, &from, told).await;

@@ -23,6 +23,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// What is answered and not yet durable after the tool's own flush is a matter of moments.
 const DURABLE_WITHIN: Duration = Duration::from_secs(60);
+/// After SIGKILL a process is gone in a moment; this node has only just started and serves nobody yet.
+const GONE_TRIES: u32 = 200;
+const GONE_PAUSE: Duration = Duration::from_millis(5);
 /// Who may find the socket: the tool runs as nobody.
 const FOLDER_MODE: u32 = 0o711;
 
@@ -157,6 +160,12 @@ fn end_one(folder: &Path) -> io::Result<()> {
         && let Some(process) = Process::find(&identity)?
     {
         process.kill()?;
+        for _ in 0..GONE_TRIES {
+            if process.has_ended()?.is_some() {
+                break;
+            }
+            std::thread::sleep(GONE_PAUSE);
+        }
         tracing::info!("ended the initiator of an import that did not finish: process {}", identity.pid);
     }
     remove(folder)

@@ -1,7 +1,7 @@
 //! `muskox image import`: an image file of this machine into a volume.
 //!
 //! ```text
-//!  file, opened once ─▶ header ─▶ qemu-img info (sandbox) ─▶ volume, zeroed ─▶ claim: a new epoch for this machine
+//!  file, opened once ─▶ header ─▶ qemu-img info, check (sandbox) ─▶ volume, zeroed ─▶ claim: a new epoch for this machine
 //!   ─▶ initiator ─▶ qemu-img convert (sandbox) ─▶ durable? ─▶ initiator ended ─▶ release: the next epoch, nobody's
 //! ```
 //! Invariant: an image is a stranger's bytes: only a tool in a sandbox takes them apart, and no file that they name is
@@ -143,6 +143,10 @@ pub async fn run(node: &Node, ticket: &Ticket, import: Import) -> Result<String,
 /// The volume, made if it was missing, and whether it holds nothing but zeroes: it was seen being zeroed, and nobody was
 /// granted it since.
 async fn make_ready(node: &Node, ticket: &Ticket, import: &Import) -> Result<bool, Problem> {
+    if import.format == Format::Qcow2 {
+        node.works.tell(ticket, "the image is being checked", None);
+        tool::check(&import.file, import.size).await?;
+    }
     let mut volume = match show(node, &import.volume).await {
         Err(problem) if problem.code == Code::NotFound => {
             let (name, pool) = (import.volume.clone(), import.pool.clone());

@@ -69,6 +69,42 @@ pub async fn look(image: &File) -> Result<u64, Problem> {
     Ok(info.virtual_size)
 }
 
+/// What `qemu-img check` found.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Checked {
+    #[serde(default)]
+    corruptions: u64,
+    check_errors: u64,
+}
+
+/// Refuses a qcow2 image that is torn: what its tables lead to and the file does not have would be read as zeroes, and the
+/// copy would end well. (A loss of less than the last cluster is not noticed: whole files end there too.)
+///
+/// # Errors
+/// [`Code::BadRequest`].
+pub async fn check(image: &File, size: u64) -> Result<(), Problem> {
+    let arguments = ["check", "--output=json", "-U", "-f", "qcow2", IMAGE].map(OsStr::new);
+    let tool = start(&arguments, image, copy_limits(size))?;
+    let done = tool.finish(|_| {}).await.map_err(|error| system(&error))?;
+    let wrong = |what: &str| {
+        let hint = "fetch it again and compare its checksum";
+        Problem::new(Code::BadRequest, format!("the image is damaged: {what}; nothing was copied"), hint)
+    };
+    // Unused space (status 3) is no damage. Source: qemu-img(1), "check".
+    let found: Checked = serde_json::from_slice(&done.output).map_err(|_| wrong(&complaint(&done)))?;
+    if found.check_errors == 0 && found.corruptions == 0 {
+        return Ok(());
+    }
+    let (corruptions, errors) = (found.corruptions, found.check_errors);
+    Err(wrong(&format!("{corruptions} clusters are missing or in use twice, {errors} tables cannot be read")))
+}
+
+fn copy_limits(size: u64) -> Limits {
+    let cpu_s = COPY_CPU_S.saturating_add(size / COPY_BYTES_A_CPU_SECOND);
+    Limits { memory_bytes: MEMORY_MAX_BYTES, cpu_s }
+}
+
 /// A copy to be made.
 pub struct Copy<'a> {
     /// From this file.
@@ -107,8 +143,7 @@ impl Copy<'_> {
         }
         arguments.extend([from.as_str(), to.as_str()]);
         let arguments: Vec<&OsStr> = arguments.into_iter().map(OsStr::new).collect();
-        let cpu_s = COPY_CPU_S + self.size / COPY_BYTES_A_CPU_SECOND;
-        let tool = start(&arguments, self.image, Limits { memory_bytes: MEMORY_MAX_BYTES, cpu_s })?;
+        let tool = start(&arguments, self.image, copy_limits(self.size))?;
         let done = tool.finish(|new| part_done(new).into_iter().for_each(&mut heard)).await;
         let done = done.map_err(|error| system(&error))?;
         if done.status.success() {

@@ -15,6 +15,8 @@ mod pools;
 mod targets;
 mod volumes;
 
+pub use targets::look_at_all;
+
 use crate::client::Answer;
 use crate::service::{Keeper, Node, done, parse};
 use api::{Call, Code, Problem};
