@@ -14,9 +14,12 @@ mod authority;
 mod client;
 mod clock;
 mod command;
+mod control;
 mod director;
+mod doctor;
 mod door;
 mod identity;
+mod image;
 mod init;
 mod join;
 mod keep;
@@ -29,6 +32,7 @@ mod storage;
 mod store;
 mod token;
 mod vms;
+mod works;
 
 pub use command::{InitArguments, JoinArguments, RunArguments};
 

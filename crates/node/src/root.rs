@@ -81,6 +81,18 @@ impl Root {
         self.0.join(name)
     }
 
+    /// Sockets and what else ends with the machine's boot.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.0.join("run/muskox")
+    }
+
+    /// What stays.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.0.join("var/lib/muskox")
+    }
+
     /// Makes the folders, and tries that they can be written to.
     ///
     /// # Errors
