@@ -5,7 +5,6 @@
 mod arguments;
 mod client;
 mod render;
-mod size;
 mod table;
 
 pub use arguments::CtlArguments;
