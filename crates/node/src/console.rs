@@ -24,6 +24,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use units::{NodeName, VmName};
@@ -36,6 +37,8 @@ const VISITORS_MAX: usize = 64;
 static PLACES: Semaphore = Semaphore::const_new(VISITORS_MAX);
 /// The host's node has a socket of its own machine to connect to, no more.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A closing word waits no longer.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// A problem is a few lines.
 const PROBLEM_MAX_BYTES: usize = 64 << 10;
 
@@ -192,30 +195,41 @@ async fn upgrade(transport: Transport, name: &VmName) -> Result<Upgraded, Proble
     let body = Limited::new(reply.into_body(), PROBLEM_MAX_BYTES).collect().await.map_err(|error| lost(&*error))?;
     // Nothing but an upgrade is a success here.
     let answer = Answer { status: if status == 200 { 500 } else { status }, body: body.to_bytes() };
-    Err(read::<Problem>(&answer).map_or_else(|problem| problem, |problem| problem))
+    Err(read::<Problem>(&answer).unwrap_or_else(|problem| problem))
 }
 
 /// Bytes both ways, until one side ends.
 async fn carry(visitor: Upgraded, far: Far) {
-    let visitor = TokioIo::new(visitor);
+    let (typed, mut shown) = tokio::io::split(TokioIo::new(visitor));
     let carried = match far {
-        Far::Here(console) => {
-            let (typed, shown) = tokio::io::split(visitor);
-            host::vm::pump(console, typed, shown).await
-        }
-        Far::There(host) => join(visitor, TokioIo::new(host)).await,
+        Far::Here(console) => host::vm::pump(console, typed, &mut shown).await,
+        Far::There(host) => join(typed, &mut shown, TokioIo::new(host)).await,
     };
+    farewell(shown).await;
     if let Err(error) = carried {
         tracing::debug!("a visit to a console broke off: {error}");
     }
 }
 
 /// Unlike a full copy both ways: the first end is the end, nobody keeps a console for a visitor that has left.
-async fn join(visitor: TokioIo<Upgraded>, host: TokioIo<Upgraded>) -> std::io::Result<()> {
-    let (mut typed, mut shown) = tokio::io::split(visitor);
+async fn join(
+    mut typed: impl AsyncRead + Unpin,
+    shown: &mut (impl AsyncWrite + Unpin),
+    host: TokioIo<Upgraded>,
+) -> std::io::Result<()> {
     let (mut said, mut heard) = tokio::io::split(host);
-    tokio::select! {
+    let joined = tokio::select! {
         typed = tokio::io::copy(&mut typed, &mut heard) => typed.map(drop),
-        said = tokio::io::copy(&mut said, &mut shown) => said.map(drop),
-    }
+        said = tokio::io::copy(&mut said, shown) => said.map(drop),
+    };
+    farewell(heard).await;
+    joined
 }
+
+/// TLS tells an end from a connection that was cut. Who does not take it is not waited for.
+async fn farewell(mut side: impl AsyncWrite + Unpin) {
+    let _ = tokio::time::timeout(FAREWELL_MAX, side.shutdown()).await;
+}
+
+#[cfg(test)]
+mod test;
