@@ -17,7 +17,7 @@ use host::net::Transport;
 use host::vm::Folder;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONNECTION, HOST, UPGRADE};
+use hyper::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use hyper::http::request::Parts;
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
@@ -59,7 +59,7 @@ pub fn asked(head: &Parts) -> Option<String> {
 
 /// Answers such a request: with the upgrade, then bytes, or with a problem.
 pub async fn answer(node: &Node, caller: Caller, name: &str, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    match open(node, caller, name, &request).await {
+    match open(node, caller, name, request.headers().get(UPGRADE)).await {
         Ok((far, place)) => {
             // The request becomes the connection once the answer is out.
             tokio::task::spawn_local(async move {
@@ -81,15 +81,14 @@ async fn open(
     node: &Node,
     caller: Caller,
     name: &str,
-    request: &Request<Incoming>,
+    upgrade: Option<&HeaderValue>,
 ) -> Result<(Far, SemaphorePermit<'static>), Problem> {
     let bad = |text: String, hint: &str| Err(Problem::new(Code::BadRequest, text, hint));
     let name: VmName = match name.parse() {
         Ok(name) => name,
         Err(error) => return bad(format!("{error}"), "see `muskox vm list`"),
     };
-    let wished = request.headers().get(UPGRADE).and_then(|value| value.to_str().ok());
-    if wished != Some(PROTOCOL) {
+    if upgrade.is_none_or(|wished| wished != PROTOCOL) {
         return bad(format!("a console needs 'Upgrade: {PROTOCOL}'"), "use `muskox vm console NAME`");
     }
     let host = match caller {

@@ -2,6 +2,7 @@
 //! that a real one may give is tried, also those that take a failing cluster.
 
 mod support;
+mod terminal;
 mod words;
 
 use serde_json::{Value, json};
@@ -85,7 +86,7 @@ fn ctrl_c_leaves_a_migration_alone() {
     let child = node.muskox("vm migrate web1 host2 --deadline 60").spawn().unwrap();
     node.wait_for("GET /v1/jobs/m1");
     interrupt(&child);
-    let came = Came::from(child.wait_with_output().unwrap());
+    let came = Came::of(child);
     assert_eq!((came.code, came.out.as_str()), (130, ""), "{came:?}");
     assert!(came.err.ends_with("job m1 goes on: muskox job show m1\n"), "{came:?}");
     assert!(node.heard()[1..].iter().all(|heard| heard == "GET /v1/jobs/m1"), "{:?}", node.heard());
@@ -131,7 +132,7 @@ fn ctrl_c_cancels_an_import_and_waits_for_that() {
     let child = node.muskox(IMPORT).spawn().unwrap();
     node.wait_for("GET /v1/works/3");
     interrupt(&child);
-    let came = Came::from(child.wait_with_output().unwrap());
+    let came = Came::of(child);
     assert_eq!((came.code, came.out.as_str()), (1, ""), "{came:?}");
     assert!(came.err.contains("cancelling …\n") && came.err.contains("error: cancelled: web1-root is as"), "{came:?}");
     let heard = node.heard();
@@ -170,7 +171,7 @@ fn a_console_is_bytes_both_ways() {
     }
     assert_eq!(text, b"login: ROOT\x03\n");
     keys.write_all(b"\x1dnever sent").unwrap();
-    let came = Came::from(child.wait_with_output().unwrap());
+    let came = Came::of(child);
     assert_eq!((came.code, came.err.as_str()), (0, "\nleft\n"));
     let came = Node::new(Box::new(|_, _| Some((404, problem("not_found", "there is no VM 'web1'", "")))))
         .run("vm console web1");

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -63,7 +63,7 @@ impl Node {
 
     /// Runs it to its end.
     pub fn run(&self, words: &str) -> Came {
-        Came::from(self.muskox(words).output().unwrap())
+        Came::of(self.muskox(words).spawn().unwrap())
     }
 }
 
@@ -81,8 +81,19 @@ pub struct Came {
     pub err: String,
 }
 
-impl From<Output> for Came {
-    fn from(output: Output) -> Self {
+impl Came {
+    /// Waits for the end; a program that does not come to one is killed.
+    pub fn of(mut child: Child) -> Self {
+        let begun = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if begun.elapsed() > PATIENCE {
+                child.kill().unwrap();
+                panic!("it did not end: {:?}", child.wait_with_output());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // What it printed here is less than a pipe holds.
+        let output = child.wait_with_output().unwrap();
         Self {
             code: output.status.code().expect("no signal ended it"),
             out: String::from_utf8(output.stdout).unwrap(),

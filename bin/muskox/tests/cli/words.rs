@@ -81,7 +81,7 @@ fn an_edit_keeps_what_was_typed() {
     let edit = |editor: &str| {
         let mut command = node.muskox("vm edit web1");
         command.env_remove("VISUAL").env("EDITOR", editor);
-        crate::support::Came::from(command.output().unwrap())
+        crate::support::Came::of(command.spawn().unwrap())
     };
     let left = || fs::read_dir(&node.root).unwrap().filter_map(Result::ok).filter(|it| it.path().is_file()).count();
     let came = edit("true");

@@ -4,7 +4,7 @@ mod begin;
 mod show;
 
 use crate::client::{Ask, block_on};
-use crate::print::{Ended, ended, finish, printable, refused};
+use crate::print::{ended, finish, printable, refused};
 use crate::{confirm, console, edit, spec};
 use api::{Call, Done, Problem, VmDetails, VmMigrateRequest, VmSpecRequest, VmStartRequest, VmStopRequest};
 use clap::{Args, Subcommand};
@@ -167,9 +167,16 @@ impl Migrate {
     fn run(&self, ask: &Ask) -> ExitCode {
         let request = VmMigrateRequest { host: self.host.clone(), deadline_ms: self.deadline.map(milliseconds) };
         let begin = begin::Begin { ask, call: "vm_migrate", name: &self.name, wait: !self.no_wait };
-        // Without a job there was nothing to do: it runs there.
-        let outcome: Result<Ended<_>, Problem> = block_on(begin.run(&request, begin::started));
-        ended(ask.json, outcome, |outcome| outcome.text(&format!("'{}' has moved", self.name)))
+        let outcome = block_on(begin.run(&request, begin::started));
+        ended(ask.json, outcome, |outcome| outcome.text(&format!("'{}' {}", self.name, moved(outcome))))
+    }
+}
+
+/// Without a job there was nothing to do.
+fn moved(outcome: &begin::Outcome) -> &'static str {
+    match outcome {
+        begin::Outcome::Vm(_) => "runs there already",
+        _ => "has moved",
     }
 }
 

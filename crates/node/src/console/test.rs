@@ -136,12 +136,15 @@ fn a_visit_is_passed_on_to_a_member_only() {
         far.write_all(b"hello").await.unwrap();
         read_until(&mut far, "HELLO").await;
         drop(far);
-        let problem = pass_on(&node, &alpha, &"web2".parse().unwrap()).await.err().expect("there is no such VM");
+        let problem = pass_on(&node, &alpha, &"web2".parse().unwrap()).await.expect_err("there is no such VM");
         assert!(problem.code == Code::NotPossible && problem.text.contains("'web2'"), "{problem:?}");
-        let problem = pass_on(&node, &"beta".parse().unwrap(), &web1).await.err().expect("there is no such machine");
+        let problem = pass_on(&node, &"beta".parse().unwrap(), &web1).await.expect_err("there is no such machine");
         assert_eq!(problem.code, Code::NotFound);
+        let protocol = HeaderValue::from_static(PROTOCOL);
+        let visit = open(&node, Caller::Key(units::HostKey([7; 32])), "web1", Some(&protocol)).await;
+        assert_eq!(visit.err().map(|problem| problem.code), Some(Code::NotAMember), "its key was removed");
         let transport = client::as_stranger(node.identity.cluster, machine.address).await.unwrap();
-        assert_eq!(upgrade(transport, &web1).await.err().expect("a stranger").code, Code::Forbidden);
+        assert_eq!(upgrade(transport, &web1).await.expect_err("a stranger").code, Code::Forbidden);
     });
 }
 
