@@ -126,3 +126,13 @@ fn plant_bug() -> Result<(), String> {
     let Ok(name) = std::env::var("MUSKOX_SABOTAGE") else { return Ok(()) };
     dataplane::sabotage::plant(&name)
 }
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Arguments::command().debug_assert();
+    }
+}

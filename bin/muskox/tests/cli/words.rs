@@ -157,3 +157,18 @@ fn a_node_that_is_not_there_is_said() {
     let said: Value = serde_json::from_str(&came.out).expect("a problem as JSON");
     assert_eq!((came.code, &said["code"]), (1, &json!("unreachable")));
 }
+
+/// Goal: shells can complete the words, and `--help` says what exit codes mean. Method: both, without a node.
+#[test]
+fn the_program_explains_itself() {
+    let run = |words: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_muskox")).args(words).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(run(&["completions", shell]).contains("migrate"), "{shell}");
+    }
+    assert!(run(&["--help"]).contains("130  Ctrl-C while waiting"));
+    assert!(run(&["vm", "migrate", "--help"]).contains("muskox vm migrate web1 host2"));
+}
