@@ -1,7 +1,9 @@
 //! The program: picks the role.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use dataplane::ctl::CtlArguments;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::filter::LevelFilter;
@@ -9,6 +11,7 @@ use tracing_subscriber::filter::LevelFilter;
 /// A few ordinary servers become one redundant VM cluster.
 #[derive(Parser)]
 #[command(name = "muskox", version, arg_required_else_help = true, propagate_version = true)]
+#[command(after_help = cli::EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     role: Role,
@@ -46,8 +49,16 @@ enum Role {
     /// Machines of the cluster: make one, join, list, remove; and the daemon.
     #[command(subcommand)]
     Node(NodeVerb),
+    #[command(flatten)]
+    Ask(cli::Noun),
     /// Ask a target, an initiator or a dead-man directly, over its control socket.
     Ctl(CtlArguments),
+    /// Print a script with which a shell completes these words.
+    #[command(after_help = "Example:\n  muskox completions bash > /etc/bash_completion.d/muskox")]
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
 }
 
 /// What touches this machine's files is the node's own; everything else asks it.
@@ -78,6 +89,14 @@ fn main() -> ExitCode {
             run.run()
         }
         Role::Node(NodeVerb::Ask(ask)) => ask.run(),
+        Role::Ask(ask) => ask.run(),
+        Role::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "muskox", &mut script);
+            // A closed pipe is not worth a complaint.
+            let _ = std::io::stdout().write_all(&script);
+            ExitCode::SUCCESS
+        }
         Role::Target { config, verbose } => {
             log_to_stderr(verbose);
             ended(dataplane::target::run(&config).map_err(|error| (error.to_string(), error.hint())))
@@ -123,4 +142,14 @@ fn plant_bug() -> Result<(), String> {
 fn plant_bug() -> Result<(), String> {
     let Ok(name) = std::env::var("MUSKOX_SABOTAGE") else { return Ok(()) };
     dataplane::sabotage::plant(&name)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -1,49 +1,71 @@
-//! The command line: turns words into a call of the API and its reply into a table or JSON.
+//! The command line: turns words into calls of the API and its replies into tables or JSON.
 //!
-//! Exit codes: 0 done, 1 refused or failed, 2 wrong usage (clap's). A client of the API and nothing else: it does *not*
-//! know files, stores or other machines; it speaks to this machine's node over its socket.
+//! A noun a file; what waiting verbs share is in `watch`, exit codes are in `print`. A client of the API and nothing
+//! else: it does *not* know files of the node, stores or other machines; it speaks to this machine's node over its
+//! socket.
 
 mod client;
+mod confirm;
+mod console;
+mod doctor;
+mod edit;
+mod image;
+mod job;
 mod node;
+mod pool;
+mod print;
+mod progress;
+mod spec;
+mod store;
 mod table;
+mod vm;
+mod volume;
+mod watch;
+mod why;
 
 pub use node::NodeVerb;
+pub use print::EXIT_CODES;
 
-use api::Problem;
-use std::io::Write;
+use clap::Subcommand;
 use std::process::ExitCode;
 
-/// Exit code of a call that was refused or failed; clap's own for wrong usage is 2.
-const EXIT_REFUSED: u8 = 1;
+/// What can be asked of the cluster, besides its machines.
+#[derive(Subcommand, Debug)]
+pub enum Noun {
+    /// Pools: disks of a storage machine that protect each other.
+    Pool(pool::Arguments),
+    /// Volumes: what a VM sees as its disks.
+    Volume(volume::Arguments),
+    /// Images of disks: import one into a volume.
+    Image(image::Arguments),
+    /// VMs: make, start, stop, move, look at them.
+    Vm(vm::Arguments),
+    /// Jobs: work of several steps that goes on without whoever began it.
+    Job(job::Arguments),
+    /// Why something is as it is, from recorded facts.
+    Why(why::Arguments),
+    /// Look at every machine and say what is wrong and what to do.
+    Doctor(doctor::Arguments),
+    /// The cluster's store: what was changed in it.
+    Store(store::Arguments),
+}
 
-/// Prints what a call came to: as JSON, or as `text` says it for people.
-fn finish<T: serde::Serialize>(json: bool, outcome: Result<T, Problem>, text: impl FnOnce(&T) -> String) -> ExitCode {
-    match outcome {
-        Ok(reply) => {
-            let text = if json { as_json(&reply) } else { text(&reply) };
-            // A closed pipe (`muskox … | head`) is not worth a complaint: the call was done.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(problem) => {
-            if json {
-                let _ = std::io::stdout().write_all(as_json(&problem).as_bytes());
-            } else {
-                eprintln!("error: {}", printable(&problem.text));
-                if !problem.hint.is_empty() {
-                    eprintln!(" hint: {}", printable(&problem.hint));
-                }
-            }
-            ExitCode::from(EXIT_REFUSED)
+impl Noun {
+    /// Asks and prints the answer.
+    #[must_use]
+    pub fn run(&self) -> ExitCode {
+        match self {
+            Self::Pool(arguments) => arguments.run(),
+            Self::Volume(arguments) => arguments.run(),
+            Self::Image(arguments) => arguments.run(),
+            Self::Vm(arguments) => arguments.run(),
+            Self::Job(arguments) => arguments.run(),
+            Self::Why(arguments) => arguments.run(),
+            Self::Doctor(arguments) => arguments.run(),
+            Self::Store(arguments) => arguments.run(),
         }
     }
 }
 
-fn as_json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string_pretty(value).expect("replies are JSON") + "\n"
-}
-
-/// What comes from elsewhere never moves the cursor.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
+#[cfg(test)]
+mod test;

@@ -1,7 +1,8 @@
 //! `muskox node list|remove|token`: the machines of the cluster.
 
 use crate::client::Ask;
-use crate::{finish, table};
+use crate::print::{finish, printable};
+use crate::table;
 use api::{Call, Done, Member, NodeList, NodeState, Token, TokenRequest};
 use clap::Subcommand;
 use std::process::ExitCode;
@@ -48,13 +49,13 @@ impl NodeVerb {
             }
             Self::Remove { name, ask } => {
                 let done = ask.call::<Done>(Call::named("node_remove"), name.as_str(), None::<&()>);
-                finish(ask.json, done, |done| format!("{}\n", crate::printable(&done.text)))
+                finish(ask.json, done, |done| format!("{}\n", printable(&done.text)))
             }
             Self::Token { lifetime, ask } => {
                 let request = TokenRequest { lifetime_s: *lifetime };
                 let made = ask.call::<Token>(Call::named("token_create"), "", Some(&request));
                 // Only the token on the standard output: `muskox node token | ssh beta muskox node join - …`.
-                finish(ask.json, made, |made| format!("{}\n", crate::printable(&made.token)))
+                finish(ask.json, made, |made| format!("{}\n", printable(&made.token)))
             }
         }
     }
@@ -100,6 +101,7 @@ mod test {
         let member = Member {
             name: "beta".parse().unwrap(),
             address: "192.0.2.2:10811".parse().unwrap(),
+            portals: Vec::new(),
             roles: vec![api::Role::Host],
             key: HostKey([0xab; 32]),
             joined_s: 1,

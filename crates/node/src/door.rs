@@ -2,6 +2,7 @@
 //! connection: a node gets a few calls a second, and a connection that ends says so to both sides.
 
 use crate::client::Answer;
+use crate::console;
 use crate::peer;
 use crate::service::{Caller, Node, refusal};
 use api::{Code, JSON, PROBLEM_JSON, Problem};
@@ -96,13 +97,16 @@ async fn connection(node: Rc<Node>, plain: Transport, tls: Option<ServerTls>, st
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.keep_alive(false).max_headers(HEADERS_MAX).timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
-    if let Err(error) = http.serve_connection(TokioIo::new(transport), service).await {
+    if let Err(error) = http.serve_connection(TokioIo::new(transport), service).with_upgrades().await {
         tracing::debug!("a connection broke: {error}");
     }
 }
 
 async fn respond(node: &Node, caller: Caller, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
+    if let Some(name) = console::asked(&head) {
+        return console::answer(node, caller, &name, Request::from_parts(head, body)).await;
+    }
     let path = head.uri.path().to_owned();
     let answer = match api::find(head.method.as_str(), &path) {
         None if head.method == "POST" && path == peer::PATH => match Limited::new(body, PEER_MAX_BYTES).collect().await
@@ -127,7 +131,8 @@ fn too_long(error: &dyn std::error::Error, most: usize) -> Problem {
     Problem::new(Code::BadRequest, text, format!("send at most {most} bytes"))
 }
 
-fn to_http(answer: Answer) -> Response<Full<Bytes>> {
+/// An answer as HTTP has it.
+pub fn to_http(answer: Answer) -> Response<Full<Bytes>> {
     let kind = if answer.status == 200 { JSON } else { PROBLEM_JSON };
     let response = Response::builder().status(answer.status).header(CONTENT_TYPE, kind);
     response.body(Full::new(answer.body)).expect("a status of ours or a peer's, and a plain header")

@@ -14,6 +14,7 @@ mod authority;
 mod client;
 mod clock;
 mod command;
+mod console;
 mod control;
 mod director;
 mod doctor;

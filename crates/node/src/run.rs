@@ -59,7 +59,10 @@ pub async fn run(root: Root) -> Result<(), Problem> {
 }
 
 /// Reads the files and checks that they belong together.
-fn open(root: Root, identity: Identity) -> Result<Node, Problem> {
+///
+/// # Errors
+/// [`Code::Files`]: what is missing, or does not fit.
+pub fn open(root: Root, identity: Identity) -> Result<Node, Problem> {
     let key = key_of_request(&request_for(&read_secret(&root.key())?)?)?;
     let ca_pem = read_text(&root.ca())?;
     let torn = |what: &str| {

@@ -7,9 +7,11 @@ mod amount;
 mod fence;
 mod ident;
 pub mod sabotage;
+mod size;
 mod time;
 
 pub use amount::{ByteLen, ByteOffset, SECTOR_BYTES, Sectors};
 pub use fence::{Epoch, Incarnation, Mode};
 pub use ident::{ArrayId, CaFingerprint, HostKey, IdentError, NodeName, PoolName, VmName, VolumeId, VolumeName};
+pub use size::parse_size;
 pub use time::{Millis, Moment};

@@ -1,10 +1,9 @@
 //! The words of `muskox ctl` and the requests they stand for.
 
-use crate::ctl::size::parse_size;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use units::{ByteLen, Epoch, HostKey, Mode, PoolName, VolumeName};
+use units::{ByteLen, Epoch, HostKey, Mode, PoolName, VolumeName, parse_size};
 use wire::control::{Code, Owner, Refusal, Request};
 
 /// Asks a target, an initiator or a dead-man directly over its control socket.

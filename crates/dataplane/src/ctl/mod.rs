@@ -6,7 +6,6 @@ mod arguments;
 mod client;
 mod deadman;
 mod render;
-mod size;
 mod table;
 
 pub use arguments::CtlArguments;

@@ -3,8 +3,8 @@
 //! Invariant: where enough witnesses can vote a host dead, no guest is let run without the dead-man's word: it would run
 //! on while others are sure that it does not.
 
-use super::ask::ask;
 use super::place::{ENVIRONMENT, Place};
+use crate::control::ask;
 use crate::peer::{Synced, WitnessAt};
 use crate::root::{read_text, write_public};
 use api::{Problem, Role};
@@ -114,12 +114,12 @@ pub fn is_configured(place: &Place) -> bool {
 /// # Errors
 /// Why it did not: then it has to be started anew.
 pub async fn reload(place: &Place) -> Result<(), String> {
-    ask("deadman", &control(place), Request::Reload, STATUS_MAX).await.map(drop).map_err(|refusal| refusal.text)
+    ask(&control(place), "the dead-man", Request::Reload, STATUS_MAX).await.map(drop).map_err(|refusal| refusal.text)
 }
 
 /// Whether it answers.
 pub async fn answers(place: &Place) -> bool {
-    ask("deadman", &control(place), Request::Status, STATUS_MAX).await.is_ok()
+    ask(&control(place), "the dead-man", Request::Status, STATUS_MAX).await.is_ok()
 }
 
 /// Whether a guest may be let run now.
@@ -128,7 +128,7 @@ pub async fn leave(place: &Place) -> Leave {
         // Nobody can be voted dead, and nobody has to stop.
         return Leave::Given;
     }
-    match ask("deadman", &control(place), Request::Status, STATUS_MAX).await {
+    match ask(&control(place), "the dead-man", Request::Status, STATUS_MAX).await {
         Ok(Reply::Deadman(report)) => judge(report.standing),
         Ok(other) => Leave::Withheld(format!("the dead-man answered something else: {other:?}")),
         Err(refusal) => Leave::Withheld(refusal.text),

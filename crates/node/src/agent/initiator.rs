@@ -2,9 +2,9 @@
 //!
 //! Invariant: a process serves one epoch; another epoch is another process on the same sockets.
 
-use super::ask::ask;
 use super::place::{ENVIRONMENT, Place};
 use super::supervise;
+use crate::control::ask;
 use crate::peer::{Brief, BriefDisk};
 use crate::root::write_secret;
 use host::vm::{Cgroup, Daemon};
@@ -78,7 +78,7 @@ pub fn daemon(place: &Place, vm: &VmName, cgroup: Option<Cgroup>) -> Daemon {
 
 /// How it is, if it answers.
 pub async fn status(place: &Place, vm: &VmName) -> Option<InitiatorReport> {
-    match ask("initiator", &control(place, vm), Request::Status, STATUS_MAX).await {
+    match ask(&control(place, vm), "the initiator", Request::Status, STATUS_MAX).await {
         Ok(Reply::Initiator(report)) => Some(report),
         _ => None,
     }

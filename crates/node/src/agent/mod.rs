@@ -5,7 +5,6 @@
 //! the newest one heard is refused, also after a restart. It does *not* know the store: what should be is told to it.
 
 mod accelerator;
-mod ask;
 mod deadman;
 mod facts;
 mod guest;
@@ -134,7 +133,7 @@ impl Agent {
             let text = format!("'{}' has no target: storage is not among its roles", place.name);
             return Err(control::Refusal::new(control::Code::Invalid, text, "ask a storage machine"));
         }
-        ask::ask("target", &target::control(place), request, TARGET_PATIENCE).await
+        crate::control::ask(&target::control(place), "the target", request, TARGET_PATIENCE).await
     }
 
     /// How everything here should be.
@@ -233,7 +232,9 @@ async fn look_around(node: Rc<Node>) {
     let place = &node.agent.shared.place;
     loop {
         let status = match place.is(Role::Storage) {
-            true => ask::ask("target", &target::control(place), Request::Status, STATUS_PATIENCE).await.ok(),
+            true => {
+                crate::control::ask(&target::control(place), "the target", Request::Status, STATUS_PATIENCE).await.ok()
+            }
             false => None,
         };
         let since = |up: Millis| Moment(host::runtime::now().0.saturating_sub(up.0));

@@ -1,6 +1,6 @@
 //! Sizes as people write them.
 
-use units::{ByteLen, SECTOR_BYTES};
+use crate::{ByteLen, SECTOR_BYTES};
 
 /// `10G`, `512M`, `1.5T`, `4096`: binary units, with or without `iB`; a multiple of 512 bytes.
 ///

@@ -1,0 +1,45 @@
+//! Asking before something is gone for good.
+
+use api::{Code, Problem};
+use std::io::{BufRead, IsTerminal, Write};
+
+/// Lets pass who said `--yes`, or types the name.
+///
+/// # Errors
+/// [`Code::NotPossible`]: nobody there to be asked, or the answer was another.
+pub fn by_name(yes: bool, what: &str, name: &str) -> Result<(), Problem> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        let text = format!("{what} '{name}' would be gone for good, and there is no terminal to ask at");
+        return Err(Problem::new(Code::NotPossible, text, "say --yes; nothing was changed"));
+    }
+    eprint!("{what} '{name}' will be gone for good. Type its name to go on: ");
+    drop(std::io::stderr().flush());
+    let mut line = String::new();
+    let read = std::io::stdin().lock().read_line(&mut line);
+    read.map_err(|error| Problem::new(Code::Files, format!("the answer cannot be read: {error}"), "say --yes"))?;
+    if is_name(&line, name) {
+        return Ok(());
+    }
+    Err(Problem::new(Code::NotPossible, format!("that is not '{name}'"), "nothing was changed"))
+}
+
+fn is_name(line: &str, name: &str) -> bool {
+    line.trim_end_matches(['\n', '\r']) == name
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn only_the_name_itself_will_do() {
+        assert!(is_name("data\n", "data") && is_name("data", "data"));
+        for other in ["", "\n", "y\n", "dat\n", "data2\n", "DATA\n", " data\n"] {
+            assert!(!is_name(other, "data"), "{other:?}");
+        }
+        assert!(by_name(true, "volume", "data").is_ok());
+    }
+}
