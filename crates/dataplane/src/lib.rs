@@ -6,6 +6,7 @@ mod control;
 pub mod ctl;
 mod durable;
 pub mod initiator;
+mod renewed;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
 mod session;
