@@ -29,6 +29,29 @@ fn who_is_not_granted_stays_out() {
     assert!(lower.contains("epoch 6") && lower.contains("hint:"), "{lower}");
 }
 
+/// Goal: what was answered stands in the audit log, and nothing else does. Method: a raise, a promise, a floor told twice
+/// and a raise that is refused; a kill right behind the answer.
+#[test]
+fn grants_are_written_down_before_they_are_answered() {
+    let mut storage = StorageBox::with_volume(2, 16);
+    storage.ctl(&["grant", "raise", "web1", "1", "--owner", LOCAL]);
+    storage.ctl(&["grant", "reserve", "web1", "3", OTHER]);
+    storage.ctl(&["grant", "floor", "web1", "4"]);
+    storage.ctl(&["grant", "floor", "web1", "4"]);
+    storage.ctl_refused(&["grant", "raise", "web1", "2", "--owner", OTHER]);
+    storage.ctl(&["grant", "raise", "web1", "5", "--owner", &format!("{OTHER}:ro"), "--owner", LOCAL]);
+    storage.kill();
+    let text = std::fs::read_to_string(storage.path("state/grants.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = lines.iter().map(|line| (line["kind"].as_str().unwrap(), line["epoch"].as_u64())).collect();
+    let expect = [("grant", Some(1)), ("reservation", Some(3)), ("floor", Some(4)), ("grant", Some(5))];
+    assert_eq!(kinds, expect, "{text}");
+    assert!(lines.windows(2).all(|two| two[0]["mono_us"].as_u64() < two[1]["mono_us"].as_u64()), "{text}");
+    assert!(lines[3]["asked_mono_us"].as_u64() < lines[3]["mono_us"].as_u64(), "{text}");
+    assert_eq!(lines[3]["owners"][0]["host"], OTHER, "{text}");
+    assert_eq!((&lines[3]["owners"][0]["mode"], &lines[3]["owners"][1]["mode"]), (&"ro".into(), &"rw".into()));
+}
+
 /// Goal: after a raise is acknowledged nothing of the older epoch lands. Method: a writer counts up in one block; raise;
 /// read what is there; wait; nothing changed, and the writer got ESHUTDOWN.
 #[test]
