@@ -217,3 +217,32 @@ fn an_old_member_alone_is_not_started() {
     storage.ctl(&["pool", "start", "tank", "--degraded"]);
     assert!(storage.ctl(&["pool", "show", "tank"]).contains("degraded"));
 }
+
+/// Goal: a fence that waits for the box's own memory says so, and is acknowledged when that works again. Method: a folder
+/// where the members' file is to be made; a member is failed, a raise asked for; the folder goes.
+#[test]
+fn a_box_that_cannot_record_its_members_says_so() {
+    let storage = StorageBox::with_volume(2, 16);
+    storage.wait_for_resync();
+    storage.ctl(&["grant", "raise", "web1", "1", "--owner", LOCAL]);
+    let files = std::fs::read_dir(storage.path("state")).unwrap().map(|entry| entry.unwrap().file_name());
+    let members = files.map(|name| name.into_string().unwrap()).find(|name| name.starts_with("members-")).unwrap();
+    let in_the_way = storage.path("state").join(format!("{members}.new"));
+    std::fs::create_dir(&in_the_way).unwrap();
+    std::thread::scope(|scope| {
+        let failing = scope.spawn(|| storage.ctl(&["pool", "fail", "tank", &storage.text("d1")]));
+        storage.wait("a reason", |it| it.ctl(&["pool", "show", "tank"]).contains("cannot be recorded on this box"));
+        let raising = scope.spawn(|| storage.ctl(&["grant", "raise", "web1", "2", "--owner", OTHER]));
+        storage.wait("a blocked raise", |it| it.ctl(&["grant", "show", "web1"]).contains("blocked(store)"));
+        let shown = storage.ctl(&["grant", "show", "web1"]);
+        assert!(shown.contains("the target's state folder") && shown.contains("errno 21"), "{shown}");
+        assert!(storage.ctl(&["volume", "list"]).contains("cannot be recorded"), "the volume's reason");
+        assert!(!failing.is_finished() && !raising.is_finished(), "answered, but not recorded");
+        std::fs::remove_dir(&in_the_way).unwrap();
+        failing.join().unwrap();
+        raising.join().unwrap();
+    });
+    let shown = storage.ctl(&["grant", "show", "web1"]);
+    assert!(shown.contains("serving") && !shown.contains("recorded"), "{shown}");
+    assert!(!storage.ctl(&["pool", "show", "tank"]).contains("recorded"));
+}

@@ -1,6 +1,6 @@
 //! Control requests about who may use a volume: passed to its gate, answered with the grant as it is afterwards.
 
-use super::admin::serve_state;
+use super::admin::{serve_state, with_witness};
 use super::export::Export;
 use super::thread::Pool;
 use crate::target::audit::Deed;
@@ -67,6 +67,7 @@ impl Pool {
     fn grant_of(&self, volume: &VolumeName) -> Result<Reply, Refusal> {
         let status = self.gate(volume)?.status();
         let (state, reason) = serve_state(status.state);
+        let reason = with_witness(reason, self.array.array.status().witness_blocked.as_deref());
         Ok(Reply::Grant(GrantReport {
             volume: volume.clone(),
             epoch: status.epoch,
