@@ -27,7 +27,9 @@ pub struct Membership {
 
 /// Where memberships are durable. One file per array in a target's state folder, on no member of that array.
 pub trait MembershipWitness {
-    /// What was kept last for this array; `None` if nothing ever was.
+    /// What was kept last for this array; `None` if nothing ever was. It is durable when this answers: a box that was
+    /// killed in the middle of [`MembershipWitness::keep`] may find what a power cut would still take back, and the one
+    /// before names members that are old by the next cut.
     ///
     /// An error counts as `None`: the array then starts only with every member that its superblocks call active.
     fn recall(&self, array: ArrayId) -> IoFuture<Option<Membership>>;

@@ -6,6 +6,7 @@
 //! not hang on a boot disk. At most twice [`FILE_MAX_BYTES`] are kept. Nothing here decides; nobody in the data plane
 //! reads it.
 
+use crate::durable::sync_folder_of;
 use serde::Serialize;
 use std::fs::{File, rename};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -137,8 +138,7 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
             len += 1;
         }
     }
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir)?.sync_all()?;
+    sync_folder_of(path)?;
     Ok((file, len))
 }
 
