@@ -9,6 +9,7 @@
 
 use crate::disk::SimDisk;
 use crate::executor::{Executor, Process, Stopped};
+use crate::memory::BoxMemory;
 use crate::rng::Rng;
 use crate::stack;
 use crate::world::call::{Cut, call};
@@ -49,6 +50,7 @@ pub struct Report {
 struct World {
     exec: Executor,
     disks: Vec<Rc<SimDisk>>,
+    memory: Rc<BoxMemory>,
     target: RefCell<Option<Rc<Target>>>,
     changed: WaitList,
     incarnation: Cell<u64>,
@@ -75,6 +77,7 @@ pub fn run(seed: u64) -> Report {
     let world = Rc::new(World {
         exec: exec.clone(),
         disks,
+        memory: BoxMemory::new(&exec, rng.fork(), None),
         target: RefCell::default(),
         changed: WaitList::default(),
         incarnation: Cell::new(0),
@@ -114,7 +117,7 @@ impl World {
     async fn harm(self: Rc<Self>, mut rng: Rng) {
         let process = self.exec.process();
         let rt: Rt = Rc::new(process.clone());
-        let array = stack::create(&rt, &self.disks, &mut rng).await.expect("blank disks become an array");
+        let array = stack::create(&rt, &self.disks, &self.memory, &mut rng).await.expect("blank disks become an array");
         self.serve(process, &rt, array).await;
         self.start_initiator().await;
         for _ in 0..12 {
@@ -154,6 +157,7 @@ impl World {
         if power {
             self.did("the box loses its power");
             self.disks.iter().for_each(|disk| disk.power_cut(rng.coin()));
+            self.memory.power_cut();
         } else {
             self.did("the target is killed");
         }
@@ -163,7 +167,7 @@ impl World {
         }
         let process = self.exec.process();
         let rt: Rt = Rc::new(process.clone());
-        let array = stack::assemble(&rt, &self.disks).await.expect("both members are there");
+        let array = stack::assemble(&rt, &self.disks, &self.memory).await.expect("both members are there");
         self.serve(process, &rt, array).await;
     }
 

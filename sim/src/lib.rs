@@ -16,6 +16,7 @@ pub mod crash;
 pub mod disk;
 pub mod executor;
 pub mod held;
+mod memory;
 pub mod rng;
 pub mod soak;
 mod stack;

@@ -1,6 +1,7 @@
 //! The production block stack on fake disks: the few calls that the world and the crash harness share.
 
 use crate::disk::SimDisk;
+use crate::memory::BoxMemory;
 use crate::rng::Rng;
 use block::gate::Laggards;
 use block::raid::superblock::{FEATURE_RECOVERY, SUPERBLOCK_BYTES, Superblock};
@@ -25,11 +26,16 @@ pub fn member(disk: &Rc<SimDisk>) -> Member {
     Member { disk: disk.disk(), label: disk.number.to_string() }
 }
 
-/// Makes an array of blank disks.
+/// Makes an array of blank disks, remembered by the box.
 ///
 /// # Errors
 /// What the array says.
-pub async fn create(rt: &Rt, disks: &[Rc<SimDisk>], rng: &mut Rng) -> Result<Rc<Array>, RaidError> {
+pub async fn create(
+    rt: &Rt,
+    disks: &[Rc<SimDisk>],
+    memory: &Rc<BoxMemory>,
+    rng: &mut Rng,
+) -> Result<Rc<Array>, RaidError> {
     let options = CreateOptions {
         name: "sim".to_owned(),
         id: ArrayId([5; 16]),
@@ -42,16 +48,18 @@ pub async fn create(rt: &Rt, disks: &[Rc<SimDisk>], rng: &mut Rng) -> Result<Rc<
             *byte = rng.word().to_le_bytes()[0];
         }
     };
-    raid::create(options, disks.iter().map(member).collect(), rt, &mut random).await
+    let array = raid::create(options, disks.iter().map(member).collect(), rt, &mut random).await?;
+    array.watch_by(memory.witness()).await?;
+    Ok(array)
 }
 
-/// Starts the array on the disks that are there, degraded if it must be: the world takes away only what may be missed.
+/// Starts the array on the disks that are there, as a box does by itself: with fewer only if it remembers one of them.
 ///
 /// # Errors
 /// What the array says.
-pub async fn assemble(rt: &Rt, disks: &[Rc<SimDisk>]) -> Result<Rc<Array>, RaidError> {
-    let options = AssembleOptions { start: Start::Degraded, unix_seconds: UNIX_SECONDS };
-    raid::assemble(disks.iter().map(member).collect(), rt, options).await
+pub async fn assemble(rt: &Rt, disks: &[Rc<SimDisk>], memory: &Rc<BoxMemory>) -> Result<Rc<Array>, RaidError> {
+    let options = AssembleOptions { start: Start::Witnessed, unix_seconds: UNIX_SECONDS };
+    raid::assemble_witnessed(disks.iter().map(member).collect(), rt, options, memory.witness()).await
 }
 
 /// The disks whose members stand like this.
@@ -109,11 +117,12 @@ pub async fn fail(array: &Array, disk: usize) -> Result<(), RaidError> {
 /// Fails who hangs, as the gate wants it said.
 ///
 /// # Errors
-/// What the array says, but for the last member, which is an answer.
+/// What the array says, but for the last member and the box's memory, which are answers.
 pub async fn fail_laggards(array: &Array, older_than: Moment) -> Result<Laggards, RaidError> {
     match array.fail_laggards(older_than).await {
         Ok(()) => Ok(Laggards::Failed),
         Err(RaidError::LastMember(_)) => Ok(Laggards::LastMember),
+        Err(RaidError::Unrecorded(_)) => Ok(Laggards::Unrecorded),
         Err(error) => Err(error),
     }
 }

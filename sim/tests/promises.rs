@@ -24,7 +24,7 @@ fn seeds_are_green_deterministic_and_full_of_faults() {
 }
 
 /// What must happen at least once in the seeds of the test, or the promises were not put to any test.
-const FAULTS: [&str; 26] = [
+const FAULTS: [&str; 29] = [
     "disk: single EIO of a write or flush",
     "disk: EIO of a read",
     "disk: operations refused by a broken or absent disk",
@@ -38,6 +38,9 @@ const FAULTS: [&str; 26] = [
     "a member vanishes with its cache",
     "a member breaks for good",
     "a member is missing at a restart",
+    "an old or unfinished member is not started alone",
+    "a member of a degraded mirror starts alone",
+    "the state folder is full for a while",
     "a member is replaced by a blank disk",
     "a member returns as it was",
     "a target starts with a member missing and no floor",

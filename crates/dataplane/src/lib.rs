@@ -7,6 +7,7 @@ pub mod ctl;
 pub mod deadman;
 mod durable;
 pub mod initiator;
+mod renewed;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
 mod session;

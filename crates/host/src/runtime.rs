@@ -33,6 +33,16 @@ pub fn now() -> Moment {
     Moment(seconds * 1000 + nanos / 1_000_000)
 }
 
+/// This machine's CLOCK_MONOTONIC in microseconds, for logs that are laid beside other programs' logs. Nothing is decided
+/// by it.
+#[must_use]
+pub fn monotonic_us() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(time.tv_sec).expect("the time since boot is not negative");
+    let nanos = u64::try_from(time.tv_nsec).expect("a fraction of a second is not negative");
+    seconds * 1_000_000 + nanos / 1000
+}
+
 /// Waits until `when` on the steady clock.
 pub async fn sleep_until(when: Moment) {
     loop {

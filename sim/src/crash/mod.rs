@@ -5,13 +5,15 @@
 //! ones. A two-way mirror of 8 MiB runs one to three [`Step`]s; at each event of a member (a write received, applied or
 //! ended, a flush ended) the world is frozen; from each frozen moment every subset of what is volatile is a crash state, per
 //! member on its own, torn at 512 bytes as well; each state is assembled by the production code from both members, and
-//! from each one alone while both were in sync, read back and judged (I3), resynced and compared (I6).
+//! from each one alone, with what the box remembers of them; then read back and judged (I3), resynced and compared (I6). A
+//! start from one alone may be refused unless both were in sync: that one may be old.
 
 mod state;
 
 use crate::checkers::{Ask, Frozen, Outcome, Referee, Stamp, Violation};
 use crate::disk::{Edge, Manners, SimDisk};
 use crate::executor::{Executor, Stopped};
+use crate::memory::BoxMemory;
 use crate::rng::Rng;
 use crate::stack;
 use block::raid::Array;
@@ -135,13 +137,15 @@ pub fn workload(steps: &[Step], found: &mut Found) {
     for (event, moment) in moments.iter().enumerate() {
         found.cuts += 1;
         for state in moment.states() {
-            for members in moment.choices() {
+            for (members, memory) in moment.choices() {
                 let media = moment.media(state);
-                if !known.insert((state::fingerprint(&media), members.clone(), moment.frozen.stage())) {
+                let key = (state::fingerprint(&media), members.clone(), state::sum(&memory), moment.frozen.stage());
+                if !known.insert(key) {
                     continue;
                 }
                 found.states += 1;
-                if let Some(violation) = state::recover(media, &members, &moment.frozen) {
+                let crash = state::Crash { media, members: members.clone(), memory, may_refuse: !moment.whole };
+                if let Some(violation) = state::recover(crash, &moment.frozen) {
                     let workload = steps.to_vec();
                     found.red.push(Red { workload, event, state, members, violation });
                     return;
@@ -155,6 +159,7 @@ pub fn workload(steps: &[Step], found: &mut Found) {
 struct Recorder {
     referee: Rc<Referee>,
     disks: RefCell<Vec<Rc<SimDisk>>>,
+    memory: Rc<BoxMemory>,
     array: RefCell<Option<Rc<Array>>>,
     moments: RefCell<Vec<Moment>>,
     on: Cell<bool>,
@@ -169,7 +174,7 @@ impl Recorder {
         let in_sync = self.array.borrow().as_ref().is_some_and(|array| stack::in_sync(array).len() == 2);
         let whole = in_sync && self.disks.borrow().iter().all(|disk| stack::says_in_sync(disk));
         let frozen: Frozen = self.referee.freeze();
-        self.moments.borrow_mut().push(Moment::new(&self.disks.borrow(), frozen, whole));
+        self.moments.borrow_mut().push(Moment::new(&self.disks.borrow(), self.memory.crash_states(), frozen, whole));
     }
 }
 
@@ -196,7 +201,9 @@ fn record(steps: &[Step]) -> Vec<Moment> {
     let disks: Vec<_> = (0..2).map(|number| SimDisk::new(number, stack::DISK_LEN, &exec, rng.fork())).collect();
     let manners = Manners { fast_us: 10, slow_us: 40, slower: 1, ..Manners::default() };
     disks.iter().for_each(|disk| disk.manners.set(manners));
+    let memory = BoxMemory::new(&exec, rng.fork(), None);
     let recorder = Rc::new(Recorder {
+        memory: Rc::clone(&memory),
         referee: Referee::new(&exec),
         disks: RefCell::new(disks.clone()),
         array: RefCell::new(None),
@@ -204,11 +211,13 @@ fn record(steps: &[Step]) -> Vec<Moment> {
         on: Cell::new(false),
     });
     disks.iter().for_each(|disk| disk.listen(Rc::<Recorder>::clone(&recorder)));
+    let hears = Rc::downgrade(&recorder);
+    memory.listen(Some(Rc::new(move || hears.upgrade().into_iter().for_each(|recorder| recorder.freeze()))));
     let (steps, listener, done) = (steps.to_vec(), Rc::clone(&recorder), Rc::new(Cell::new(false)));
     let (process, end, sleeper) = (exec.process(), Rc::clone(&done), exec.clone());
     let rt: Rt = Rc::new(process.clone());
     process.go(async move {
-        let array = stack::create(&rt, &disks, &mut rng).await.expect("blank disks become an array");
+        let array = stack::create(&rt, &disks, &memory, &mut rng).await.expect("blank disks become an array");
         while !stack::is_whole(&array) {
             sleeper.sleep_us(1_000_000).await;
         }

@@ -4,8 +4,10 @@ use super::{FAR, SECTORS, SHIFTED, SMALL};
 use crate::checkers::{Frozen, Invariant, Violation};
 use crate::disk::{Fate, Manners, Media, SimDisk};
 use crate::executor::Executor;
+use crate::memory::BoxMemory;
 use crate::rng::{Rng, splitmix};
 use crate::stack;
+use block::raid::Membership;
 use block::runtime::Rt;
 use block::{IoBuf, IoData};
 use std::cell::{Cell, RefCell};
@@ -24,12 +26,27 @@ pub struct Moment {
     volatile: Vec<(usize, u64)>,
     /// What a checker may expect after a power cut here.
     pub frozen: Frozen,
-    whole: bool,
+    /// What the box may remember of its members.
+    memory: Vec<Option<Membership>>,
+    /// Both members are in sync: either starts alone.
+    pub whole: bool,
+}
+
+/// One crash state, and what is found of it.
+pub struct Crash {
+    /// The disks.
+    pub media: Vec<Media>,
+    /// Which of them are there.
+    pub members: Vec<usize>,
+    /// What the box remembers.
+    pub memory: Option<Membership>,
+    /// A start with fewer than all may be refused.
+    pub may_refuse: bool,
 }
 
 impl Moment {
     /// Freezes the disks as they are. What is in flight may be kept like what is in a cache.
-    pub fn new(disks: &[Rc<SimDisk>], frozen: Frozen, whole: bool) -> Self {
+    pub fn new(disks: &[Rc<SimDisk>], memory: Vec<Option<Membership>>, frozen: Frozen, whole: bool) -> Self {
         let mut media: Vec<Media> = disks.iter().map(|disk| disk.media().clone()).collect();
         for (disk, media) in disks.iter().zip(&mut media) {
             let mut caught: Vec<(usize, IoData)> = Vec::new();
@@ -42,7 +59,7 @@ impl Moment {
         }
         let of = |(disk, media): (usize, &Media)| media.volatile().into_iter().map(move |write| (disk, write));
         let volatile = media.iter().enumerate().flat_map(of).collect();
-        Self { media, volatile, frozen, whole }
+        Self { media, volatile, frozen, memory, whole }
     }
 
     /// The numbers of its crash states.
@@ -53,9 +70,10 @@ impl Moment {
         0..all
     }
 
-    /// Which members are there at the restart: all, and while both are in sync each one alone.
-    pub fn choices(&self) -> Vec<Vec<usize>> {
-        if self.whole { vec![vec![0, 1], vec![0], vec![1]] } else { vec![vec![0, 1]] }
+    /// Which members are there at the restart, and what the box remembers: both and each one alone, with each memory.
+    pub fn choices(&self) -> Vec<(Vec<usize>, Option<Membership>)> {
+        let memories = self.memory.iter();
+        memories.flat_map(|memory| [vec![0, 1], vec![0], vec![1]].map(|members| (members, memory.clone()))).collect()
     }
 
     /// The disks in one of the states.
@@ -90,8 +108,16 @@ pub fn fingerprint(media: &[Media]) -> u64 {
     media.iter().fold(0, |sum, media| splitmix(sum ^ media.live().fingerprint()))
 }
 
+/// A number that differs where the memory does.
+pub fn sum(memory: &Option<Membership>) -> u64 {
+    let Some(Membership { events, in_sync }) = memory else { return 0 };
+    let devices = in_sync.iter().flatten().fold(1, |sum, byte| splitmix(sum ^ u64::from(*byte)));
+    splitmix(devices ^ events)
+}
+
 /// Assembles the state by the production code and judges it.
-pub fn recover(media: Vec<Media>, members: &[usize], frozen: &Frozen) -> Option<Violation> {
+pub fn recover(crash: Crash, frozen: &Frozen) -> Option<Violation> {
+    let Crash { media, members, memory, may_refuse } = crash;
     let mut rng = Rng::new(2);
     let exec = Executor::new(rng.fork());
     let manners = Manners { fast_us: 10, slow_us: 40, slower: 1, ..Manners::default() };
@@ -110,8 +136,10 @@ pub fn recover(media: Vec<Media>, members: &[usize], frozen: &Frozen) -> Option<
     let (process, sleeper, frozen) = (exec.process(), exec.clone(), frozen.after_power_cut());
     let rt: Rt = Rc::new(process.clone());
     let flag = Rc::clone(&end);
+    let memory = BoxMemory::new(&exec, rng.fork(), memory);
+    let may_refuse = may_refuse && members.len() < disks.len();
     process.go(async move {
-        *told.borrow_mut() = examine(&rt, &there, &sleeper, frozen).await.err();
+        *told.borrow_mut() = examine(&rt, &there, &memory, may_refuse, &sleeper, frozen).await.err();
         flag.set(true);
     });
     exec.run(600_000_000, || end.get());
@@ -122,8 +150,19 @@ pub fn recover(media: Vec<Media>, members: &[usize], frozen: &Frozen) -> Option<
     Some(Violation { invariant, detail, at_us: exec.now_us() })
 }
 
-async fn examine(rt: &Rt, there: &[Rc<SimDisk>], sleeper: &Executor, mut frozen: Frozen) -> Result<(), String> {
-    let array = stack::assemble(rt, there).await.map_err(|error| format!("it is not assembled: {error}"))?;
+async fn examine(
+    rt: &Rt,
+    there: &[Rc<SimDisk>],
+    memory: &Rc<BoxMemory>,
+    may_refuse: bool,
+    sleeper: &Executor,
+    mut frozen: Frozen,
+) -> Result<(), String> {
+    let array = match stack::assemble(rt, there, memory).await {
+        Ok(array) => array,
+        Err(_) if may_refuse => return Ok(()),
+        Err(error) => return Err(format!("it is not assembled: {error}")),
+    };
     let places = [SMALL, SHIFTED, FAR];
     for round in 0..2 {
         for sector in places {

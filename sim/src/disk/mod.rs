@@ -23,6 +23,8 @@ use units::{ByteLen, ByteOffset};
 pub const EIO: i32 = 5;
 /// What it says when the device is gone. Source: the same.
 pub const ENODEV: i32 = 19;
+/// The file system is full.
+pub const ENOSPC: i32 = 28;
 
 /// Who listens at the disks' edge.
 pub trait Edge {

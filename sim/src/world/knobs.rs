@@ -46,6 +46,8 @@ pub struct Knobs {
     pub slow: bool,
     /// A member is missing at a restart.
     pub missing: bool,
+    /// The state folder takes no file for a while.
+    pub full: bool,
     /// The store is out of reach at some restarts: no floor.
     pub no_floor: bool,
     /// Session connections are torn.
@@ -62,7 +64,7 @@ impl Knobs {
         let (kill, power, torn) = (on(6500), on(5000), on(5000));
         let (eio, breaks, hang, slow) = (on(5000), on(5000), on(4000), on(4000));
         let (missing, no_floor, tear, standby) = (on(5000), on(4000), on(5000), on(4000));
-        let (failover, restart) = (on(8000), on(6000));
+        let (failover, restart, full) = (on(8000), on(6000), on(3000));
         Self {
             disks: if rng.chance(7000) { 2 } else { 3 },
             hosts: if rng.coin() { 2 } else { 3 },
@@ -84,6 +86,7 @@ impl Knobs {
             hang,
             slow,
             missing,
+            full,
             no_floor,
             tear,
             standby,

@@ -16,6 +16,7 @@ pub use knobs::Knobs;
 use crate::checkers::{Invariant, Referee, Violation};
 use crate::disk::{Happened, SimDisk};
 use crate::executor::{Executor, Stopped};
+use crate::memory::BoxMemory;
 use crate::rng::Rng;
 use block::wait::WaitList;
 use call::Cut;
@@ -70,6 +71,8 @@ pub(crate) struct World {
     pub knobs: Knobs,
     pub referee: Rc<Referee>,
     pub disks: Vec<Rc<SimDisk>>,
+    /// What the box remembers of its members.
+    pub memory: Rc<BoxMemory>,
     pub verbose: bool,
     pub phase: Cell<Phase>,
     pub target: RefCell<Option<Rc<Target>>>,
@@ -103,6 +106,7 @@ pub fn run(seed: u64, verbose: bool) -> Report {
         knobs,
         referee,
         disks,
+        memory: BoxMemory::new(&exec, rng.fork(), None),
         verbose,
         phase: Cell::new(Phase::Chaos),
         target: RefCell::new(None),

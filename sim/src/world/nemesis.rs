@@ -25,6 +25,7 @@ enum Harm {
     Vanishes,
     Hangs,
     Slow,
+    Full,
 }
 
 /// Makes the array and starts the first target.
@@ -56,6 +57,7 @@ pub async fn harm(world: Rc<World>, mut rng: Rng) {
             Harm::Kill => restart(&world, &mut rng, false).await,
             Harm::Power => restart(&world, &mut rng, true).await,
             Harm::Slow => slow(&world, &mut rng).await,
+            Harm::Full => full(&world, &mut rng).await,
             member => harm_member(&world, member, &mut rng).await,
         }
     }
@@ -100,6 +102,7 @@ fn choices(world: &World) -> Vec<Harm> {
         (knobs.breaks, Harm::Vanishes),
         (knobs.hang, Harm::Hangs),
         (knobs.slow, Harm::Slow),
+        (knobs.full, Harm::Full),
     ];
     all.into_iter().filter(|(on, _)| *on).map(|(_, harm)| harm).collect()
 }
@@ -157,6 +160,19 @@ async fn slow(world: &Rc<World>, rng: &mut Rng) {
     }
 }
 
+/// The state folder takes no file for a while: nothing that needs a new membership is answered meanwhile.
+async fn full(world: &Rc<World>, rng: &mut Rng) {
+    world.did("the state folder is full for a while");
+    world.memory.be_full(true);
+    let (world, left_us) = (Rc::clone(world), rng.between(100, 4_000) * 1000);
+    // In the background, so that a member may fail meanwhile.
+    let exec = world.exec.clone();
+    exec.machine().go(async move {
+        world.exec.sleep_us(left_us).await;
+        world.memory.be_full(false);
+    });
+}
+
 /// The target is killed, or the box loses its power; the successor waits for what the kernel still has.
 async fn restart(world: &Rc<World>, rng: &mut Rng, power: bool) {
     if rng.coin() {
@@ -171,6 +187,7 @@ async fn restart(world: &Rc<World>, rng: &mut Rng, power: bool) {
     if power {
         world.did("the box loses its power");
         world.disks.iter().for_each(|disk| disk.power_cut(world.knobs.torn));
+        world.memory.power_cut();
         world.referee.power_cut();
     } else {
         world.did("the target is killed");
@@ -186,7 +203,17 @@ async fn restart(world: &Rc<World>, rng: &mut Rng, power: bool) {
         world.did("a member is missing at a restart");
         world.disks[disk].manners.set(Manners { broken: Some(ENODEV), ..WELL });
     }
+    // Of a mirror that is not whole, one member at random is found late: what is there may be old.
+    let late = (world.knobs.missing && !was_whole && rng.coin()).then(|| rng.index(world.disks.len()));
     let floor_known = !(world.knobs.no_floor && rng.coin());
+    if let Some(disk) = late {
+        let start = Start { absent: Some(disk), floor: floor_known.then(|| world.store.get()) };
+        if try_boot(world, start).await {
+            world.did("a member of a degraded mirror starts alone");
+            return;
+        }
+        world.did("an old or unfinished member is not started alone");
+    }
     boot(world, absent, floor_known).await;
 }
 
@@ -195,22 +222,29 @@ async fn boot(world: &Rc<World>, absent: Option<usize>, floor_known: bool) {
     const AGAIN_US: u64 = 200_000;
     loop {
         let floor = floor_known.then(|| world.store.get());
-        let start = Start { absent, floor };
-        match Target::start(world, world.exec.process(), start).await {
-            Ok(target) => {
-                let blind = !floor_known && absent.is_some();
-                if blind {
-                    world.did("a target starts with a member missing and no floor");
-                }
-                enter(world, target, blind);
-                return;
-            }
-            Err(why) => {
-                world.did("a target cannot start yet");
-                world.say(|| why);
-            }
+        if try_boot(world, Start { absent, floor }).await {
+            return;
         }
+        world.did("a target cannot start yet");
         world.exec.sleep_us(AGAIN_US).await;
+    }
+}
+
+/// One attempt.
+async fn try_boot(world: &Rc<World>, start: Start) -> bool {
+    match Target::start(world, world.exec.process(), start).await {
+        Ok(target) => {
+            let blind = start.floor.is_none() && start.absent.is_some();
+            if blind {
+                world.did("a target starts with a member missing and no floor");
+            }
+            enter(world, target, blind);
+            true
+        }
+        Err(why) => {
+            world.say(|| why);
+            false
+        }
     }
 }
 
@@ -231,6 +265,7 @@ pub async fn repair(world: Rc<World>, mut rng: Rng) {
         let chaos = world.phase.get() == Phase::Chaos;
         world.exec.sleep_us(if chaos { rng.between(100, 3_000) * 1000 } else { 100_000 }).await;
         if !chaos && !healed.replace(true) {
+            world.memory.be_full(false);
             world
                 .disks
                 .iter()

@@ -67,7 +67,7 @@ impl Target {
     /// Makes a new array of all disks and serves a volume on it.
     pub async fn create(world: &World, process: Process, rng: &mut Rng) -> Rc<Self> {
         let rt: Rt = Rc::new(process.clone());
-        let array = stack::create(&rt, &world.disks, rng).await.expect("blank disks become an array");
+        let array = stack::create(&rt, &world.disks, &world.memory, rng).await.expect("blank disks become an array");
         Self::serve(world, process, &rt, array, Some(Epoch(0)))
     }
 
@@ -76,7 +76,7 @@ impl Target {
         let rt: Rt = Rc::new(process.clone());
         let there = |disk: &&Rc<SimDisk>| Some(disk.number) != start.absent && disk.manners.get().broken.is_none();
         let disks: Vec<_> = world.disks.iter().filter(there).cloned().collect();
-        let array = stack::assemble(&rt, &disks).await.map_err(|error| error.to_string())?;
+        let array = stack::assemble(&rt, &disks, &world.memory).await.map_err(|error| error.to_string())?;
         Ok(Self::serve(world, process, &rt, array, start.floor))
     }
 

@@ -29,6 +29,29 @@ fn who_is_not_granted_stays_out() {
     assert!(lower.contains("epoch 6") && lower.contains("hint:"), "{lower}");
 }
 
+/// Goal: what was answered stands in the audit log, and nothing else does. Method: a raise, a promise, a floor told twice
+/// and a raise that is refused; a kill right behind the answer.
+#[test]
+fn grants_are_written_down_before_they_are_answered() {
+    let mut storage = StorageBox::with_volume(2, 16);
+    storage.ctl(&["grant", "raise", "web1", "1", "--owner", LOCAL]);
+    storage.ctl(&["grant", "reserve", "web1", "3", OTHER]);
+    storage.ctl(&["grant", "floor", "web1", "4"]);
+    storage.ctl(&["grant", "floor", "web1", "4"]);
+    storage.ctl_refused(&["grant", "raise", "web1", "2", "--owner", OTHER]);
+    storage.ctl(&["grant", "raise", "web1", "5", "--owner", &format!("{OTHER}:ro"), "--owner", LOCAL]);
+    storage.kill();
+    let text = std::fs::read_to_string(storage.path("state/grants.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = lines.iter().map(|line| (line["kind"].as_str().unwrap(), line["epoch"].as_u64())).collect();
+    let expect = [("grant", Some(1)), ("reservation", Some(3)), ("floor", Some(4)), ("grant", Some(5))];
+    assert_eq!(kinds, expect, "{text}");
+    assert!(lines.windows(2).all(|two| two[0]["mono_us"].as_u64() < two[1]["mono_us"].as_u64()), "{text}");
+    assert!(lines[3]["asked_mono_us"].as_u64() < lines[3]["mono_us"].as_u64(), "{text}");
+    assert_eq!(lines[3]["owners"][0]["host"], OTHER, "{text}");
+    assert_eq!((&lines[3]["owners"][0]["mode"], &lines[3]["owners"][1]["mode"]), (&"ro".into(), &"rw".into()));
+}
+
 /// Goal: after a raise is acknowledged nothing of the older epoch lands. Method: a writer counts up in one block; raise;
 /// read what is there; wait; nothing changed, and the writer got ESHUTDOWN.
 #[test]
@@ -193,4 +216,33 @@ fn an_old_member_alone_is_not_started() {
     storage.start();
     storage.ctl(&["pool", "start", "tank", "--degraded"]);
     assert!(storage.ctl(&["pool", "show", "tank"]).contains("degraded"));
+}
+
+/// Goal: a fence that waits for the box's own memory says so, and is acknowledged when that works again. Method: a folder
+/// where the members' file is to be made; a member is failed, a raise asked for; the folder goes.
+#[test]
+fn a_box_that_cannot_record_its_members_says_so() {
+    let storage = StorageBox::with_volume(2, 16);
+    storage.wait_for_resync();
+    storage.ctl(&["grant", "raise", "web1", "1", "--owner", LOCAL]);
+    let files = std::fs::read_dir(storage.path("state")).unwrap().map(|entry| entry.unwrap().file_name());
+    let members = files.map(|name| name.into_string().unwrap()).find(|name| name.starts_with("members-")).unwrap();
+    let in_the_way = storage.path("state").join(format!("{members}.new"));
+    std::fs::create_dir(&in_the_way).unwrap();
+    std::thread::scope(|scope| {
+        let failing = scope.spawn(|| storage.ctl(&["pool", "fail", "tank", &storage.text("d1")]));
+        storage.wait("a reason", |it| it.ctl(&["pool", "show", "tank"]).contains("cannot be recorded on this box"));
+        let raising = scope.spawn(|| storage.ctl(&["grant", "raise", "web1", "2", "--owner", OTHER]));
+        storage.wait("a blocked raise", |it| it.ctl(&["grant", "show", "web1"]).contains("blocked(store)"));
+        let shown = storage.ctl(&["grant", "show", "web1"]);
+        assert!(shown.contains("the target's state folder") && shown.contains("errno 21"), "{shown}");
+        assert!(storage.ctl(&["volume", "list"]).contains("cannot be recorded"), "the volume's reason");
+        assert!(!failing.is_finished() && !raising.is_finished(), "answered, but not recorded");
+        std::fs::remove_dir(&in_the_way).unwrap();
+        failing.join().unwrap();
+        raising.join().unwrap();
+    });
+    let shown = storage.ctl(&["grant", "show", "web1"]);
+    assert!(shown.contains("serving") && !shown.contains("recorded"), "{shown}");
+    assert!(!storage.ctl(&["pool", "show", "tank"]).contains("recorded"));
 }

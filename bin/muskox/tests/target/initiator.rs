@@ -205,12 +205,11 @@ fn the_holds_bound_is_kept() {
     assert_eq!((said.as_str(), after.as_str()), ("EIO True\n", "written\n"));
 }
 
-/// Goal: over TLS the target is who it should be. Method: the right pin is served, a wrong one never attaches.
-#[test]
-fn the_targets_key_is_pinned() {
+/// A box that serves `web1` over TLS to one client, with a configuration for it but the target's key; the port and the
+/// target's key.
+fn tls_storage(authority: &Authority) -> (StorageBox, u16, String) {
     let port = free_port();
     let mut storage = StorageBox::new(2);
-    let authority = Authority::new();
     let server = authority.machine(&storage.path("server"), "server");
     let client = authority.machine(&storage.path("client"), "client");
     storage.configure(&format!(
@@ -222,14 +221,41 @@ fn the_targets_key_is_pinned() {
     storage.ctl(&["volume", "create", "tank", "web1", "32M"]);
     storage.wait_for_volume();
     storage.ctl(&["grant", "raise", "web1", "1", "--owner", &client]);
-    let head = "[tls]\ncertificate = \"client/client-cert.pem\"\nkey = \"client/client-key.pem\"\n\
-                ca = \"client/ca-cert.pem\"\n";
-    configure(&storage, head, &format!("target = \"{client}\""), port);
+    (storage, port, server)
+}
+
+const TLS_HEAD: &str = "[tls]\ncertificate = \"client/client-cert.pem\"\nkey = \"client/client-key.pem\"\n\
+                        ca = \"client/ca-cert.pem\"\n";
+
+/// Goal: an initiator's next connection uses the files that are there then. Method: it starts with files of a foreign CA,
+/// and cannot attach; the right ones are put in their place.
+#[test]
+fn renewed_files_are_used_by_the_next_connection() {
+    let authority = Authority::new();
+    let (storage, port, server) = tls_storage(&authority);
+    std::fs::rename(storage.path("client"), storage.path("kept")).unwrap();
+    Authority::new().machine(&storage.path("client"), "client");
+    configure(&storage, TLS_HEAD, &format!("target = \"{server}\""), port);
+    let initiator = Initiator::start(&storage);
+    initiator.wait("no TLS with the peer");
+    for file in ["client-cert.pem", "client-key.pem", "ca-cert.pem"] {
+        std::fs::rename(storage.path("kept").join(file), storage.path("client").join(file)).unwrap();
+    }
+    initiator.wait(UP);
+}
+
+/// Goal: over TLS the target is who it should be. Method: the right pin is served, a wrong one never attaches.
+#[test]
+fn the_targets_key_is_pinned() {
+    let authority = Authority::new();
+    let (storage, port, server) = tls_storage(&authority);
+    let client = authority.machine(&storage.path("another"), "client");
+    configure(&storage, TLS_HEAD, &format!("target = \"{client}\""), port);
     let wrong = Initiator::start(&storage);
     wrong.wait("no TLS with the peer");
     assert!(!storage.path("web1.sock").exists());
     wrong.kill();
-    configure(&storage, head, &format!("target = \"{server}\""), port);
+    configure(&storage, TLS_HEAD, &format!("target = \"{server}\""), port);
     let right = Initiator::start(&storage);
     right.wait(UP);
     if have("nbdinfo") {

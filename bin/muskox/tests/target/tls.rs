@@ -34,22 +34,10 @@ impl Authority {
     }
 }
 
-/// Goal: over TLS the key decides; without a certificate, with a foreign CA's, or in plaintext nobody gets in. Method:
-/// two clients of one CA, one granted; nbdinfo and nbdcopy with each.
-#[test]
-fn the_key_decides() {
-    if !["nbdinfo", "nbdcopy"].into_iter().all(have) {
-        return;
-    }
+/// A box that serves over TLS with the files in `server`; its port.
+fn tls_box(authority: &Authority) -> (StorageBox, String) {
     let mut storage = StorageBox::new(2);
-    let authority = Authority::new();
     authority.machine(&storage.path("server"), "server");
-    let granted = authority.machine(&storage.path("one"), "client");
-    authority.machine(&storage.path("two"), "client");
-    Authority::new().machine(&storage.path("foreign"), "client");
-    std::fs::create_dir_all(storage.path("none")).unwrap();
-    std::fs::copy(storage.path("one/ca-cert.pem"), storage.path("none/ca-cert.pem")).unwrap();
-    std::fs::copy(storage.path("one/ca-cert.pem"), storage.path("foreign/ca-cert.pem")).unwrap();
     storage.configure(
         "[[listen]]\nnbd = \"127.0.0.1:0\"\n\
          tls = { certificate = \"server/server-cert.pem\", key = \"server/server-key.pem\", ca = \"server/ca-cert.pem\" }",
@@ -58,6 +46,24 @@ fn the_key_decides() {
     let log = storage.log();
     let address = log.lines().find_map(|line| line.split("serving on ").nth(1)?.strip_suffix(" (TLS)"));
     let port = address.and_then(|address| address.rsplit(':').next()).expect("it says where it listens").to_owned();
+    (storage, port)
+}
+
+/// Goal: over TLS the key decides; without a certificate, with a foreign CA's, or in plaintext nobody gets in. Method:
+/// two clients of one CA, one granted; nbdinfo and nbdcopy with each.
+#[test]
+fn the_key_decides() {
+    if !["nbdinfo", "nbdcopy"].into_iter().all(have) {
+        return;
+    }
+    let authority = Authority::new();
+    let (storage, port) = tls_box(&authority);
+    let granted = authority.machine(&storage.path("one"), "client");
+    authority.machine(&storage.path("two"), "client");
+    Authority::new().machine(&storage.path("foreign"), "client");
+    std::fs::create_dir_all(storage.path("none")).unwrap();
+    std::fs::copy(storage.path("one/ca-cert.pem"), storage.path("none/ca-cert.pem")).unwrap();
+    std::fs::copy(storage.path("one/ca-cert.pem"), storage.path("foreign/ca-cert.pem")).unwrap();
     storage.ctl(&["pool", "create", "tank", &storage.text("d0"), &storage.text("d1")]);
     storage.ctl(&["volume", "create", "tank", "web1", "16M"]);
     storage.wait_for_volume();
@@ -78,4 +84,29 @@ fn the_key_decides() {
     assert!(storage.log().contains("not granted"), "the second client was refused by the gate");
     let (worked, printed) = try_tool(&["nbdinfo", &format!("nbd://localhost:{port}/web1")]);
     assert!(!worked, "plaintext: {printed}");
+}
+
+/// Goal: renewed files are used without a restart, and files that cannot be used change nothing. Method: a client looks in;
+/// then every file of the target is of another CA, then its certificate is spoiled.
+#[test]
+fn renewed_files_are_used_without_a_restart() {
+    if !have("nbdinfo") {
+        return;
+    }
+    let (before, after) = (Authority::new(), Authority::new());
+    let (storage, port) = tls_box(&before);
+    before.machine(&storage.path("one"), "client");
+    after.machine(&storage.path("two"), "client");
+    // Who is let in by TLS is told an empty list of exports: nobody was granted anything.
+    let gets_in = |who: &str| {
+        let certificates = storage.text(who);
+        try_tool(&["nbdinfo", "--list", &format!("nbds://localhost:{port}/?tls-certificates={certificates}")]).0
+    };
+    assert_eq!(("one", gets_in("one"), "two", gets_in("two")), ("one", true, "two", false));
+    after.machine(&storage.path("server"), "server");
+    assert_eq!(("one", gets_in("one"), "two", gets_in("two")), ("one", false, "two", true));
+    std::fs::write(storage.path("server/server-cert.pem"), "half a cert").unwrap();
+    assert_eq!(("one", gets_in("one"), "two", gets_in("two")), ("one", false, "two", true));
+    let log = storage.log();
+    assert_eq!(log.matches("renewed TLS files cannot be used").count(), 1, "{log}");
 }

@@ -31,6 +31,8 @@ pub enum Laggards {
     Failed,
     /// One of them is a member without which the array stops: it was left alone.
     LastMember,
+    /// The box takes no record of who is in sync, so nobody can be failed.
+    Unrecorded,
 }
 
 /// What happened.
@@ -210,7 +212,7 @@ impl Gate {
         if self.storing.failed(raising.needs) {
             return Some(Blocked::Store);
         }
-        raising.last_member.then_some(Blocked::Fence)
+        raising.hindered
     }
 
     /// Does what has become possible: stores, finishes the raise, keeps promises, admits who waited.

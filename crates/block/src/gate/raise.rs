@@ -29,8 +29,8 @@ pub(super) struct Raising {
     laggards_at: Moment,
     /// Whether a tick was asked for that moment.
     tick_asked: bool,
-    /// The disk that hangs is one the array cannot do without.
-    pub(super) last_member: bool,
+    /// What was in the way when members that hang were last to be failed.
+    pub(super) hindered: Option<Blocked>,
 }
 
 /// A reservation that is not durable yet.
@@ -67,7 +67,7 @@ impl Gate {
             needs,
             laggards_at: now + FENCE_DRAIN_MAX,
             tick_asked: false,
-            last_member: false,
+            hindered: None,
         });
         if again {
             raising.laggards_at = now + FENCE_DRAIN_MAX;
@@ -129,7 +129,11 @@ impl Gate {
     pub(super) fn on_laggards_failed(&mut self, now: Moment, laggards: Laggards) {
         self.failing_laggards = false;
         if let Some(raising) = &mut self.raising {
-            raising.last_member = laggards == Laggards::LastMember;
+            raising.hindered = match laggards {
+                Laggards::Failed => None,
+                Laggards::LastMember => Some(Blocked::Fence),
+                Laggards::Unrecorded => Some(Blocked::Witness),
+            };
             raising.laggards_at = raising.laggards_at.max(now + LAGGARDS_AGAIN);
             raising.tick_asked = false;
         }

@@ -111,6 +111,8 @@ pub enum Blocked {
     Floor,
     /// The grant could not be made durable.
     Store,
+    /// The box cannot record which members are in sync, and the grant waits for that.
+    Witness,
     /// Operations of an older epoch hang on the last member the array can have.
     Fence,
 }
@@ -123,6 +125,10 @@ impl fmt::Display for Blocked {
                  bring back either, or override"
             }
             Self::Store => "blocked(store): the grant could not be written; see to the array's disks, then raise again",
+            Self::Witness => {
+                "blocked(store): this box cannot record which members are in sync, and nothing new is answered before \
+                 it does; see to the target's state folder; the raise is acknowledged when it can"
+            }
             Self::Fence => {
                 "blocked(fence): operations of an older epoch hang on a disk that the array cannot do without; \
                  the raise is acknowledged when they end"

@@ -64,7 +64,8 @@ impl Array {
     ///
     /// # Errors
     /// [`RaidError::LastMember`]: operations hang on every member in sync; none of those is failed, as that would
-    /// free nothing. [`RaidError::Broken`].
+    /// free nothing. [`RaidError::Unrecorded`]: the box takes no record of who is in sync, so that failing them would
+    /// free nothing either. [`RaidError::Broken`].
     pub async fn fail_laggards(&self, older_than: Moment) -> Result<(), RaidError> {
         let now = self.0.rt.now();
         let laggards: Vec<Rc<Leg>> = self.0.live().into_iter().filter(|leg| leg.lags(older_than, now)).collect();
@@ -75,7 +76,7 @@ impl Array {
                 failed.map_err(|LastOne| RaidError::LastMember(usize::from(leg.slot)))?;
             }
         }
-        self.0.may_answer().await.map_err(RaidError::Broken)?;
+        self.0.may_answer_unless_unrecorded().await?;
         match laggards.iter().find(|leg| leg.is_in_sync()) {
             Some(leg) if !others => Err(RaidError::LastMember(usize::from(leg.slot))),
             _ => Ok(()),

@@ -241,6 +241,9 @@ pub enum RaidError {
         /// What is wrong.
         source: facts::FactsError,
     },
+    /// The box takes no record of who is in sync: nothing that needs it is answered until it does.
+    #[error("{0}")]
+    Unrecorded(String),
     /// The last member failed: the array takes no writes any more.
     #[error("the array takes no writes any more: {0}")]
     Broken(DeviceError),

@@ -111,7 +111,7 @@ impl Inner {
             outsiders: board.outsiders.clone(),
             resync: self.resync.running.get().then(|| self.resync_status(left)),
             resync_blocked: self.resync.blocked.borrow().clone(),
-            witness_blocked: self.watch.blocked.borrow().clone(),
+            witness_blocked: self.witness_blocked(),
         }
     }
 

@@ -8,11 +8,12 @@ use super::RaidError;
 use super::array::Inner;
 use crate::device::{DeviceError, IoFuture};
 use crate::runtime::sleep;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use units::{ArrayId, Millis};
+use units::{ArrayId, Millis, Moment};
 
-/// A witness that cannot write is asked again this often; until then nothing is answered that needs it.
+/// A witness that cannot write is asked again this often; until then nothing is answered that needs it. One that has not
+/// answered for as long counts as one that cannot.
 const AGAIN: Millis = Millis(1000);
 
 /// Who was in sync.
@@ -26,7 +27,9 @@ pub struct Membership {
 
 /// Where memberships are durable. One file per array in a target's state folder, on no member of that array.
 pub trait MembershipWitness {
-    /// What was kept last for this array; `None` if nothing ever was.
+    /// What was kept last for this array; `None` if nothing ever was. It is durable when this answers: a box that was
+    /// killed in the middle of [`MembershipWitness::keep`] may find what a power cut would still take back, and the one
+    /// before names members that are old by the next cut.
     ///
     /// An error counts as `None`: the array then starts only with every member that its superblocks call active.
     fn recall(&self, array: ArrayId) -> IoFuture<Option<Membership>>;
@@ -41,8 +44,10 @@ pub(super) struct Watch {
     pub witness: RefCell<Option<Rc<dyn MembershipWitness>>>,
     /// What it holds.
     pub kept: RefCell<Option<Membership>>,
-    /// Why it does not take the newest.
-    pub blocked: RefCell<Option<String>>,
+    /// Since when it is being asked to take the newest.
+    asked: Cell<Option<Moment>>,
+    /// Why it did not take that.
+    refused: Cell<Option<DeviceError>>,
 }
 
 impl Membership {
@@ -68,22 +73,72 @@ impl Inner {
     }
 
     /// Has the witness keep a membership, for as long as that takes; an error only when the array is being stopped.
-    pub async fn tell(&self, membership: Membership) -> Result<(), DeviceError> {
+    pub async fn tell(self: &Rc<Self>, membership: Membership) -> Result<(), DeviceError> {
         if !self.is_news(&membership) {
             return Ok(());
         }
         let witness = self.watch.witness.borrow().clone();
         let Some(witness) = witness else { return Ok(()) };
-        while let Err(error) = witness.keep(self.shape.id, &membership).await {
-            self.watch.blocked.replace(Some(format!("who is in sync cannot be recorded on this box: {error}")));
+        self.watch.asked.set(Some(self.rt.now()));
+        self.notice_silence();
+        let kept = self.tell_until_kept(&*witness, &membership).await;
+        self.watch.asked.set(None);
+        self.watch.refused.set(None);
+        kept?;
+        self.watch.kept.replace(Some(membership));
+        Ok(())
+    }
+
+    async fn tell_until_kept(
+        &self,
+        witness: &dyn MembershipWitness,
+        membership: &Membership,
+    ) -> Result<(), DeviceError> {
+        while let Err(error) = witness.keep(self.shape.id, membership).await {
+            self.watch.refused.set(Some(error));
+            self.progress.changed.wake_all();
             if self.closed.get() {
                 return Err(error);
             }
             sleep(&self.rt, AGAIN).await;
         }
-        self.watch.blocked.replace(None);
-        self.watch.kept.replace(Some(membership));
         Ok(())
+    }
+
+    /// Who waits for the witness looks at it again when it has been silent for too long.
+    fn notice_silence(self: &Rc<Self>) {
+        let inner = Rc::clone(self);
+        self.rt.spawn(Box::pin(async move {
+            sleep(&inner.rt, AGAIN).await;
+            inner.progress.changed.wake_all();
+        }));
+    }
+
+    /// Why who is in sync is not recorded, if that holds up everything now.
+    pub fn witness_blocked(&self) -> Option<String> {
+        let silent = self.rt.now().since(self.watch.asked.get()?);
+        let what = "who is in sync cannot be recorded on this box";
+        match self.watch.refused.get() {
+            Some(error) => Some(format!("{what}: {error}")),
+            None if silent >= AGAIN => Some(format!("{what}: no answer for {silent}")),
+            None => None,
+        }
+    }
+
+    /// Waits as [`Inner::may_answer`] does, but not for a witness that takes nothing.
+    pub async fn may_answer_unless_unrecorded(&self) -> Result<(), RaidError> {
+        loop {
+            if let Some(why) = self.witness_blocked() {
+                return Err(RaidError::Unrecorded(why));
+            }
+            if self.progress.settled.get() >= self.progress.answers_need.get() {
+                return Ok(());
+            }
+            if let Some(error) = self.broken.get() {
+                return Err(RaidError::Broken(error));
+            }
+            self.progress.changed.wait().await;
+        }
     }
 
     /// From now on this witness is told.

@@ -4,6 +4,7 @@
 
 use super::incarnation::Incarnations;
 use super::link::Link;
+use crate::renewed::Renewed;
 use block::health::HealthTiming;
 use block::hold::{ConnectError, Connecting, Connector, Session};
 use block::runtime::Rt;
@@ -39,7 +40,7 @@ pub struct Way {
     /// Where the target listens; tried in turn.
     pub portals: Vec<SocketAddr>,
     /// TLS and the target's key; `None`: plaintext, as the configuration asked for.
-    pub tls: Option<(ClientTls, HostKey)>,
+    pub tls: Option<(Rc<Renewed<ClientTls>>, HostKey)>,
     /// The counter.
     pub incarnations: Rc<Incarnations>,
     /// When a session counts as dead.
@@ -125,7 +126,7 @@ impl Way {
                 }
                 Some(ClientCommand::StartTls) => {
                     let (tls, key) = self.tls.as_ref().expect("only a machine that requires TLS starts it");
-                    transport = tls.connect(transport, &Expect::Key(*key), TLS_MAX).await?;
+                    transport = tls.current().connect(transport, &Expect::Key(*key), TLS_MAX).await?;
                     machine.tls_started();
                 }
                 Some(ClientCommand::Ready(ready)) => return Ok((transport, received, ready)),

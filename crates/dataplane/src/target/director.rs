@@ -4,6 +4,7 @@
 //! list of them. Nothing here waits while it holds the list.
 
 use crate::control::Answering;
+use crate::target::audit::Audit;
 use crate::target::config::Config;
 use crate::target::known::{Known, KnownError, KnownPool};
 use crate::target::pool::{Blueprint, Handle, Knock, Look, Opened, Start};
@@ -30,6 +31,7 @@ pub struct Director {
     pools: RefCell<BTreeMap<PoolName, Entry>>,
     /// Volumes being made: a name is given once on the whole target.
     naming: RefCell<BTreeSet<VolumeName>>,
+    audit: Audit,
 }
 
 enum Entry {
@@ -45,8 +47,8 @@ impl Director {
     /// A director of what is known, nothing started yet.
     pub fn new(config: Config, known: Known) -> Rc<Self> {
         let started = host::runtime::now();
-        let known = RefCell::new(known);
-        Rc::new(Self { config, started, known, pools: RefCell::default(), naming: RefCell::default() })
+        let (known, audit) = (RefCell::new(known), Audit::new(&config.state_dir));
+        Rc::new(Self { config, started, known, pools: RefCell::default(), naming: RefCell::default(), audit })
     }
 
     /// Starts every known pool that was not stopped by hand. A pool that cannot be started keeps the others from nothing.
@@ -141,8 +143,8 @@ impl Director {
 
     /// Starts a pool's thread and waits until it serves. The entry says `Busy` before and the outcome after.
     async fn launch(&self, pool: &PoolName, start: Start) -> Result<PoolReport, Refusal> {
-        let outcome =
-            Handle::launch(Blueprint { pool: pool.clone(), start, state_dir: self.config.state_dir.clone() }).await;
+        let (pool_name, state_dir, audit) = (pool.clone(), self.config.state_dir.clone(), self.audit.clone());
+        let outcome = Handle::launch(Blueprint { pool: pool_name, start, state_dir, audit }).await;
         let (entry, outcome) = match outcome {
             Ok((handle, report)) => (Entry::Running(Rc::new(handle)), Ok(report)),
             Err(refusal) => (Entry::Failed(refusal.clone()), Err(refusal)),

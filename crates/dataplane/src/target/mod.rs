@@ -8,6 +8,7 @@
 //! Invariant: killing it at any moment loses nothing that was acknowledged; a stop only makes the next start quicker. It
 //! does *not* know the cluster: grants and floors are told to it over the control socket.
 
+mod audit;
 pub mod config;
 mod director;
 mod door;

@@ -1,5 +1,6 @@
 //! Listeners as the configuration names them, and who comes in there.
 
+use crate::renewed::Renewed;
 use crate::target::config::{Endpoint, Listener, Trust};
 use host::net::{Listener as Socket, NetError, Peer, ServerTls, TlsError, Transport};
 use std::fmt;
@@ -10,11 +11,16 @@ use units::HostKey;
 pub struct Listening {
     socket: Socket,
     at: Endpoint,
-    welcome: Welcome,
+    entry: Entry,
 }
 
-/// How a listener learns who a client is.
-#[derive(Clone)]
+/// How a listener learns who a client is, whatever becomes of the files.
+enum Entry {
+    Tls(Renewed<ServerTls>),
+    As(HostKey),
+}
+
+/// How a listener learns who this client is.
 pub enum Welcome {
     /// By the key of its certificate.
     Tls(ServerTls),
@@ -39,34 +45,39 @@ impl Listening {
     /// # Errors
     /// [`ListenError`].
     pub fn open(listener: &Listener) -> Result<Self, ListenError> {
-        let welcome = match &listener.trust {
-            Trust::Named(host) => Welcome::As(*host),
-            Trust::Tls(files) => Welcome::Tls(ServerTls::load(files)?),
+        let entry = match &listener.trust {
+            Trust::Named(host) => Entry::As(*host),
+            Trust::Tls(files) => Entry::Tls(Renewed::open(files, ServerTls::load)?),
         };
         let socket = match &listener.at {
             Endpoint::Tcp(address) => Socket::tcp(*address)?,
             Endpoint::Unix(path) => Socket::unix(path)?,
         };
-        if let (Endpoint::Tcp(address), Welcome::As(host)) = (&listener.at, &welcome) {
+        if let (Endpoint::Tcp(address), Entry::As(host)) = (&listener.at, &entry) {
             tracing::warn!(%address, "plaintext: whoever reaches this address is taken for {host}, unseen and unchecked");
         }
-        Ok(Self { socket, at: listener.at.clone(), welcome })
+        Ok(Self { socket, at: listener.at.clone(), entry })
     }
 
-    /// The next connection.
+    /// The next connection, with the TLS files as they are now.
     ///
     /// # Errors
     /// What the kernel says.
     pub async fn accept(&self) -> io::Result<(Transport, Welcome)> {
-        Ok((self.socket.accept().await?, self.welcome.clone()))
+        let transport = self.socket.accept().await?;
+        let welcome = match &self.entry {
+            Entry::Tls(tls) => Welcome::Tls(tls.current()),
+            Entry::As(host) => Welcome::As(*host),
+        };
+        Ok((transport, welcome))
     }
 }
 
 impl fmt::Display for Listening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = match &self.welcome {
-            Welcome::Tls(_) => "TLS",
-            Welcome::As(_) => "plaintext",
+        let how = match &self.entry {
+            Entry::Tls(_) => "TLS",
+            Entry::As(_) => "plaintext",
         };
         match &self.at {
             Endpoint::Tcp(address) => {

@@ -108,6 +108,7 @@ impl Stage {
             "stored" => Event::Stored(Ok(())),
             "store-failed" => Event::Stored(Err(crate::DeviceError::DataLost { lost: 2 })),
             "laggards-failed" => Event::LaggardsFailed(Laggards::Failed),
+            "unrecorded" => Event::LaggardsFailed(Laggards::Unrecorded),
             "last-member" => Event::LaggardsFailed(Laggards::LastMember),
             "floor" => Event::Floor(Epoch(number(words[1]))),
             "override" => Event::Override(words[1..].join(" ")),

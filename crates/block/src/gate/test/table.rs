@@ -134,6 +134,23 @@ fn rule_3_drain_is_bounded() {
     ",
     );
     play(
+        "a box that records nothing",
+        "e6 A:rw",
+        true,
+        "
+        raise 1 e7 => store e7; wake 1500
+        pass 1500 =>
+        tick => fail-laggards 0
+        unrecorded => wake 2000
+        state => blocked(store)
+        pass 500 =>
+        tick => fail-laggards 500
+        laggards-failed => wake 2500
+        state => raising
+        stored => ack 1
+    ",
+    );
+    play(
         "a hanging disk holds up the store",
         "e6 A:rw",
         true,

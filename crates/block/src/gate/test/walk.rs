@@ -298,7 +298,7 @@ impl World {
     fn tick(&mut self) -> Kept {
         if self.failing {
             self.failing = false;
-            let answer = if self.dice.chance(2) { Laggards::Failed } else { Laggards::LastMember };
+            let answer = [Laggards::Failed, Laggards::LastMember, Laggards::Unrecorded][self.dice.roll(3)];
             return self.feed(Event::LaggardsFailed(answer));
         }
         self.now.0 += 1000;

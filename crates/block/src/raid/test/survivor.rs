@@ -3,13 +3,16 @@
 use super::*;
 use crate::device::IoFuture;
 use crate::testing::{EIO, Power, poll};
+use crate::wait::WaitList;
 use std::cell::{Cell, RefCell};
 
 /// A box's memory; it may refuse to take anything, and outlives power cuts.
 #[derive(Default)]
 struct Memory {
-    kept: RefCell<Option<Membership>>,
+    kept: Rc<RefCell<Option<Membership>>>,
     full: Cell<bool>,
+    silent: Rc<Cell<bool>>,
+    speaks: Rc<WaitList>,
 }
 
 impl MembershipWitness for Memory {
@@ -21,8 +24,19 @@ impl MembershipWitness for Memory {
         if self.full.get() {
             return IoFuture::ready(Err(DeviceError::Failed { errno: EIO }));
         }
-        self.kept.replace(Some(membership.clone()));
-        IoFuture::ready(Ok(()))
+        if !self.silent.get() {
+            self.kept.replace(Some(membership.clone()));
+            return IoFuture::ready(Ok(()));
+        }
+        let (kept, silent, speaks) = (Rc::clone(&self.kept), Rc::clone(&self.silent), Rc::clone(&self.speaks));
+        let membership = membership.clone();
+        IoFuture::later(async move {
+            while silent.get() {
+                speaks.wait().await;
+            }
+            kept.replace(Some(membership));
+            Ok(())
+        })
     }
 }
 
@@ -100,6 +114,46 @@ fn a_degraded_write_waits_for_the_witness() {
     assert_eq!(memory.kept.borrow().as_ref().unwrap().in_sync.len(), 1);
 }
 
+/// Goal: a fence that waits for the box's memory is not kept from saying so. Method: a memory that is full, then one that
+/// does not answer, under a member that hangs; then it answers.
+#[test]
+fn a_fence_is_told_that_nothing_can_be_recorded() {
+    for silent in [false, true] {
+        let memory: Rc<Memory> = Rc::default();
+        let world = watched(&memory);
+        world.write(0, 1).unwrap();
+        memory.silent.set(silent);
+        memory.full.set(!silent);
+        world.disks[1].held.set(true);
+        let mut write =
+            world.array.disk().write(ByteOffset(0), IoBuf::copy_of(&[2; 4096]).freeze(), Durability::Cached);
+        assert!(!poll(&mut write));
+        world.hand.pass(1500);
+        let now = world.hand.rt().now();
+        let array = Rc::clone(&world.array);
+        let mut fence = Box::pin(async move { array.fail_laggards(now).await });
+        assert!(!poll(&mut fence));
+        for _ in 0..3 {
+            world.hand.turn();
+            world.hand.pass(500);
+        }
+        world.hand.turn();
+        let told = world.hand.run(fence);
+        assert!(matches!(&told, Err(RaidError::Unrecorded(why)) if why.contains("cannot be recorded")), "{told:?}");
+        assert!(!poll(&mut write), "nothing degraded is answered meanwhile");
+        memory.full.set(false);
+        memory.silent.set(false);
+        memory.speaks.wake_all();
+        world.hand.pass(1000);
+        world.hand.turn();
+        assert!(poll(&mut write));
+        assert_eq!(world.array.status().witness_blocked, None);
+        let array = Rc::clone(&world.array);
+        world.hand.run(async move { array.fail_laggards(now).await }).unwrap();
+        world.disks[1].release();
+    }
+}
+
 /// Goal: without a memory a box starts by itself only as it was left, and a split is shown. Method: two halves that
 /// each went on.
 #[test]
@@ -141,8 +195,8 @@ fn a_cut_anywhere_leaves_no_stale_survivor() {
             }
         }
         for some in [&world.disks[..1], &world.disks[1..], &world.disks[..]] {
-            let started =
-                boot(some, Start::Witnessed, &Rc::new(Memory { kept: memory.kept.clone(), full: Cell::new(false) }));
+            let copy = Memory { kept: Rc::new((*memory.kept).clone()), ..Memory::default() };
+            let started = boot(some, Start::Witnessed, &Rc::new(copy));
             if let Ok(started) = started {
                 let found = started.read(0).unwrap();
                 assert!(found == acked || found == tried, "cut {cut}, {} members: {found}, acked {acked}", some.len());

@@ -203,11 +203,13 @@ impl Pool {
     /// How its volumes are.
     pub async fn volumes(&self) -> Vec<VolumeReport> {
         let all = self.exports.group.lock().await.list();
+        let witness = self.array.array.status().witness_blocked;
         let named =
             all.into_iter().filter_map(|volume| volume.name.parse().ok().map(|name: VolumeName| (name, volume)));
         let reports = named.map(|(name, volume)| {
             let export = self.exports.get(&name);
             let (state, reason, epoch) = serving(export.as_ref());
+            let reason = with_witness(reason, witness.as_deref());
             VolumeReport {
                 sessions: self.exports.session_count(&name),
                 volume: name,
@@ -256,6 +258,12 @@ fn serving(export: Option<&Export>) -> (ServeState, Option<String>, Epoch) {
     }
 }
 
+/// A volume's reason, and why nothing new is answered below it.
+pub fn with_witness(reason: Option<String>, witness: Option<&str>) -> Option<String> {
+    let all: Vec<String> = reason.into_iter().chain(witness.map(str::to_owned)).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
 /// A gate's state for a report.
 pub fn serve_state(state: State) -> (ServeState, Option<String>) {
     match state {
@@ -265,7 +273,7 @@ pub fn serve_state(state: State) -> (ServeState, Option<String>) {
             let word = match why {
                 Blocked::Floor => ServeState::BlockedFloor,
                 Blocked::Fence => ServeState::BlockedFence,
-                Blocked::Store => ServeState::BlockedStore,
+                Blocked::Store | Blocked::Witness => ServeState::BlockedStore,
             };
             (word, Some(why.to_string()))
         }
@@ -278,7 +286,8 @@ fn state_of(status: &ArrayStatus) -> (PoolState, Option<String>) {
         .members
         .iter()
         .filter_map(|member| member.cause.as_ref().map(|cause| format!("{}: {cause}", member.label)));
-    let reasons: Vec<String> = status.resync_blocked.iter().cloned().chain(failed).chain(outsiders).collect();
+    let blocked = status.witness_blocked.iter().chain(&status.resync_blocked).cloned();
+    let reasons: Vec<String> = blocked.chain(failed).chain(outsiders).collect();
     let recovering = status.members.iter().any(|member| member.standing == Standing::Recovering);
     let state = match status.state {
         ArrayState::Clean | ArrayState::Active => PoolState::Healthy,

@@ -234,6 +234,7 @@ impl GrantStore for Store {
             match array.fail_laggards(older_than).await {
                 Ok(()) => Ok(Laggards::Failed),
                 Err(RaidError::LastMember(_)) => Ok(Laggards::LastMember),
+                Err(RaidError::Unrecorded(_)) => Ok(Laggards::Unrecorded),
                 Err(error) => Err(device_error(&error)),
             }
         })

@@ -1,8 +1,9 @@
 //! Control requests about who may use a volume: passed to its gate, answered with the grant as it is afterwards.
 
-use super::admin::serve_state;
+use super::admin::{serve_state, with_witness};
 use super::export::Export;
 use super::thread::Pool;
+use crate::target::audit::Deed;
 use block::gate::{Claim, Declined, GatedVolume, State};
 use units::VolumeName;
 use wire::control::{Code, GrantReport, Owner, Refusal, Reply, Request, ReservationReport};
@@ -13,20 +14,26 @@ impl Pool {
         match request {
             Request::GrantShow { volume } => self.grant_of(&volume),
             Request::Floor { volume, epoch } => {
-                self.gate(&volume)?.floor(epoch);
-                tracing::info!(%volume, %epoch, "the store's floor");
+                let gate = self.gate(&volume)?;
+                let before = gate.status();
+                gate.floor(epoch);
+                let after = gate.status();
+                // The store says it again and again; only news are written down.
+                if (before.epoch, before.state) != (after.epoch, after.state) {
+                    self.audit.record(&volume, &Deed::Floor { epoch }).await;
+                }
                 self.grant_of(&volume)
             }
             Request::Reserve { volume, epoch, host } => {
                 self.gate(&volume)?.reserve(epoch, host).await.map_err(declined)?;
-                tracing::info!(%volume, %epoch, %host, "reserved");
+                self.audit.record(&volume, &Deed::Reservation { epoch, host }).await;
                 self.grant_of(&volume)
             }
             Request::Raise { volume, epoch, owners, shared } => {
-                let gate = self.gate(&volume)?;
-                let owners = owners.into_iter().map(|owner| (owner.host, owner.mode)).collect();
-                gate.raise(Claim { epoch, shared, owners }).await.map_err(declined)?;
-                tracing::info!(%volume, %epoch, "raised and drained");
+                let (gate, asked_mono_us) = (self.gate(&volume)?, host::runtime::monotonic_us());
+                let claimed = owners.iter().map(|owner| (owner.host, owner.mode)).collect();
+                gate.raise(Claim { epoch, shared, owners: claimed }).await.map_err(declined)?;
+                self.audit.record(&volume, &Deed::Grant { asked_mono_us, epoch, owners, shared }).await;
                 self.grant_of(&volume)
             }
             Request::Override { volume, word } => {
@@ -34,8 +41,9 @@ impl Pool {
                     let hint = "say who decides and why: --word \"…\"";
                     return Err(Refusal::new(Code::Invalid, "an override needs a word that can be recorded", hint));
                 }
-                tracing::warn!(%volume, word, "an operator opens a volume whose floor is not known");
-                self.gate(&volume)?.override_floor(word);
+                let gate = self.gate(&volume)?;
+                self.audit.record(&volume, &Deed::Override { word: word.clone() }).await;
+                gate.override_floor(word);
                 self.grant_of(&volume)
             }
             _ => Err(Refusal::new(Code::Invalid, "this is not a pool's business", "")),
@@ -59,6 +67,7 @@ impl Pool {
     fn grant_of(&self, volume: &VolumeName) -> Result<Reply, Refusal> {
         let status = self.gate(volume)?.status();
         let (state, reason) = serve_state(status.state);
+        let reason = with_witness(reason, self.array.array.status().witness_blocked.as_deref());
         Ok(Reply::Grant(GrantReport {
             volume: volume.clone(),
             epoch: status.epoch,

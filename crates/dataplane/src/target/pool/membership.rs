@@ -4,7 +4,7 @@
 //! Losing the file loses no data: the array then starts only with every member that its superblocks call active, or by
 //! an operator's word.
 
-use crate::durable::replace;
+use crate::durable::{replace, sync_folder_of};
 use block::raid::{Membership, MembershipWitness};
 use block::{DeviceError, IoFuture};
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ impl Members {
 impl MembershipWitness for Members {
     fn recall(&self, array: ArrayId) -> IoFuture<Option<Membership>> {
         let path = self.path(array);
-        aside(move || match std::fs::read(&path) {
+        aside(move || match read_durably(&path) {
             Ok(bytes) => read(&bytes).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -55,6 +55,13 @@ impl MembershipWitness for Members {
         let (path, text) = (self.path(array), serde_json::to_vec(&document).expect("numbers and digits are text"));
         aside(move || replace(&path, &text))
     }
+}
+
+/// The content, once a power cut cannot take it back: its writer may have been killed before the renaming was durable.
+fn read_durably(path: &Path) -> io::Result<Vec<u8>> {
+    let bytes = std::fs::read(path)?;
+    sync_folder_of(path)?;
+    Ok(bytes)
 }
 
 fn read(bytes: &[u8]) -> io::Result<Membership> {

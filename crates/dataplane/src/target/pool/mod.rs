@@ -15,6 +15,7 @@ mod grants;
 mod membership;
 mod thread;
 
+use super::audit::Audit;
 use host::net::Parts;
 use host::runtime::DataThread;
 use std::cell::RefCell;
@@ -41,6 +42,8 @@ pub struct Blueprint {
     pub start: Start,
     /// Where it is remembered who was in sync.
     pub state_dir: PathBuf,
+    /// Where it is recorded who was granted what.
+    pub audit: Audit,
 }
 
 /// How a pool comes to be.

@@ -4,6 +4,7 @@ use super::array::{PoolArray, open};
 use super::export::Exports;
 use super::membership::Members;
 use super::{Blueprint, Look, Message, Names};
+use crate::target::audit::Audit;
 use block::runtime::{Rt, sleep};
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub struct Pool {
     pub rt: Rt,
     /// The members and the array.
     pub array: PoolArray,
+    /// Who was granted what.
+    pub audit: Audit,
     /// The volumes and who uses them.
     pub exports: Exports,
     /// One change of members or volumes at a time: each is several steps.
@@ -72,10 +75,10 @@ async fn take_messages(pool: &Rc<Pool>, inbox: &mut mpsc::Receiver<Message>) {
 }
 
 async fn bring_up(rt: &Rt, blueprint: Blueprint, names: Names) -> Result<Rc<Pool>, Refusal> {
-    let Blueprint { pool: name, start, state_dir } = blueprint;
+    let Blueprint { pool: name, start, state_dir, audit } = blueprint;
     let opened = open(rt, &name, start, Rc::new(Members::new(&state_dir))).await?;
     let exports = Exports::new(opened.group, names);
-    let pool = Pool { name, rt: Rc::clone(rt), array: opened.array, exports, changing: Mutex::new(()) };
+    let pool = Pool { name, rt: Rc::clone(rt), array: opened.array, audit, exports, changing: Mutex::new(()) };
     let pool = Rc::new(pool);
     pool.open_volumes().await;
     Ok(pool)
