@@ -22,6 +22,13 @@ BLOCK = 4096
 PATIENCE_S = 5
 # Between two attempts at a new session: often enough that some fall into every phase of a raise.
 PAUSE_S = 0.15
+# It sends for so long, waits for every answer, and pauses: nearly always something is in flight when a fence falls, and
+# a fence that only waits for silence finds some, and is then written over.
+VOLLEY_S, BREATH_S = 0.4, 0.02
+# Writes are sent so far apart, so that their answers are too.
+STEP_S = 0.015
+# A fenced connection is tried again so often; ten thousand refusals a second prove no more.
+AGAIN_S = 0.05
 # Refusals that the gate makes: the epoch is over, or the attachment may not write.
 REFUSALS = ("ESHUTDOWN", "EPERM")
 
@@ -185,20 +192,40 @@ def attempts():
 def run():
     single = Session("write", PLAN["epoch"], PLAN["incarnation"])
     queue = Session("queued", PLAN["epoch"], PLAN["incarnation"])
-    tries, sessions, next_try = attempts(), [single, queue], 0
-    while not wait(sessions, 20):
-        for session, depth in ((single, 1), (queue, PLAN["depth"])):
+    tries, depths, rhythm, next_try = attempts(), ((single, 1), (queue, PLAN["depth"])), Rhythm(), 0
+    while not wait([single, queue], 10):
+        for session, _ in depths:
             session.turn()
-            # A fenced connection is tried again and again, but not in a busy loop.
-            while session.alive() and len(session.flight) < depth:
-                session.write()
-                if State.fenced:
-                    break
-        if time.monotonic() >= next_try:
+        if rhythm.beat(any(session.flight for session, _ in depths)):
+            for session, depth in depths:
+                if session.alive() and len(session.flight) < depth:
+                    session.write()
+        # An attempt writes too, so it belongs to the volley; once fenced there is none.
+        if time.monotonic() >= next_try and (State.fenced or rhythm.sends()):
             attempt(*next(tries))
             next_try = time.monotonic() + PAUSE_S
-    for session in sessions:
+    for session, _ in depths:
         session.finish()
+
+
+class Rhythm:
+    """When to send."""
+
+    def __init__(self):
+        self.ends, self.next = time.monotonic() + VOLLEY_S, 0
+
+    def sends(self):
+        return State.fenced or time.monotonic() < self.ends
+
+    def beat(self, in_flight):
+        """Whether to send now."""
+        now = time.monotonic()
+        if now >= self.ends and not in_flight:
+            self.ends, self.next = now + BREATH_S + VOLLEY_S, now + BREATH_S
+        if now < self.next or not self.sends():
+            return False
+        self.next = now + (AGAIN_S if State.fenced else STEP_S)
+        return True
 
 
 def erase():

@@ -58,11 +58,14 @@ impl Stamp {
     }
 }
 
-/// Every stamp in a write, with its distance from the write's begin. Whoever stamps writes whole sectors.
+/// The stamps in a write, with their distance from the write's begin; equal neighbours count once. Whoever stamps writes
+/// whole sectors.
 #[must_use]
 pub fn stamps(data: &[u8]) -> Vec<(u64, Stamp)> {
     let sectors = (0u64..).step_by(SECTOR).zip(data.chunks(SECTOR));
-    sectors.filter_map(|(at, sector)| Some((at, Stamp::read(sector)?))).collect()
+    let mut found: Vec<_> = sectors.filter_map(|(at, sector)| Some((at, Stamp::read(sector)?))).collect();
+    found.dedup_by_key(|(_, stamp)| *stamp);
+    found
 }
 
 #[cfg(test)]
@@ -84,6 +87,7 @@ mod test {
     #[test]
     fn stamps_stand_at_sectors() {
         let mut data = vec![0xEE; SECTOR];
+        data.extend(sector(7, 2));
         data.extend(sector(7, 2));
         data.extend(sector(7, 5));
         data[100..100 + STAMP_BYTES].copy_from_slice(&sector(8, 1)[..STAMP_BYTES]);
