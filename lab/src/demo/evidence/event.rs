@@ -85,7 +85,7 @@ pub enum What {
         /// The fault.
         fault: u32,
     },
-    /// A target acknowledged a raise of the failover.
+    /// A target acknowledged a raise of the failover. Only needed where the targets' grant logs do not tell.
     Fenced {
         /// The fault.
         fault: u32,

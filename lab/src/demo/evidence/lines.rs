@@ -2,6 +2,7 @@
 
 use super::Kind;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// A record whose receipt makes it acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,8 +90,8 @@ pub struct StoreChange {
     pub revision: u64,
     /// Which object.
     pub key: String,
-    /// Its new value, JSON text as the store has it; none: it was removed.
-    pub value: Option<String>,
+    /// Its new value, as JSON or as the store's text of it; none: it was removed.
+    pub value: Option<Value>,
     /// The change was certainly not there before this moment: the lab looked and did not see it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub not_before_us: Option<u64>,
@@ -99,17 +100,14 @@ pub struct StoreChange {
 /// A line of a target's grant log. The file is the product's, so fields that are of no use here may come and go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantLine {
-    /// When, by the wall clock.
-    pub at_ms: u64,
-    /// When, by the clock of the evidence.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub mono_us: Option<u64>,
-    /// `grant` if absent; reservations and floors are no grants.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub kind: Option<String>,
+    /// When it was done, by the clock of the evidence: no acknowledgement is older.
+    pub mono_us: u64,
+    /// `grant`; reservations, floors and an operator's words are none.
+    pub kind: String,
     /// Which volume.
     pub volume: String,
     /// Its epoch from here on.
+    #[serde(default)]
     pub epoch: u64,
     /// Who owns it.
     #[serde(default)]
@@ -129,7 +127,7 @@ impl GrantLine {
     /// Whether it gives a volume to somebody, or to nobody.
     #[must_use]
     pub fn is_grant(&self) -> bool {
-        self.kind.as_deref().is_none_or(|kind| matches!(kind, "grant" | "raise"))
+        self.kind == "grant"
     }
 
     /// Who may write.
