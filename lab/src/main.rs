@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use lab::demo::report;
 use lab::{bench, disks, kills, ledger, load, verify};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ enum Command {
     Load(verify::Options),
     /// Kill target, initiator, power and cables under a verifying load.
     Kills(kills::Options),
+    /// Compute a demo's report from its evidence, or verify one.
+    Report(report::Options),
     /// Measure servers side by side.
     #[command(subcommand)]
     Bench(bench::Which),
@@ -63,6 +66,7 @@ fn run() -> anyhow::Result<i32> {
         Command::NbdLoad(options) => load::run(&options),
         Command::Load(options) => verify::run(&options),
         Command::Kills(options) => kills::run(&options),
+        Command::Report(options) => report::run(&options),
         Command::Bench(which) => bench::run(&which),
         Command::Clean { state } => {
             let done = ledger::clean(&state)?;

@@ -5,7 +5,7 @@
 //! read back. It does *not* know how target and initiator survive; it knows what a guest may see.
 
 mod delay;
-mod keys;
+pub mod keys;
 mod stack;
 pub mod stop;
 mod table;
