@@ -7,7 +7,7 @@
 mod delay;
 mod keys;
 mod stack;
-mod stop;
+pub(crate) mod stop;
 mod table;
 
 use crate::disks::cache::Dice;
