@@ -12,10 +12,10 @@
 //! know how muskox works: it believes its guest, its own clock and the bytes on the disk.
 
 pub mod beacon;
-//pub mod check_disk;
+pub mod check_disk;
 pub mod guest;
-//pub mod guest_try;
-//pub mod image;
+pub mod guest_try;
+pub mod image;
 pub mod lines;
 pub mod probe;
 pub mod referee;
