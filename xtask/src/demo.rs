@@ -39,7 +39,7 @@ pub struct Options {
 pub fn run(options: &Options) -> anyhow::Result<bool> {
     if let Some(folder) = &options.verify {
         build(&["-p", "lab"])?;
-        return lab(Command::new("target/release/muskox-lab").arg("report").arg(folder));
+        return lab(Command::new("target/release/muskox-lab").args(["report", "--verify"]).arg(folder));
     }
     let bugs: Vec<&str> = match options.sabotage.as_deref() {
         None => Vec::new(),

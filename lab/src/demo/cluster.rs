@@ -40,6 +40,8 @@ pub struct Plan<'a> {
     pub folder: &'a Path,
     /// The lab's state folder.
     pub state: &'a Path,
+    /// Where the disks log the rogue's writes.
+    pub applied: &'a Path,
     /// How large each disk is.
     pub disk_mib: u64,
     /// A planted bug, by name.
@@ -177,6 +179,18 @@ impl Cluster {
     pub fn storage_portals(&self) -> Vec<String> {
         let machine = self.site.machine(Role::Storage);
         SEGMENTS.map(|segment| format!("{}:{NBD_PORT}", machine.address(segment))).into()
+    }
+
+    /// What the target says of itself.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn target_status(&self) -> anyhow::Result<Value> {
+        let socket = self.root(Role::Storage).join("run/muskox/target.sock");
+        let mut command = Command::new(&self.program);
+        command.arg("ctl").arg("--socket").arg(socket).args(["--json", "status"]).stdin(Stdio::null());
+        let text = self.finish(command.process_group_of_its_own(), "ctl status")?;
+        serde_json::from_str(&text).with_context(|| format!("`muskox ctl status` printed no JSON: {text:?}"))
     }
 
     /// A disk, as the storage box sees it.
@@ -333,6 +347,7 @@ fn start_disks(plan: &Plan<'_>, ledger: &Ledger, stop: &Stop) -> anyhow::Result<
     command.arg("disks").args(["--count", &DISKS.to_string(), "--size-mib", &plan.disk_mib.to_string()]);
     command.arg("--dir").arg(here("disks")).arg("--backing").arg(here("backing"));
     command.arg("--control").arg(here("disks.sock")).arg("--state").arg(plan.state);
+    command.arg("--applied").arg(plan.applied);
     let log = log(&here("disks.log"))?;
     command.process_group_of_its_own().stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     ledger.record(Thing::Mount { at: here("disks") })?;

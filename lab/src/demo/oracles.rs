@@ -42,12 +42,7 @@ impl Drop for Loop {
 ///
 /// # Errors
 /// When a tool cannot be run, or what it says cannot be used: then nothing can be checked.
-pub fn look(
-    members: &[PathBuf],
-    volumes: &[&str],
-    folder: &Path,
-    writer: &Writer,
-) -> anyhow::Result<Found> {
+pub fn look(members: &[PathBuf], volumes: &[&str], folder: &Path, writer: &Writer) -> anyhow::Result<Found> {
     let mut runs = Vec::new();
     let mut offsets = Vec::new();
     for (number, member) in members.iter().enumerate() {
@@ -110,7 +105,8 @@ fn copy_volume(member: &Path, offset: u64, lvs: &str, volume: &str, to: &Path) -
     let row = lvs.lines().map(|line| line.trim().split('|').collect::<Vec<_>>()).find(|row| row[0] == volume);
     let row = row.filter(|row| row.len() == 6).with_context(|| format!("lvs knows no volume {volume}:\n{lvs}"))?;
     // `/dev/loop0:16-31`.
-    let extents = row[2].rsplit(':').next().and_then(|range| range.split('-').next()).and_then(|n| n.parse::<u64>().ok());
+    let extents =
+        row[2].rsplit(':').next().and_then(|range| range.split('-').next()).and_then(|n| n.parse::<u64>().ok());
     let number = |text: &str| text.parse::<u64>().with_context(|| format!("lvs says '{text}', not a number"));
     let begin = extents.with_context(|| format!("lvs says extents '{}'", row[2]))?;
     let start = offset + number(row[5])? + begin * number(row[4])?;

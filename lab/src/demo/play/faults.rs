@@ -7,12 +7,16 @@ use crate::disks::control::{Command as DiskCommand, On};
 use crate::machine::Role;
 use anyhow::Context;
 use serde_json::Value;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long a host stands still.
 const FREEZE: Duration = Duration::from_secs(30);
 /// How long a host is alone.
 const CUT: Duration = Duration::from_secs(20);
+/// Its place on the canary: far behind the guest's slots.
+const ROGUE_AT: u64 = 48 << 20;
+const ROGUE_BLOCKS: u64 = 1024;
 /// The rogue is at work before the fault, and goes on after it.
 const ROGUE_BEFORE: Duration = Duration::from_secs(2);
 const ROGUE_AFTER: Duration = Duration::from_secs(5);
@@ -39,7 +43,7 @@ impl Play {
         let resume_us = resumed.context("the store names no new owner")?.at_us;
         let stop_us = resume_us - blackout_us;
         self.writer.event(What::MigrateEnd { migration, total_ms, bytes, stop_us, resume_us })?;
-        self.note(&format!("moved in {total_ms} ms, its CPU stood still for {} ms", blackout_us / 1000))?;
+        self.outcome = format!("{total_ms} ms in all, its CPU stood still for {} ms", blackout_us / 1000);
         (self.here, self.there) = (self.there, self.here);
         let acked = self.watch().acked();
         self.wait(ANSWER_MAX, "the guest works on", |play| play.watch().acked() > acked + 20)
@@ -68,6 +72,7 @@ impl Play {
             let Ok(pool) = play.cluster.get(&format!("/v1/pools/{POOL}")) else { return false };
             let state = pool["state"].as_str().unwrap_or_default().to_owned();
             let text = resync_text(&pool);
+            play.pool_text = Some(format!("{state} {text}").trim_end().to_owned());
             if state != last {
                 let _ = play.writer.event(What::Pool { state: state.clone(), text: text.clone() });
                 play.screen.note(&format!("pool {POOL}: {state} {text}"));
@@ -99,16 +104,11 @@ impl Play {
     pub(super) fn freeze(&mut self) -> anyhow::Result<()> {
         let errors = self.guest_errors();
         let (revision, host) = (self.feed.revision(), self.here);
-        let epoch = self.epoch()?;
-        let plan = rogue::Plan {
-            fault: self.faults + 1,
-            epoch,
-            volume: CANARY.to_owned(),
-            root: self.cluster.root(host),
-            portals: self.cluster.storage_portals(),
-        };
         // Outside the frozen cgroup, in the frozen host's namespace: with its key and its address.
-        let rogue = rogue::Rogue::start(self.cluster.site.machine(host), &plan, &self.writer)?;
+        let keys = self.credentials(host)?;
+        let plan = self.rogue(host, &keys, self.faults + 1)?;
+        let mut rogue = rogue::Rogue::start(&plan, &self.ledger, &self.writer)?;
+        self.wait(SEEN_MAX, "the rogue is in", |_| rogue.tally().applied.load(Ordering::Relaxed) > 0)?;
         self.nap(ROGUE_BEFORE)?;
         let fault = self.inject(Cause::Freeze, Some(host))?;
         let begun = now_us();
@@ -120,7 +120,12 @@ impl Play {
         self.writer.event(What::End { fault })?;
         self.old_guest_is_gone(host)?;
         self.nap(ROGUE_AFTER)?;
-        rogue.end()?;
+        rogue.check_lives()?;
+        let tally = rogue.end()?;
+        let refused = tally.refused.load(Ordering::Relaxed);
+        self.note(&format!("the rogue was refused {refused} times"))?;
+        let owner = self.credentials(self.here)?;
+        rogue::erase(&self.rogue(self.here, &owner, fault)?, &self.ledger)?;
         self.member_is_up(host)?;
         self.settled(fault, errors)?;
         self.witness_again()
@@ -141,6 +146,31 @@ impl Play {
         self.member_is_up(host)?;
         self.settled(fault, errors)?;
         self.witness_again()
+    }
+
+    fn credentials(&self, host: Role) -> anyhow::Result<rogue::Credentials> {
+        let of = |name: &str| self.cluster.root(host).join("etc/muskox").join(name);
+        let folder = self.folder.join(format!("rogue-{}", host.name()));
+        rogue::Credentials::gather(&folder, &of("node.crt"), &of("node.key"), &of("ca.crt"))
+    }
+
+    /// A rogue that pretends to be the host's initiator, as it is attached now.
+    fn rogue<'a>(&self, host: Role, keys: &'a rogue::Credentials, fault: u32) -> anyhow::Result<rogue::Plan<'a>> {
+        let (key, status) = (self.key_of(host), self.cluster.target_status()?);
+        let sessions = status["sessions"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let own = sessions.iter().find(|it| it["host"] == key && it["volume"] == CANARY);
+        let incarnation = own.and_then(|it| it["incarnation"].as_u64()).context("the host has no session")?;
+        Ok(rogue::Plan {
+            namespace: Some(self.cluster.site.machine(host).namespace()),
+            portals: self.cluster.storage_portals(),
+            keys: Some(keys),
+            volume: CANARY.to_owned(),
+            epoch: self.epoch()?,
+            incarnation,
+            fault,
+            offset: ROGUE_AT,
+            blocks: ROGUE_BLOCKS,
+        })
     }
 
     fn epoch(&self) -> anyhow::Result<u64> {

@@ -1,8 +1,9 @@
 //! The end: the VM stops, its disks are looked at by tools that know nothing of muskox, all that was said is kept.
 
 use super::super::cluster::tail;
-use super::super::evidence::{ORACLES, OracleRun, RECORDS, RecordsCheck, What, grants_file};
-use super::super::{check_disk, oracles};
+use super::super::evidence::{ORACLES, OracleRun, RECORDS, REFEREE, RecordsCheck, What, grants_file};
+use super::super::referee::Receipt;
+use super::super::{check_disk, lines, oracles};
 use super::{CANARY, Play, ROOT, VM};
 use crate::machine::Role;
 use anyhow::Context;
@@ -26,14 +27,18 @@ impl Play {
         let found = oracles::look(&members, &[ROOT, CANARY], &images, &self.writer)?;
         let mut runs = found.runs;
         let [root, canary] = &found.volumes[..] else { anyhow::bail!("two volumes were asked for") };
-        let checked = check_disk::check(root, Some(canary), &self.writer.path(super::super::evidence::REFEREE))?;
+        let receipts: Vec<Receipt> = lines::read(&self.writer.path(REFEREE))?;
+        let checked = check_disk::check(root, Some(canary), &receipts, &self.folder)?;
         let place = self.writer.output("e2fsck", &checked.e2fsck)?;
-        let (command, status) = ("e2fsck -fn".to_owned(), checked.e2fsck_status);
-        runs.push(OracleRun { oracle: "e2fsck".into(), command, status, output: place, agrees: status == 0 });
+        let (command, status) = ("e2fsck -fn".to_owned(), i32::from(!checked.e2fsck_clean));
+        runs.push(OracleRun { oracle: "e2fsck".into(), command, status, output: place, agrees: checked.e2fsck_clean });
+        checked.problems.iter().try_for_each(|problem| self.note(problem))?;
         let records = RecordsCheck { acked: checked.acked, missing: checked.missing, torn: checked.torn };
         self.writer.document(RECORDS, &records)?;
         self.writer.document(ORACLES, &runs)?;
-        self.note(&format!("{} records acknowledged, {} missing, {} torn", checked.acked, checked.missing, checked.torn))
+        self.outcome =
+            format!("{} records acknowledged, {} missing, {} torn", checked.acked, checked.missing, checked.torn);
+        Ok(())
     }
 
     /// What the product says at the end: jobs, VMs, grants; and the logs of its programs.

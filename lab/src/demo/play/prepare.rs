@@ -24,7 +24,8 @@ impl Play {
             nodes.iter().filter(|node| node["state"] == "up" || node["state"] == "store").count() == MEMBERS.len()
         })?;
         for node in list["nodes"].as_array().into_iter().flatten() {
-            let role = MEMBERS.into_iter().find(|role| node["name"] == role.name()).context("a stranger is a member")?;
+            let role =
+                MEMBERS.into_iter().find(|role| node["name"] == role.name()).context("a stranger is a member")?;
             self.keys.insert(role.name(), node["key"].as_str().unwrap_or_default().to_owned());
         }
         let hosts = self.keys.iter().map(|(name, key)| ((*name).to_owned(), key.clone())).collect();
