@@ -298,6 +298,24 @@ fn contradictions_are_errors() {
     fails(|it| it.events.push(it.events[0].clone()), "begins once");
 }
 
+/// Goal: the page shows what was violated first and in red, and nobody's name becomes markup. Method: bad evidence of a
+/// guest with a strange name.
+#[test]
+fn the_page_shows_what_is_wrong() {
+    let mut evidence = good();
+    evidence.applied[0].completed_us = None;
+    if let What::RunBegin { vm, .. } = &mut evidence.events[0].what {
+        *vm = "<script>".into();
+    }
+    evidence.store.iter_mut().for_each(|change| change.key = "/epoch/vm/<script>".into());
+    let report = report(&evidence);
+    let page = super::html::page(&report, &super::Timeline::of(&evidence).unwrap(), &evidence);
+    let place = |words: &str| page.find(words).unwrap_or_else(|| panic!("the page does not show: {words}"));
+    assert!(place("One promise was broken") < place("class=\"tiles\""));
+    assert!(place("class=\"stale\"") > place("class=\"refused\""), "drawn over the others");
+    assert!(page.contains("&lt;script&gt;") && !page.contains("<script"));
+}
+
 /// A folder that is gone in the end.
 struct Folder(PathBuf);
 
@@ -362,6 +380,12 @@ fn a_report_follows_from_its_folder() {
     let made = write(&folder.evidence(), &folder.0).unwrap();
     assert_eq!(made, report(&evidence));
     assert_eq!(verify(&folder.evidence(), &folder.0).unwrap(), made);
+    let page = std::fs::read_to_string(folder.0.join("report.html")).unwrap();
+    for words in ["safe and complete", "freeze host2", "boot 4", "cut off host1", "no answer for", "class=\"refused\""]
+    {
+        assert!(page.contains(words), "the page does not show: {words}");
+    }
+    assert!(!page.contains("http"), "the page fetches nothing");
 
     let path = folder.0.join("report.json");
     let text = std::fs::read_to_string(&path).unwrap();
