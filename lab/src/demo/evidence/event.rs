@@ -77,8 +77,6 @@ pub enum What {
         fault: u32,
         /// The store's revision then.
         revision: u64,
-        /// I/O errors that the guest saw.
-        guest_errors: u64,
     },
     /// The verdict on the host was recorded.
     Verdict {

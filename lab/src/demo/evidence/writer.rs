@@ -1,8 +1,8 @@
 //! Writes evidence: every line is one `write` to a file opened for appending, so it is there when the call returns,
 //! whatever happens to this process, and lines of several threads do not mix.
 
-use super::{APPLIED, BEACONS, EVENTS, Event, OUTPUTS, PROBE, REFEREE, ROGUE, STORE, What, now_us};
-use super::{Beacon, ProbeAnswer, Receipt, RogueLine, StoreChange};
+use super::{APPLIED, BEACONS, EVENTS, Event, GUEST_ERRORS, OUTPUTS, PROBE, REFEREE, ROGUE, STORE, What, now_us};
+use super::{Beacon, GuestError, ProbeAnswer, Receipt, RogueLine, StoreChange};
 use anyhow::Context;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ pub struct Writer {
 }
 
 /// Every file of lines, so that a reader can tell "nothing happened" from "nobody looked".
-const FILES: [&str; 7] = [EVENTS, REFEREE, PROBE, BEACONS, APPLIED, ROGUE, STORE];
+const FILES: [&str; 8] = [EVENTS, REFEREE, PROBE, BEACONS, GUEST_ERRORS, APPLIED, ROGUE, STORE];
 
 impl Writer {
     /// Makes the folder, which must be empty or missing: evidence of two runs proves nothing about either.
@@ -90,6 +90,14 @@ impl Writer {
     /// When it cannot be written.
     pub fn beacon(&self, line: &Beacon) -> anyhow::Result<()> {
         self.line(BEACONS, line)
+    }
+
+    /// The guest told of an error.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn guest_error(&self, line: &GuestError) -> anyhow::Result<()> {
+        self.line(GUEST_ERRORS, line)
     }
 
     /// The rogue tried something.

@@ -62,11 +62,24 @@ pub fn outages(timeline: &Timeline, evidence: &Evidence) -> Vec<Outage> {
             cause: fault.cause.name().to_owned(),
             restarts: restarts.len() as u64,
             epoch_changes: ownership::changes(timeline, evidence, fault.revisions),
-            guest_errors: fault.guest_errors.unwrap_or_default(),
+            guest_errors: errors_within(evidence, fault),
             resumed_ms: resumed_us(fault, evidence).map(|us| us / 1000),
         }
     };
     timeline.faults.iter().filter(|fault| fault.cause.is_outage()).map(outage).collect()
+}
+
+fn errors_within(evidence: &Evidence, fault: &Fault) -> u64 {
+    let within = evidence.guest_errors.iter().filter(|line| (fault.at_us..fault.until_us).contains(&line.at_us));
+    within.count() as u64
+}
+
+/// D2: a guest sees no error, whatever becomes of disks, targets and networks. Only a guest that was fenced may.
+pub fn errors_elsewhere(timeline: &Timeline, evidence: &Evidence) -> Option<Violation> {
+    let told = timeline.faults.iter().filter(|fault| fault.cause.fails_over() || fault.cause.is_outage());
+    let told: u64 = told.map(|fault| errors_within(evidence, fault)).sum();
+    let count = (evidence.guest_errors.len() as u64).checked_sub(told).filter(|count| *count > 0)?;
+    Some(Violation::new("D2", format!("the guest saw {count} I/O errors outside failovers and outages")))
 }
 
 /// From a fault's end to the next record.

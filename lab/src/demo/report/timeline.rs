@@ -40,7 +40,6 @@ pub struct Fault {
     pub start: Option<Start>,
     /// The store's revision before, and after it came to rest.
     pub revisions: (u64, Option<u64>),
-    pub guest_errors: Option<u64>,
 }
 
 /// A QEMU's vCPUs ran.
@@ -121,10 +120,7 @@ impl Timeline {
             What::WorkEnd => self.work_end_us = Some(at_us),
             What::Inject { fault, cause, host, revision } => self.inject(at_us, fault, cause, host, revision)?,
             What::End { fault } => self.fault(fault)?.end_us = Some(at_us),
-            What::Settled { fault, revision, guest_errors } => {
-                let fault = self.fault(fault)?;
-                (fault.revisions.1, fault.guest_errors) = (Some(revision), Some(guest_errors));
-            }
+            What::Settled { fault, revision } => self.fault(fault)?.revisions.1 = Some(revision),
             What::Verdict { fault } => {
                 self.fault(fault)?.verdict_us.get_or_insert(at_us);
             }
@@ -172,7 +168,6 @@ impl Timeline {
             acks_us: Vec::new(),
             start: None,
             revisions: (revision, None),
-            guest_errors: None,
         });
         Ok(())
     }

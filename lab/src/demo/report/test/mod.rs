@@ -4,8 +4,8 @@ mod made;
 
 use super::{Oracles, Records, Report, verify, write};
 use crate::demo::evidence::{
-    APPLIED, AppliedLine, BEACONS, Beacon, Cause, EVENTS, Event, Evidence, GrantOwner, Grants, ORACLES, Outcome, PROBE,
-    RECORDS, REFEREE, ROGUE, STORE, Step, What, Writer, grants_file,
+    APPLIED, AppliedLine, BEACONS, Beacon, Cause, EVENTS, Event, Evidence, GrantOwner, Grants, GuestError, ORACLES,
+    Outcome, PROBE, RECORDS, REFEREE, ROGUE, STORE, Step, What, Writer, grants_file,
 };
 use made::{KEYS, good};
 use serde::Serialize;
@@ -136,13 +136,11 @@ fn outages_change_nothing() {
         (change.revision, change.value) = (150, Some(text.into()));
         it.store.push(change);
     });
-    violates("D2", "guest errors", |it| {
-        for event in &mut it.events {
-            if let What::Settled { fault: 6, guest_errors, .. } = &mut event.what {
-                *guest_errors = 3;
-            }
-        }
-    });
+    let error = |at_us| GuestError { at_us, host: "host2".into(), text: "I/O error, dev vda".into() };
+    violates("D2", "guest errors in an outage", |it| it.guest_errors.push(error(225_000_000)));
+    violates("D2", "guest errors when a disk fails", |it| it.guest_errors.push(error(31_000_000)));
+    let fenced = spoilt(|it| it.guest_errors.push(error(110_000_000)));
+    assert!(fenced.2, "a fenced guest may see errors");
 }
 
 /// Goal: a grant or a start that the store had not ordered is I9. Method: take the transaction away; let it come later;
@@ -329,6 +327,7 @@ impl Folder {
         evidence.receipts.iter().for_each(|line| writer.receipt(line).unwrap());
         evidence.probes.iter().for_each(|line| writer.probe(line).unwrap());
         evidence.beacons.iter().for_each(|line| writer.beacon(line).unwrap());
+        evidence.guest_errors.iter().for_each(|line| writer.guest_error(line).unwrap());
         evidence.rogue.iter().for_each(|line| writer.rogue(line).unwrap());
         evidence.store.iter().for_each(|line| writer.store(line).unwrap());
         let began = evidence.applied.iter().map(|op| AppliedLine { completed_us: None, ..op.clone() });
