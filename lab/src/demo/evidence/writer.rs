@@ -1,7 +1,9 @@
 //! Writes evidence: every line is one `write` to a file opened for appending, so it is there when the call returns,
 //! whatever happens to this process, and lines of several threads do not mix.
 
-use super::{APPLIED, BEACONS, EVENTS, Event, GUEST_ERRORS, OUTPUTS, PROBE, REFEREE, ROGUE, STORE, What, now_us};
+use super::{
+    APPLIED, BEACONS, EVENTS, Event, GUEST_ERRORS, OUTPUTS, PROBE, REFEREE, ROGUE, STORE, What, grants_file, now_us,
+};
 use super::{Beacon, GuestError, ProbeAnswer, Receipt, RogueLine, StoreChange};
 use anyhow::Context;
 use serde::Serialize;
@@ -114,6 +116,18 @@ impl Writer {
     /// When it cannot be written.
     pub fn store(&self, line: &StoreChange) -> anyhow::Result<()> {
         self.line(STORE, line)
+    }
+
+    /// Copies a target's grant log out of its state folder: the file and, if there is one, the rotated one before it.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be copied.
+    pub fn grants(&self, machine: &str, state_dir: &Path) -> anyhow::Result<()> {
+        let log = state_dir.join("grants.jsonl");
+        let older = std::fs::read(log.with_extension("jsonl.1")).unwrap_or_default();
+        let newer = std::fs::read(&log).with_context(|| format!("reading {}", log.display()))?;
+        let name = grants_file(machine);
+        std::fs::write(self.folder.join(&name), [older, newer].concat()).with_context(|| format!("writing {name}"))
     }
 
     /// A whole document, such as `records.json` or `jobs.json`.

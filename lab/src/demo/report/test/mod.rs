@@ -5,7 +5,7 @@ mod made;
 use super::{Oracles, Records, Report, verify, write};
 use crate::demo::evidence::{
     APPLIED, AppliedLine, BEACONS, Beacon, Cause, EVENTS, Event, Evidence, GrantOwner, Grants, GuestError, ORACLES,
-    Outcome, PROBE, RECORDS, REFEREE, ROGUE, STORE, Step, What, Writer, grants_file,
+    Outcome, PROBE, RECORDS, REFEREE, ROGUE, STORE, Step, What, Writer,
 };
 use made::{KEYS, good};
 use serde::Serialize;
@@ -333,7 +333,11 @@ impl Folder {
         let began = evidence.applied.iter().map(|op| AppliedLine { completed_us: None, ..op.clone() });
         lines(&writer.path(APPLIED), began.chain(evidence.applied.iter().cloned()));
         for log in &evidence.grants {
-            lines(&writer.path(&grants_file(&log.machine)), log.lines.iter().cloned());
+            // As a target's state folder has it after a rotation.
+            let (old, new) = log.lines.split_at(2);
+            lines(&folder.join("grants.jsonl.1"), old.iter());
+            lines(&folder.join("grants.jsonl"), new.iter());
+            writer.grants(&log.machine, &folder).unwrap();
         }
         writer.document(RECORDS, &evidence.records).unwrap();
         writer.document(ORACLES, &evidence.oracles).unwrap();
@@ -375,6 +379,7 @@ fn a_report_follows_from_its_folder() {
     let folder = Folder::with(&evidence, "follows");
     let read = Evidence::read(&folder.evidence()).unwrap();
     assert_eq!((read.events.len(), read.store.len()), (evidence.events.len(), evidence.store.len()));
+    assert_eq!(read.grants[0].lines, evidence.grants[0].lines);
     assert_eq!(read.applied, evidence.applied, "the two lines of an operation are one");
     let made = write(&folder.evidence(), &folder.0).unwrap();
     assert_eq!(made, report(&evidence));
