@@ -83,7 +83,7 @@ pub enum What {
         /// The fault.
         fault: u32,
     },
-    /// A target acknowledged a raise of the failover. Only needed where the targets' grant logs do not tell.
+    /// A target acknowledged a raise of the failover. It counts only where no grant log tells.
     Fenced {
         /// The fault.
         fault: u32,

@@ -99,8 +99,9 @@ impl Timeline {
         let ends: Vec<u64> = this.faults.iter().skip(1).map(|fault| fault.at_us).chain([u64::MAX]).collect();
         for (fault, until_us) in this.faults.iter_mut().zip(ends) {
             fault.until_us = until_us;
-            if fault.acks_us.is_empty() && fault.cause.fails_over() {
-                fault.acks_us = acks(fault, evidence);
+            let told = acks(fault, evidence);
+            if fault.cause.fails_over() && !told.is_empty() {
+                fault.acks_us = told;
             }
         }
         Ok(this)
@@ -195,10 +196,16 @@ pub fn boots(evidence: &Evidence) -> impl Iterator<Item = (u64, &str)> {
     beacons.chain(receipts).chain(evidence.probes.iter().map(|line| (line.at_us, line.boot.as_str())))
 }
 
-/// The acks as the targets themselves wrote them down: grants of the epoch that the guest was started under.
+/// The acks as the targets themselves wrote them down: the first grant of the epoch that the guest was started under, of
+/// each volume at each target. They are exact; what the lab notes, it was told a little later.
 fn acks(fault: &Fault, evidence: &Evidence) -> Vec<u64> {
     let Some(start) = &fault.start else { return Vec::new() };
-    let lines = evidence.grants.iter().flat_map(|grants| &grants.lines);
-    let of_it = lines.filter(|line| line.is_grant() && line.epoch == start.epoch);
-    of_it.map(|line| line.mono_us).filter(|at_us| (fault.at_us..fault.until_us).contains(at_us)).collect()
+    let mut first: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for log in &evidence.grants {
+        let of_it = log.lines.iter().filter(|line| line.is_grant() && line.epoch == start.epoch);
+        for line in of_it.filter(|line| (fault.at_us..fault.until_us).contains(&line.mono_us)) {
+            first.entry((&log.machine, &line.volume)).or_insert(line.mono_us);
+        }
+    }
+    first.into_values().collect()
 }

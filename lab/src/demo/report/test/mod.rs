@@ -78,6 +78,14 @@ fn stale_writes_are_seen() {
     });
     violates("I1", "completed late", |it| it.applied[0].completed_us = Some(ack_us + 1));
     violates("I1", "never completed", |it| it.applied[0].completed_us = None);
+    violates("I1", "a raise that was asked for again, and a late note, move no ack", |it| {
+        let mut again = it.grants[0].lines.iter().find(|line| line.epoch == 7).unwrap().clone();
+        again.mono_us += 2_000_000;
+        it.grants[0].lines.insert(14, again);
+        let (machine, volume) = ("storage".into(), "web1".into());
+        it.events.push(Event { at_us: 85_200_000, what: What::Fenced { fault: 3, machine, volume, epoch: 7 } });
+        it.applied[0].completed_us = Some(ack_us + 1);
+    });
     let refused = spoilt(|it| (it.applied[0].completed_us, it.applied[0].failed) = (Some(ack_us + 1), true));
     assert_eq!(refused, (vec![], vec![], true));
     let one = spoilt(|it| {
