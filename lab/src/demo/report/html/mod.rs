@@ -24,7 +24,7 @@ pub fn page(report: &Report, timeline: &Timeline, evidence: &Evidence) -> String
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>muskox demo: {words}</title>\n<style>\n{STYLE}</style></head>\n<body><main>\n\
          <header><h1>muskox demo</h1><span class=\"chip {class}\">{words}</span></header>\n\
-         <p class=\"soft\">VM {vm}, {rounds} in {took} minutes{bug}</p>\n"
+         <p class=\"soft\">VM {vm}, {rounds}, {took} minutes{bug}</p>\n"
     );
     page += &violations(report);
     page += &tiles(report);
@@ -62,7 +62,7 @@ fn tiles(report: &Report) -> String {
     let slowest = slowest.and_then(|all| all.into_iter().max()).map(|ms| format!("{} s", tenths_of_seconds(ms)));
     let blackout =
         report.goals.iter().find(|goal| goal.name.contains("CPU blackout, median")).and_then(|goal| goal.got);
-    let stale: u64 = report.failovers.iter().map(|it| it.stale_applied).sum();
+    let stale = report.failovers.iter().map(|it| it.stale_applied).reduce(|one, other| one + other);
     let refused: u64 = report.failovers.iter().map(|it| it.stale_refused).sum();
     let lost = report.records.missing + report.records.torn;
     let kept = report.goals.iter().filter(|goal| goal.ok).count();
@@ -70,7 +70,7 @@ fn tiles(report: &Report) -> String {
     let tiles = [
         (report.records.acked.to_string(), "records acknowledged", false),
         (lost.to_string(), "of them lost or torn", lost > 0),
-        (stale.to_string(), "stale writes applied", stale > 0),
+        (stale.map_or_else(|| "–".into(), |stale| stale.to_string()), "stale writes applied", stale > Some(0)),
         (refused.to_string(), "stale writes refused", false),
         (slowest.unwrap_or_else(|| "–".into()), "slowest start elsewhere", false),
         (blackout.map_or_else(|| "–".into(), |ms| format!("{ms} ms")), "CPU blackout, median", false),
@@ -139,6 +139,10 @@ fn goals(goals: &[Goal]) -> String {
 
 /// A table of cells that are HTML already.
 fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut rows = rows.peekable();
+    if rows.peek().is_none() {
+        return "<p class=\"soft\">None were seen.</p>\n".to_owned();
+    }
     let head: String = head.iter().map(|name| format!("<th>{name}</th>")).collect();
     let mut html = format!("<div class=\"card table\"><table><thead><tr>{head}</tr></thead><tbody>\n");
     for row in rows {
