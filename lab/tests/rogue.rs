@@ -122,7 +122,8 @@ fn a_rogue_is_let_in_then_fenced() {
     storage.ctl(&["grant", "raise", "canary", "7", "--owner", &old.identity]);
     let credentials = Credentials::of(&root.join("host2"), &old).unwrap();
     let plan = Plan {
-        namespace: None,
+        // Its own: entering one is part of what is tried.
+        namespace: Some("/proc/self/ns/net".into()),
         portals: vec![storage.portal.clone()],
         keys: Some(&credentials),
         volume: "canary".into(),

@@ -77,15 +77,13 @@ pub enum What {
         fault: u32,
         /// The store's revision then.
         revision: u64,
-        /// I/O errors that the guest saw.
-        guest_errors: u64,
     },
     /// The verdict on the host was recorded.
     Verdict {
         /// The fault.
         fault: u32,
     },
-    /// A target acknowledged a raise of the failover. Only needed where the targets' grant logs do not tell.
+    /// A target acknowledged a raise of the failover. It counts only where no grant log tells.
     Fenced {
         /// The fault.
         fault: u32,

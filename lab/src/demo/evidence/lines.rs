@@ -46,6 +46,18 @@ pub struct Beacon {
     pub counter: u64,
 }
 
+/// An I/O error that the guest told of on its serial console.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestError {
+    /// When it was read.
+    pub at_us: u64,
+    /// At which host.
+    pub host: String,
+    /// What it said.
+    pub text: String,
+}
+
 /// What became of something the rogue tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -14,7 +14,8 @@ pub use crate::disks::applied::{AppliedLine, now_us};
 pub use crate::disks::stamp::{Kind, Stamp};
 pub use event::{Cause, Event, Step, What};
 pub use lines::{
-    Beacon, GrantLine, GrantOwner, OracleRun, Outcome, ProbeAnswer, Receipt, RecordsCheck, RogueLine, StoreChange,
+    Beacon, GrantLine, GrantOwner, GuestError, OracleRun, Outcome, ProbeAnswer, Receipt, RecordsCheck, RogueLine,
+    StoreChange,
 };
 pub use reader::{Evidence, Grants};
 pub use writer::Writer;
@@ -27,6 +28,8 @@ pub const REFEREE: &str = "referee.jsonl";
 pub const PROBE: &str = "probe.jsonl";
 /// Which beacons were read, and at which host.
 pub const BEACONS: &str = "beacons.jsonl";
+/// What the guest's kernel or program said about disks that refused.
+pub const GUEST_ERRORS: &str = "guest-errors.jsonl";
 /// Which stamped writes the disks received and completed. The disks write it themselves.
 pub const APPLIED: &str = "applied.jsonl";
 /// What the rogue tried and what it was told.

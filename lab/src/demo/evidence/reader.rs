@@ -1,9 +1,10 @@
 //! Reads evidence, strictly: a line that does not read is an error with its place, a missing file is one too. A judge
 //! who overlooks what he cannot read can be cheated.
 
-use super::{APPLIED, BEACONS, EVENTS, ORACLES, PROBE, RECORDS, REFEREE, ROGUE, STORE};
+use super::{APPLIED, BEACONS, EVENTS, GUEST_ERRORS, ORACLES, PROBE, RECORDS, REFEREE, ROGUE, STORE};
 use super::{
-    AppliedLine, Beacon, Event, GrantLine, OracleRun, ProbeAnswer, Receipt, RecordsCheck, RogueLine, StoreChange,
+    AppliedLine, Beacon, Event, GrantLine, GuestError, OracleRun, ProbeAnswer, Receipt, RecordsCheck, RogueLine,
+    StoreChange,
 };
 use anyhow::Context;
 use serde::de::DeserializeOwned;
@@ -29,6 +30,8 @@ pub struct Evidence {
     pub probes: Vec<ProbeAnswer>,
     /// Beacons, in order of time.
     pub beacons: Vec<Beacon>,
+    /// What the guest told of refusing disks.
+    pub guest_errors: Vec<GuestError>,
     /// Stamped writes at the disks: each operation and stamp once, as it ended or, if it did not, as it came.
     pub applied: Vec<AppliedLine>,
     /// What the rogue tried.
@@ -64,6 +67,7 @@ impl Evidence {
             receipts,
             probes,
             beacons,
+            guest_errors: lines(folder, GUEST_ERRORS)?,
             applied: whole(lines(folder, APPLIED)?),
             rogue: lines(folder, ROGUE)?,
             store,

@@ -1,8 +1,10 @@
 //! Writes evidence: every line is one `write` to a file opened for appending, so it is there when the call returns,
 //! whatever happens to this process, and lines of several threads do not mix.
 
-use super::{APPLIED, BEACONS, EVENTS, Event, OUTPUTS, PROBE, REFEREE, ROGUE, STORE, What, now_us};
-use super::{Beacon, ProbeAnswer, Receipt, RogueLine, StoreChange};
+use super::{
+    APPLIED, BEACONS, EVENTS, Event, GUEST_ERRORS, OUTPUTS, PROBE, REFEREE, ROGUE, STORE, What, grants_file, now_us,
+};
+use super::{Beacon, GuestError, ProbeAnswer, Receipt, RogueLine, StoreChange};
 use anyhow::Context;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -18,7 +20,7 @@ pub struct Writer {
 }
 
 /// Every file of lines, so that a reader can tell "nothing happened" from "nobody looked".
-const FILES: [&str; 7] = [EVENTS, REFEREE, PROBE, BEACONS, APPLIED, ROGUE, STORE];
+const FILES: [&str; 8] = [EVENTS, REFEREE, PROBE, BEACONS, GUEST_ERRORS, APPLIED, ROGUE, STORE];
 
 impl Writer {
     /// Makes the folder, which must be empty or missing: evidence of two runs proves nothing about either.
@@ -92,6 +94,14 @@ impl Writer {
         self.line(BEACONS, line)
     }
 
+    /// The guest told of an error.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn guest_error(&self, line: &GuestError) -> anyhow::Result<()> {
+        self.line(GUEST_ERRORS, line)
+    }
+
     /// The rogue tried something.
     ///
     /// # Errors
@@ -106,6 +116,18 @@ impl Writer {
     /// When it cannot be written.
     pub fn store(&self, line: &StoreChange) -> anyhow::Result<()> {
         self.line(STORE, line)
+    }
+
+    /// Copies a target's grant log out of its state folder: the file and, if there is one, the rotated one before it.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be copied.
+    pub fn grants(&self, machine: &str, state_dir: &Path) -> anyhow::Result<()> {
+        let log = state_dir.join("grants.jsonl");
+        let older = std::fs::read(log.with_extension("jsonl.1")).unwrap_or_default();
+        let newer = std::fs::read(&log).with_context(|| format!("reading {}", log.display()))?;
+        let name = grants_file(machine);
+        std::fs::write(self.folder.join(&name), [older, newer].concat()).with_context(|| format!("writing {name}"))
     }
 
     /// A whole document, such as `records.json` or `jobs.json`.

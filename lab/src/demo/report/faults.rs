@@ -36,18 +36,19 @@ fn failover(fault: &Fault, evidence: &Evidence) -> Failover {
         guest_answers_ms: answers.map(|line| since(line.at_us)),
         overlap_ms: two_boots_us(&evidence.beacons, fault.at_us, fault.until_us) / 1000,
         stale_refused: refused as u64,
-        stale_applied: last_ack_us.map_or(0, |ack_us| stale(fault, ack_us, evidence)),
+        stale_applied: stale_writes(fault, evidence).len() as u64,
     }
 }
 
-/// Writes of the fault's rogue that a disk received or completed after the ack; each counts once, on however many disks.
-fn stale(fault: &Fault, ack_us: u64, evidence: &Evidence) -> u64 {
+/// Writes of the fault's rogue, by epoch and number, that a disk received or completed after the last ack; each counts
+/// once, on however many disks.
+pub fn stale_writes(fault: &Fault, evidence: &Evidence) -> BTreeSet<(u64, u64)> {
+    let Some(ack_us) = fault.acks_us.iter().max().copied() else { return BTreeSet::new() };
     let late = |op: &&AppliedLine| {
         let ended_late = op.completed_us.is_none_or(|at_us| at_us > ack_us) && !op.failed;
         op.stamp.run == u64::from(fault.number) && (op.received_us > ack_us || ended_late)
     };
-    let writes: BTreeSet<_> = evidence.applied.iter().filter(late).map(|op| (op.stamp.epoch, op.stamp.seq)).collect();
-    writes.len() as u64
+    evidence.applied.iter().filter(late).map(|op| (op.stamp.epoch, op.stamp.seq)).collect()
 }
 
 /// The outages.
@@ -61,11 +62,24 @@ pub fn outages(timeline: &Timeline, evidence: &Evidence) -> Vec<Outage> {
             cause: fault.cause.name().to_owned(),
             restarts: restarts.len() as u64,
             epoch_changes: ownership::changes(timeline, evidence, fault.revisions),
-            guest_errors: fault.guest_errors.unwrap_or_default(),
+            guest_errors: errors_within(evidence, fault),
             resumed_ms: resumed_us(fault, evidence).map(|us| us / 1000),
         }
     };
     timeline.faults.iter().filter(|fault| fault.cause.is_outage()).map(outage).collect()
+}
+
+fn errors_within(evidence: &Evidence, fault: &Fault) -> u64 {
+    let within = evidence.guest_errors.iter().filter(|line| (fault.at_us..fault.until_us).contains(&line.at_us));
+    within.count() as u64
+}
+
+/// D2: a guest sees no error, whatever becomes of disks, targets and networks. Only a guest that was fenced may.
+pub fn errors_elsewhere(timeline: &Timeline, evidence: &Evidence) -> Option<Violation> {
+    let told = timeline.faults.iter().filter(|fault| fault.cause.fails_over() || fault.cause.is_outage());
+    let told: u64 = told.map(|fault| errors_within(evidence, fault)).sum();
+    let count = (evidence.guest_errors.len() as u64).checked_sub(told).filter(|count| *count > 0)?;
+    Some(Violation::new("D2", format!("the guest saw {count} I/O errors outside failovers and outages")))
 }
 
 /// From a fault's end to the next record.

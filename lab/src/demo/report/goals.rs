@@ -32,8 +32,8 @@ pub fn speed(timeline: &Timeline, report: &Report) -> Vec<Goal> {
             6000.0,
         ));
     }
-    let stale = report.failovers.iter().map(|one| one.stale_applied).sum();
-    goals.push(at_most("stale writes applied", Some(whole(stale)), 0.0));
+    let stale = report.failovers.iter().map(|one| whole(one.stale_applied)).reduce(|one, other| one + other);
+    goals.push(at_most("stale writes applied", stale, 0.0));
     for cause in ["switch", "storage"] {
         let of_it = report.outages.iter().filter(|one| one.cause == cause);
         let times: Option<Vec<f64>> = of_it.map(|one| one.resumed_ms.map(whole)).collect();

@@ -169,6 +169,7 @@ impl Report {
         let records = records::count(evidence);
         let oracles = completion::oracles(evidence);
         let mut violations = faults::violations(&failovers, &outages);
+        violations.extend(faults::errors_elsewhere(&timeline, evidence));
         violations.extend(overlap::copies_in_migrations(evidence));
         violations.extend(records::violations(evidence, records));
         violations.extend(ownership::violations(&timeline, evidence));

@@ -45,12 +45,14 @@ pub fn changes(timeline: &Timeline, evidence: &Evidence, (from, to): (u64, Optio
     count
 }
 
-/// The epochs of the run's VM, each with the revision that first named it.
-pub fn epochs(timeline: &Timeline, evidence: &Evidence) -> Vec<(u64, u64)> {
-    let of_it = evidence.store.iter().filter_map(owner).filter(|owner| owner.vm == timeline.vm);
-    let mut all: Vec<(u64, u64)> = of_it.map(|owner| (owner.epoch, owner.revision)).collect();
-    all.dedup_by_key(|(epoch, _)| *epoch);
-    all
+/// Each epoch and when it was first granted.
+pub fn first_grants(evidence: &Evidence) -> BTreeMap<u64, u64> {
+    let mut first = BTreeMap::new();
+    for (_, line) in grants(evidence) {
+        let known = first.entry(line.epoch).or_insert(line.mono_us);
+        *known = line.mono_us.min(*known);
+    }
+    first
 }
 
 /// Every grant must be what the store had said before.

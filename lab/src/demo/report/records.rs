@@ -14,7 +14,7 @@ pub fn count(evidence: &Evidence) -> Records {
 
 /// Records, each counted once however often its acknowledgement came.
 pub fn acked(evidence: &Evidence) -> u64 {
-    let all: BTreeSet<_> = evidence.receipts.iter().map(|line| (&line.boot, line.n)).collect();
+    let all: BTreeSet<_> = evidence.receipts.iter().map(|line| (&line.boot, line.n, line.crc)).collect();
     all.len() as u64
 }
 

@@ -40,7 +40,6 @@ pub struct Fault {
     pub start: Option<Start>,
     /// The store's revision before, and after it came to rest.
     pub revisions: (u64, Option<u64>),
-    pub guest_errors: Option<u64>,
 }
 
 /// A QEMU's vCPUs ran.
@@ -100,8 +99,9 @@ impl Timeline {
         let ends: Vec<u64> = this.faults.iter().skip(1).map(|fault| fault.at_us).chain([u64::MAX]).collect();
         for (fault, until_us) in this.faults.iter_mut().zip(ends) {
             fault.until_us = until_us;
-            if fault.acks_us.is_empty() && fault.cause.fails_over() {
-                fault.acks_us = acks(fault, evidence);
+            let told = acks(fault, evidence);
+            if fault.cause.fails_over() && !told.is_empty() {
+                fault.acks_us = told;
             }
         }
         Ok(this)
@@ -121,10 +121,7 @@ impl Timeline {
             What::WorkEnd => self.work_end_us = Some(at_us),
             What::Inject { fault, cause, host, revision } => self.inject(at_us, fault, cause, host, revision)?,
             What::End { fault } => self.fault(fault)?.end_us = Some(at_us),
-            What::Settled { fault, revision, guest_errors } => {
-                let fault = self.fault(fault)?;
-                (fault.revisions.1, fault.guest_errors) = (Some(revision), Some(guest_errors));
-            }
+            What::Settled { fault, revision } => self.fault(fault)?.revisions.1 = Some(revision),
             What::Verdict { fault } => {
                 self.fault(fault)?.verdict_us.get_or_insert(at_us);
             }
@@ -172,7 +169,6 @@ impl Timeline {
             acks_us: Vec::new(),
             start: None,
             revisions: (revision, None),
-            guest_errors: None,
         });
         Ok(())
     }
@@ -200,10 +196,16 @@ pub fn boots(evidence: &Evidence) -> impl Iterator<Item = (u64, &str)> {
     beacons.chain(receipts).chain(evidence.probes.iter().map(|line| (line.at_us, line.boot.as_str())))
 }
 
-/// The acks as the targets themselves wrote them down: grants of the epoch that the guest was started under.
+/// The acks as the targets themselves wrote them down: the first grant of the epoch that the guest was started under, of
+/// each volume at each target. They are exact; what the lab notes, it was told a little later.
 fn acks(fault: &Fault, evidence: &Evidence) -> Vec<u64> {
     let Some(start) = &fault.start else { return Vec::new() };
-    let lines = evidence.grants.iter().flat_map(|grants| &grants.lines);
-    let of_it = lines.filter(|line| line.is_grant() && line.epoch == start.epoch);
-    of_it.map(|line| line.mono_us).filter(|at_us| (fault.at_us..fault.until_us).contains(at_us)).collect()
+    let mut first: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for log in &evidence.grants {
+        let of_it = log.lines.iter().filter(|line| line.is_grant() && line.epoch == start.epoch);
+        for line in of_it.filter(|line| (fault.at_us..fault.until_us).contains(&line.mono_us)) {
+            first.entry((&log.machine, &line.volume)).or_insert(line.mono_us);
+        }
+    }
+    first.into_values().collect()
 }

@@ -84,7 +84,7 @@ fn events(evidence: &mut Evidence) {
     for (fault, cause, host, begin, end, settled) in faults {
         at(begin, What::Inject { fault, cause, host: host.map(str::to_owned), revision: begin / 1000 });
         at(end, What::End { fault });
-        at(settled, What::Settled { fault, revision: settled / 1000, guest_errors: 0 });
+        at(settled, What::Settled { fault, revision: settled / 1000 });
     }
     for (fault, begin, host, epoch) in [(2, 45_000, "host1", 4), (3, 80_000, "host1", 7), (4, 115_000, "host2", 8)] {
         at(begin + 3000, What::Verdict { fault });

@@ -4,8 +4,8 @@ mod made;
 
 use super::{Oracles, Records, Report, verify, write};
 use crate::demo::evidence::{
-    APPLIED, AppliedLine, BEACONS, Beacon, Cause, EVENTS, Event, Evidence, GrantOwner, Grants, ORACLES, Outcome, PROBE,
-    RECORDS, REFEREE, ROGUE, STORE, Step, What, Writer, grants_file,
+    APPLIED, AppliedLine, BEACONS, Beacon, Cause, EVENTS, Event, Evidence, GrantOwner, Grants, GuestError, ORACLES,
+    Outcome, PROBE, RECORDS, REFEREE, ROGUE, STORE, Step, What, Writer,
 };
 use made::{KEYS, good};
 use serde::Serialize;
@@ -78,6 +78,14 @@ fn stale_writes_are_seen() {
     });
     violates("I1", "completed late", |it| it.applied[0].completed_us = Some(ack_us + 1));
     violates("I1", "never completed", |it| it.applied[0].completed_us = None);
+    violates("I1", "a raise that was asked for again, and a late note, move no ack", |it| {
+        let mut again = it.grants[0].lines.iter().find(|line| line.epoch == 7).unwrap().clone();
+        again.mono_us += 2_000_000;
+        it.grants[0].lines.insert(14, again);
+        let (machine, volume) = ("storage".into(), "web1".into());
+        it.events.push(Event { at_us: 85_200_000, what: What::Fenced { fault: 3, machine, volume, epoch: 7 } });
+        it.applied[0].completed_us = Some(ack_us + 1);
+    });
     let refused = spoilt(|it| (it.applied[0].completed_us, it.applied[0].failed) = (Some(ack_us + 1), true));
     assert_eq!(refused, (vec![], vec![], true));
     let one = spoilt(|it| {
@@ -136,13 +144,11 @@ fn outages_change_nothing() {
         (change.revision, change.value) = (150, Some(text.into()));
         it.store.push(change);
     });
-    violates("D2", "guest errors", |it| {
-        for event in &mut it.events {
-            if let What::Settled { fault: 6, guest_errors, .. } = &mut event.what {
-                *guest_errors = 3;
-            }
-        }
-    });
+    let error = |at_us| GuestError { at_us, host: "host2".into(), text: "I/O error, dev vda".into() };
+    violates("D2", "guest errors in an outage", |it| it.guest_errors.push(error(225_000_000)));
+    violates("D2", "guest errors when a disk fails", |it| it.guest_errors.push(error(31_000_000)));
+    let fenced = spoilt(|it| it.guest_errors.push(error(110_000_000)));
+    assert!(fenced.2, "a fenced guest may see errors");
 }
 
 /// Goal: a grant or a start that the store had not ordered is I9. Method: take the transaction away; let it come later;
@@ -278,7 +284,14 @@ fn slowness_is_a_goal_missed_and_nothing_worse() {
             }
         });
     });
-    assert_eq!(three.1, ["migrations", "steps done"], "three rounds promise more");
+    let more = [
+        "migrations",
+        "steps done",
+        "failovers seen to their end",
+        "outages after which the guest went on",
+        "migrations done",
+    ];
+    assert_eq!(three.1, more, "three rounds promise more");
 }
 
 /// Goal: a timeline that contradicts itself is no evidence. Method: three contradictions.
@@ -298,6 +311,24 @@ fn contradictions_are_errors() {
     fails(|it| it.events.push(it.events[0].clone()), "begins once");
 }
 
+/// Goal: the page shows what was violated first and in red, and nobody's name becomes markup. Method: bad evidence of a
+/// guest with a strange name.
+#[test]
+fn the_page_shows_what_is_wrong() {
+    let mut evidence = good();
+    evidence.applied[0].completed_us = None;
+    if let What::RunBegin { vm, .. } = &mut evidence.events[0].what {
+        *vm = "<script>".into();
+    }
+    evidence.store.iter_mut().for_each(|change| change.key = "/epoch/vm/<script>".into());
+    let report = report(&evidence);
+    let page = super::html::page(&report, &super::Timeline::of(&evidence).unwrap(), &evidence);
+    let place = |words: &str| page.find(words).unwrap_or_else(|| panic!("the page does not show: {words}"));
+    assert!(place("One promise was broken") < place("class=\"tiles\""));
+    assert!(place("class=\"stale\"") > place("class=\"refused\""), "drawn over the others");
+    assert!(page.contains("&lt;script&gt;") && !page.contains("<script"));
+}
+
 /// A folder that is gone in the end.
 struct Folder(PathBuf);
 
@@ -311,12 +342,17 @@ impl Folder {
         evidence.receipts.iter().for_each(|line| writer.receipt(line).unwrap());
         evidence.probes.iter().for_each(|line| writer.probe(line).unwrap());
         evidence.beacons.iter().for_each(|line| writer.beacon(line).unwrap());
+        evidence.guest_errors.iter().for_each(|line| writer.guest_error(line).unwrap());
         evidence.rogue.iter().for_each(|line| writer.rogue(line).unwrap());
         evidence.store.iter().for_each(|line| writer.store(line).unwrap());
         let began = evidence.applied.iter().map(|op| AppliedLine { completed_us: None, ..op.clone() });
         lines(&writer.path(APPLIED), began.chain(evidence.applied.iter().cloned()));
         for log in &evidence.grants {
-            lines(&writer.path(&grants_file(&log.machine)), log.lines.iter().cloned());
+            // As a target's state folder has it after a rotation.
+            let (old, new) = log.lines.split_at(2);
+            lines(&folder.join("grants.jsonl.1"), old.iter());
+            lines(&folder.join("grants.jsonl"), new.iter());
+            writer.grants(&log.machine, &folder).unwrap();
         }
         writer.document(RECORDS, &evidence.records).unwrap();
         writer.document(ORACLES, &evidence.oracles).unwrap();
@@ -358,10 +394,17 @@ fn a_report_follows_from_its_folder() {
     let folder = Folder::with(&evidence, "follows");
     let read = Evidence::read(&folder.evidence()).unwrap();
     assert_eq!((read.events.len(), read.store.len()), (evidence.events.len(), evidence.store.len()));
+    assert_eq!(read.grants[0].lines, evidence.grants[0].lines);
     assert_eq!(read.applied, evidence.applied, "the two lines of an operation are one");
     let made = write(&folder.evidence(), &folder.0).unwrap();
     assert_eq!(made, report(&evidence));
     assert_eq!(verify(&folder.evidence(), &folder.0).unwrap(), made);
+    let page = std::fs::read_to_string(folder.0.join("report.html")).unwrap();
+    for words in ["safe and complete", "freeze host2", "boot 4", "cut off host1", "no answer for", "class=\"refused\""]
+    {
+        assert!(page.contains(words), "the page does not show: {words}");
+    }
+    assert!(!page.contains("http"), "the page fetches nothing");
 
     let path = folder.0.join("report.json");
     let text = std::fs::read_to_string(&path).unwrap();
