@@ -108,7 +108,9 @@ fn run() -> anyhow::Result<bool> {
         Command::Sim { more } => pass_on(&["run", "--quiet", "--release", "-p", "sim", "--"], &more),
         // The lab drives the program that lies beside it.
         Command::Lab { more } => {
-            Ok(pass_on(&check::PROGRAM, &[])? && pass_on(&["run", "--quiet", "-p", "lab", "--"], &more)?)
+            // All of the lab's programs: `cargo run` builds only the one that it runs.
+            let built = pass_on(&check::PROGRAM, &[])? && pass_on(&["build", "--quiet", "-p", "lab"], &[])?;
+            Ok(built && pass_on(&["run", "--quiet", "-p", "lab", "--"], &more)?)
         }
     }
 }

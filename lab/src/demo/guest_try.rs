@@ -31,9 +31,6 @@ const LIMIT: Duration = Duration::from_secs(900);
 /// An emulated guest on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
-/// The demo needs 20 a second; a guest that is alone has to do better.
-const RATE_MIN: f64 = 40.0;
-
 /// `muskox-lab guest-image`.
 #[derive(Debug, clap::Args)]
 pub struct ImageOptions {
@@ -56,6 +53,12 @@ pub struct Options {
     /// For how long the guest works in each of its two boots.
     #[arg(long, default_value_t = 10.0)]
     secs: f64,
+    /// Records a second that the guest is told to write, at most.
+    #[arg(long, default_value_t = 50)]
+    rate: u32,
+    /// Fewer are a failure. The demo needs 20; a guest that is alone has to do better.
+    #[arg(long, default_value_t = 40.0)]
+    rate_min: f64,
     /// Keep the folder with disks and logs.
     #[arg(long)]
     keep: bool,
@@ -66,6 +69,10 @@ pub struct Options {
 pub struct Tried {
     /// From QEMU's start to the first acknowledged record, of each boot.
     pub boot_ms: Vec<u64>,
+    /// The CPU time that QEMU used until then.
+    pub boot_cpu_ms: Vec<u64>,
+    /// How much of a CPU QEMU used while the guest worked.
+    pub cpu_percent: f64,
     /// Acknowledged records a second, while it worked.
     pub records_per_s: f64,
     /// The longest time without an answer to a probe while it worked.
@@ -118,19 +125,19 @@ pub fn run(options: &Options) -> anyhow::Result<i32> {
         tried => tried?,
     };
     println!("{}", serde_json::to_string_pretty(&tried)?);
-    let wrong = tried.wrong();
+    let wrong = tried.wrong(options.rate_min);
     wrong.iter().for_each(|line| eprintln!("guest-try: {line}"));
     Ok(i32::from(!wrong.is_empty()))
 }
 
 impl Tried {
-    /// What is not as it has to be.
-    pub fn wrong(&self) -> Vec<String> {
+    /// What is not as it has to be; fewer than `rate_min` records a second are not.
+    pub fn wrong(&self, rate_min: f64) -> Vec<String> {
         let mut wrong = self.found.problems.clone();
         let mut expect = |fine: bool, what: String| wrong.extend((!fine).then_some(what));
         expect(self.found.is_fine(), "the disks do not hold what was acknowledged".into());
         expect(!self.found.replayed, "a guest that was shut down left a journal".into());
-        expect(self.records_per_s >= RATE_MIN, format!("{:.0} records a second", self.records_per_s));
+        expect(self.records_per_s >= rate_min, format!("{:.0} records a second", self.records_per_s));
         expect(self.overlap_ms == 0, format!("two boots moved for {} ms", self.overlap_ms));
         expect(self.guest_errors == 0, format!("the guest complained {} times", self.guest_errors));
         expect(self.beacons > 0 && self.answers > 0, "no beacons, or no answers".into());
@@ -155,40 +162,62 @@ fn attempt(options: &Options, image: &Path, ledger: &Ledger, stop: &Stop) -> any
     std::fs::create_dir_all(&folder)?;
     image::copy_sparse(image, &folder.join("root.raw"))?;
     std::fs::File::create(folder.join("canary.raw"))?.set_len(CANARY_BYTES)?;
-    qemu::make_seed(&folder, GUEST)?;
-    let namespace = qemu::make_network(ledger, &Config::of_the_lab())?;
+    let config = Config { rate: options.rate, canary: Some(qemu::CANARY.into()), ..Config::of_the_lab() };
+    qemu::make_seed(&folder, GUEST, &config)?;
+    let namespace = qemu::make_network(ledger, &config)?;
     let file = crate::net::namespace_file(&namespace);
-    let referee = Referee::start(Some(&file), Config::of_the_lab().referee, &folder.join("referee.jsonl"))?;
+    let referee = Referee::start(Some(&file), config.referee, &folder.join("referee.jsonl"))?;
     let guest = SocketAddr::new(GUEST.parse().expect("it is an address"), ECHO_PORT);
     let prober = Prober::start(Some(&file), guest, &folder.join("probe.jsonl"))?;
     let console = Console { host: "alone".into(), log: folder.join("console.log") };
     let lookout = Lookout::start(vec![console], &folder.join("beacons.jsonl"), &folder.join("guest-errors.jsonl"))?;
 
-    let (mut boots, mut worked) = (Vec::new(), Vec::new());
-    let mut shutdown_ms = 0;
-    for is_last in [false, true] {
-        let begun_us = now_us();
+    let work = Duration::from_secs_f64(options.secs);
+    let mut lives = Vec::new();
+    for end in [End::Death, End::PowerButton] {
         let mut qemu = Qemu::start(&folder, &namespace, ledger)?;
-        let fresh = || referee.heard().last.is_some_and(|last| last.at_us > begun_us);
-        let booted = stop.wait(BOOT_LIMIT, "the guest's first record", || fresh() || qemu.has_ended());
-        booted.and_then(|()| fresh().then_some(()).context("QEMU ended")).with_context(|| qemu.tail())?;
-        boots.push((begun_us, now_us()));
-        stop.nap(Duration::from_secs_f64(options.secs))?;
-        worked.push((boots[boots.len() - 1].1, now_us()));
-        if is_last {
-            let pressed = Instant::now();
-            qemu.press_power_button()?;
-            stop.wait(SHUTDOWN_LIMIT, "the guest's shutdown", || qemu.has_ended()).with_context(|| qemu.tail())?;
-            shutdown_ms = u64::try_from(pressed.elapsed().as_millis())?;
-        }
-        qemu.kill()?;
+        lives.push(live(&mut qemu, &referee, stop, work, end).with_context(|| qemu.tail())?);
     }
     let guest_errors = lookout.errors();
     lookout.end()?;
     prober.end()?;
     referee.end()?;
-    let tried = Logs::read(&folder)?.tried(&boots, &worked, &folder)?;
-    Ok(Tried { shutdown_ms, guest_errors, ..tried })
+    let tried = Logs::read(&folder)?.tried(&lives, &folder)?;
+    Ok(Tried { guest_errors, ..tried })
+}
+
+/// How a life of the guest ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Death,
+    PowerButton,
+}
+
+/// A life of the guest.
+struct Life {
+    boot: Duration,
+    boot_cpu: Duration,
+    /// From its first record until its end began.
+    from_us: u64,
+    to_us: u64,
+    cpu: Duration,
+    shutdown: Duration,
+}
+
+fn live(qemu: &mut Qemu, referee: &Referee, stop: &Stop, work: Duration, end: End) -> anyhow::Result<Life> {
+    let (begun, begun_us) = (Instant::now(), now_us());
+    let is_at_work = || referee.heard().last.is_some_and(|last| last.at_us > begun_us);
+    stop.wait(BOOT_LIMIT, "the guest's first record", || is_at_work() || qemu.has_ended())?;
+    let (boot, boot_cpu, from_us) = (begun.elapsed(), qemu.cpu_time(), now_us());
+    stop.nap(work)?;
+    let (to_us, cpu, ending) = (now_us(), qemu.cpu_time().saturating_sub(boot_cpu), Instant::now());
+    anyhow::ensure!(!qemu.has_ended(), "QEMU ended by itself");
+    if end == End::PowerButton {
+        qemu.press_power_button()?;
+        stop.wait(SHUTDOWN_LIMIT, "the guest's shutdown", || qemu.has_ended())?;
+    }
+    qemu.kill()?;
+    Ok(Life { boot, boot_cpu, from_us, to_us, cpu, shutdown: ending.elapsed() })
 }
 
 struct Logs {
@@ -206,24 +235,29 @@ impl Logs {
         })
     }
 
-    fn tried(&self, boots: &[(u64, u64)], worked: &[(u64, u64)], folder: &Path) -> anyhow::Result<Tried> {
+    fn tried(&self, lives: &[Life], folder: &Path) -> anyhow::Result<Tried> {
         let scratch = folder.join("scratch");
         std::fs::create_dir_all(&scratch)?;
         let canary = folder.join("canary.raw");
         let found = check_disk::check(&folder.join("root.raw"), Some(&canary), &self.receipts, &scratch)?;
-        let is_in = |at_us: u64| worked.iter().any(|(from_us, to_us)| (*from_us..*to_us).contains(&at_us));
-        let records = self.receipts.iter().filter(|receipt| is_in(receipt.at_us)).count();
-        let worked_us: u64 = worked.iter().map(|(from_us, to_us)| to_us - from_us).sum();
-        let gaps = worked.iter().map(|(from_us, to_us)| probe::longest_gap(&self.answers, *from_us, *to_us).len_us);
+        let is_work = |at_us: u64| lives.iter().any(|life| (life.from_us..life.to_us).contains(&at_us));
+        let records = self.receipts.iter().filter(|receipt| is_work(receipt.at_us)).count();
+        let worked_us: u64 = lives.iter().map(|life| life.to_us - life.from_us).sum();
+        let worked_s = Duration::from_micros(worked_us).as_secs_f64();
+        let cpu: Duration = lives.iter().map(|life| life.cpu).sum();
+        let gaps = lives.iter().map(|life| probe::longest_gap(&self.answers, life.from_us, life.to_us).len_us);
+        let whole_ms = |time: Duration| u64::try_from(time.as_millis()).expect("a try takes minutes");
         Ok(Tried {
-            boot_ms: boots.iter().map(|(from_us, to_us)| (to_us - from_us) / 1000).collect(),
-            records_per_s: Duration::from_micros(worked_us).as_secs_f64().recip() * f64::from(u32::try_from(records)?),
+            boot_ms: lives.iter().map(|life| whole_ms(life.boot)).collect(),
+            boot_cpu_ms: lives.iter().map(|life| whole_ms(life.boot_cpu)).collect(),
+            cpu_percent: (cpu.as_secs_f64() / worked_s * 100.0).round(),
+            records_per_s: (f64::from(u32::try_from(records)?) / worked_s).round(),
             longest_gap_ms: gaps.max().unwrap_or(0) / 1000,
             answers: self.answers.len(),
             beacons: self.beacons.len(),
             overlap_ms: beacon::overlap_us(&beacon::series(&self.beacons), 0, u64::MAX) / 1000,
             guest_errors: 0,
-            shutdown_ms: 0,
+            shutdown_ms: lives.last().map_or(0, |life| whole_ms(life.shutdown)),
             found,
         })
     }

@@ -30,6 +30,8 @@ pub const IMAGE_BYTES: u64 = 560 << 20;
 /// Where its root partition begins.
 pub const ROOT_AT: u64 = 49 << 20;
 
+/// How long an image is kept that another recipe or program has replaced.
+const KEPT_FOR: Duration = Duration::from_secs(3600);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Where and with what an image is built.
@@ -93,6 +95,7 @@ impl Builder<'_> {
         let tree = folder.join("tree");
         self.finish("mmdebstrap", &mut recipe.mmdebstrap(&overlay, &tree, folder)?)?;
         debian::check_libc(&tree)?;
+        recipe::settle(&tree)?;
         (self.say)("guest: making its disk");
         disk::make(self, &tree, folder)
     }
@@ -105,11 +108,13 @@ impl Builder<'_> {
         Ok(image)
     }
 
-    /// Images that nobody asks for any more.
+    /// Images that nobody asks for any more. A run beside ours may just be about to copy a young one.
     fn prune(&self, wanted: &[&Path]) -> anyhow::Result<()> {
         for path in std::fs::read_dir(self.cache)?.flatten().map(|entry| entry.path()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("guest-") && name.ends_with(".raw") && !wanted.contains(&path.as_path()) {
+            let is_image = name.starts_with("guest-") && name.ends_with(".raw");
+            let age = path.metadata().and_then(|facts| facts.modified()).map(|made| made.elapsed().unwrap_or_default());
+            if is_image && !wanted.contains(&path.as_path()) && age.is_ok_and(|age| age > KEPT_FOR) {
                 std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
             }
         }

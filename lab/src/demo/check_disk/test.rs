@@ -47,10 +47,16 @@ impl Disks {
 
     /// Where in the root disk a record is: its own bytes tell.
     fn at_of(&self, n: u64) -> u64 {
-        let disk = std::fs::read(self.folder.join("root")).unwrap();
+        let disk = File::open(self.folder.join("root")).unwrap();
         let record = Record { n, boot: BOOT }.encode().0;
-        let place = disk.chunks(RECORD_BYTES).position(|chunk| chunk == record).unwrap();
-        (place * RECORD_BYTES) as u64
+        let mut bytes = vec![0; 1 << 20];
+        for at in (ROOT_AT..IMAGE_BYTES).step_by(1 << 20) {
+            disk.read_exact_at(&mut bytes, at).unwrap();
+            if let Some(place) = bytes.chunks(RECORD_BYTES).position(|chunk| chunk == record) {
+                return at + (place * RECORD_BYTES) as u64;
+            }
+        }
+        panic!("record {n} is nowhere");
     }
 
     fn write(&self, disk: &str, bytes: &[u8], at: u64) {

@@ -2,7 +2,8 @@
 //! wires, the seed. Pure: bytes and texts in, values out.
 //!
 //! ```text
-//! root disk   RECORDS_PATH   record n at byte n * 512, appended; after a crash it goes on behind the last whole one
+//! root disk   RECORDS_PATH   record n at byte n * 512, one after the other, zeroes behind the last; after a crash the
+//!                            guest goes on behind the last whole one
 //! canary      block 0        CANARY_MAGIC
 //!             4096 + s * 512 slot s = n mod SLOTS: the latest record of that slot
 //!             from 1 MiB on  not the guest's: the rogue writer may write there

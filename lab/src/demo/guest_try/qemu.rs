@@ -1,6 +1,6 @@
 //! QEMU as a try needs it: the devices that `muskox` gives a guest, on plain files.
 
-use super::super::guest::config::Config;
+use super::super::guest::config::{Config, SEED_FILE};
 use crate::ledger::Ledger;
 use crate::net::{add_namespace, namespace_file};
 use anyhow::Context;
@@ -10,7 +10,10 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+/// The canary's serial number.
+pub const CANARY: &str = "web1-canary";
 const TAP: &str = "guest0";
 const MEMORY_MIB: u32 = 256;
 const SEED_BYTES: u64 = 1_474_560;
@@ -24,13 +27,14 @@ pub struct Qemu {
     monitor: Option<UnixStream>,
 }
 
-/// A seed as muskox writes it: name and address.
-pub fn make_seed(folder: &Path, address: &str) -> anyhow::Result<()> {
+/// A seed as muskox writes it, name and address, with the guest's own configuration beside.
+pub fn make_seed(folder: &Path, address: &str, config: &Config) -> anyhow::Result<()> {
     let seed = folder.join("seed.img");
     File::create(&seed)?.set_len(SEED_BYTES)?;
     tool(Command::new("mkfs.fat").args(["-F", "12", "-n", "CIDATA"]).arg(&seed))?;
     let network = format!("version: 2\nethernets:\n  eth0:\n    addresses: [{address}/24]\n");
-    let files = [("meta-data", "instance-id: try\nlocal-hostname: web1\n"), ("network-config", network.as_str())];
+    let meta = "instance-id: try\nlocal-hostname: web1\n";
+    let files = [("meta-data", meta), ("network-config", network.as_str()), (SEED_FILE, &config.text())];
     for (name, text) in files {
         let path = folder.join(name);
         std::fs::write(&path, text)?;
@@ -60,7 +64,8 @@ impl Qemu {
     pub fn start(folder: &Path, namespace: &str, ledger: &Ledger) -> anyhow::Result<Self> {
         let file = |name: &str| format!("{}/{name}", folder.display()).replace(',', ",,");
         let drive = |id: &str, name: &str, more: &str| {
-            format!("if=none,id={id},format=raw,cache=writeback,file={}{more}", file(name))
+            // What a killed QEMU has written is in the files: flushing them would only measure this machine's disk.
+            format!("if=none,id={id},format=raw,cache=unsafe,file={}{more}", file(name))
         };
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", namespace_file(namespace).display()));
@@ -72,7 +77,7 @@ impl Qemu {
         command.args(["-drive", &drive("root", "root.raw", "")]);
         command.args(["-device", "virtio-blk-pci,drive=root,addr=0x0a,serial=web1-root,bootindex=1"]);
         command.args(["-drive", &drive("canary", "canary.raw", "")]);
-        command.args(["-device", "virtio-blk-pci,drive=canary,addr=0x0b,serial=web1-data"]);
+        command.args(["-device", &format!("virtio-blk-pci,drive=canary,addr=0x0b,serial={CANARY}")]);
         command.args(["-drive", &drive("seed", "seed.img", ",readonly=on")]);
         command.args(["-device", "virtio-blk-pci,drive=seed,addr=0x1a,serial=cidata"]);
         command.args(["-netdev", &format!("tap,id=nic,ifname={TAP},script=no,downscript=no")]);
@@ -88,6 +93,14 @@ impl Qemu {
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|ended| ended.is_some())
+    }
+
+    /// The CPU time that it has used. Source: proc(5), fields 14 and 15 of `stat`, in clock ticks.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
     }
 
     /// Asks the guest to shut down, as `muskox vm stop` does.

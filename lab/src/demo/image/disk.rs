@@ -2,8 +2,9 @@
 
 use super::{Builder, IMAGE_BYTES, ROOT_AT, recipe, tool};
 use anyhow::Context;
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +21,8 @@ const ACTIVE: u8 = 0x80;
 const KIND_FAT16: u8 = 0x0e;
 const KIND_LINUX: u8 = 0x83;
 const COPY_BYTES: usize = 1 << 20;
+const BLOCK_BYTES: usize = 4096;
+const ZEROES: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 /// Makes the disk of a tree.
 pub fn make(builder: &Builder<'_>, tree: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
@@ -135,22 +138,29 @@ pub fn copy_sparse(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes what is not zero of a file, or of a device, into another from `at` on; returns how long it is.
+/// Writes what is not zero of a file, or of a device, into another from `at` on; returns how long it is. Holes are not
+/// even read: most of a guest's disk is one.
 fn write_sparse(from: &Path, to: &File, at: u64) -> anyhow::Result<u64> {
-    let mut source = File::open(from).with_context(|| format!("reading {}", from.display()))?;
-    let (mut bytes, mut len) = (vec![0; COPY_BYTES], 0);
-    loop {
-        let many = source.read(&mut bytes).with_context(|| format!("reading {}", from.display()))?;
-        if many == 0 {
-            return Ok(len);
+    let source = File::open(from).with_context(|| format!("reading {}", from.display()))?;
+    let len = seek(&source, SeekFrom::End(0)).with_context(|| format!("measuring {}", from.display()))?;
+    let (mut bytes, mut done) = (vec![0; COPY_BYTES], 0);
+    while done < len {
+        match seek(&source, SeekFrom::Data(done)) {
+            // Behind the last data (lseek(2)).
+            Err(Errno::NXIO) => break,
+            // What knows no holes is data everywhere.
+            found => done = found.unwrap_or(done),
         }
-        for block in bytes[..many].chunks(4096) {
-            if block.iter().any(|byte| *byte != 0) {
-                to.write_all_at(block, at + len)?;
+        let many = source.read_at(&mut bytes, done).with_context(|| format!("reading {}", from.display()))?;
+        anyhow::ensure!(many > 0, "{} ended at byte {done} of {len}", from.display());
+        for block in bytes[..many].chunks(BLOCK_BYTES) {
+            if block != &ZEROES[..block.len()] {
+                to.write_all_at(block, at + done)?;
             }
-            len += block.len() as u64;
+            done += block.len() as u64;
         }
     }
+    Ok(len)
 }
 
 #[cfg(test)]

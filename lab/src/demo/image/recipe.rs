@@ -8,6 +8,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+/// To be raised whenever the code that makes the base, not its words here, makes another one.
+const VERSION: &str = "1";
+
 /// Where the guest's program is, in the guest.
 pub const PROGRAM: &str = "/usr/local/bin/muskox-guest";
 
@@ -27,13 +30,12 @@ LABEL linux
  APPEND initrd=initrd root=/dev/vda2 rw console=ttyS0,115200 quiet loglevel=4 net.ifnames=0 fsck.mode=skip systemd.getty_auto=no
 ";
 
-/// Without the default dependencies it starts beside what Debian does at boot, as soon as the root is writable; systemd
-/// starts it again whenever it ends.
+/// Without the default dependencies it starts beside what Debian does at boot (the kernel mounts the root writable);
+/// systemd starts it again whenever it ends.
 const UNIT: &str = "\
 [Unit]
 Description=The demo's workload, beacon and echo
 DefaultDependencies=no
-After=systemd-remount-fs.service
 Conflicts=shutdown.target
 Before=shutdown.target
 StartLimitIntervalSec=0
@@ -56,8 +58,8 @@ const INITRAMFS_CONF: &str = "MODULES=list\nCOMPRESS=gzip\nCOMPRESSLEVEL=1\n";
 const JOURNALD: &str = "[Journal]\nStorage=volatile\nRuntimeMaxUse=8M\n";
 
 const UNITS: &str = "etc/systemd/system";
-/// What costs time at boot, or wakes the guest up later, and is for machines that people keep.
-const MASKED: [&str; 13] = [
+/// What costs seconds on an emulated CPU, or wakes the guest up later, and is for machines that people keep.
+const MASKED: &[&str] = &[
     "getty@tty1.service",
     "serial-getty@ttyS0.service",
     "apt-daily.timer",
@@ -69,8 +71,27 @@ const MASKED: [&str; 13] = [
     "systemd-tmpfiles-clean.timer",
     "systemd-pstore.service",
     "systemd-update-utmp.service",
+    "systemd-update-utmp-runlevel.service",
     "systemd-random-seed.service",
     "systemd-logind.service",
+    "systemd-user-sessions.service",
+    "systemd-journal-flush.service",
+    "systemd-sysusers.service",
+    "systemd-tmpfiles-setup-dev.service",
+    "systemd-ask-password-console.path",
+    "systemd-ask-password-wall.path",
+    "kmod-static-nodes.service",
+    "modprobe@configfs.service",
+    "modprobe@dm_mod.service",
+    "modprobe@efi_pstore.service",
+    "modprobe@fuse.service",
+    "modprobe@loop.service",
+    "dev-hugepages.mount",
+    "dev-mqueue.mount",
+    "sys-fs-fuse-connections.mount",
+    "sys-kernel-config.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
 ];
 
 /// All that decides how the base turns out, but for the mirror's own progress.
@@ -95,7 +116,8 @@ impl Recipe {
 
     /// A name for what this recipe makes.
     pub fn hash(&self) -> String {
-        let mut parts = vec![self.suite.clone(), self.sources.concat(), PACKAGES.into(), EXCLUDED.concat()];
+        let mut parts =
+            vec![VERSION.into(), self.suite.clone(), self.sources.concat(), PACKAGES.into(), EXCLUDED.concat()];
         parts.extend(overlay().into_iter().map(|(path, text, _)| path + &text));
         parts.extend([MASKED.concat(), SYSLINUX.into(), super::IMAGE_BYTES.to_string(), super::ROOT_AT.to_string()]);
         let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
@@ -153,6 +175,13 @@ fn overlay() -> Vec<(String, String, u32)> {
         ("etc/initramfs-tools/conf.d/muskox", INITRAMFS_CONF, 0o644),
     ];
     files.map(|(path, text, mode)| (path.to_owned(), text.to_owned(), mode)).to_vec()
+}
+
+/// With no machine id at all systemd would take every boot of a new guest for its first, and set up every unit there is;
+/// with an empty one it makes one up.
+pub fn settle(tree: &Path) -> anyhow::Result<()> {
+    let path = tree.join("etc/machine-id");
+    std::fs::write(&path, "").with_context(|| format!("writing {}", path.display()))
 }
 
 /// FNV-1a of 64 bits (Fowler, Noll, Vo): names cache entries; nobody attacks them.
