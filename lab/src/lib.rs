@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod cgroup;
+pub mod demo;
 pub mod disks;
 pub mod kills;
 pub mod ledger;

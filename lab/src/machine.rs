@@ -3,7 +3,7 @@
 
 use crate::cgroup::Cgroup;
 use crate::ledger::{Ledger, Thing};
-use crate::net::{NETWORKS, Network, Port, SEGMENTS, Switch, add_namespace, enter, namespace_file};
+use crate::net::{NETWORKS, Network, Port, SEGMENTS, Switch, add_namespace, enter, forget, namespace_file};
 use anyhow::Context;
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
@@ -198,6 +198,14 @@ impl Machine {
     pub fn power_off(&self, switch: &Switch) -> anyhow::Result<()> {
         switch.cut(&self.ports(&NETWORKS))?;
         self.kill_all()
+    }
+
+    /// What the machine's programs made of its network is gone, as after a power-off: bridges, taps.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn restart_network(&self) -> anyhow::Result<()> {
+        forget(&self.namespace)
     }
 
     /// The power comes back; nothing runs yet.

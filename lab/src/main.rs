@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use lab::demo::{self, guest_try, report};
 use lab::{bench, disks, kills, ledger, load, verify};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,9 +32,17 @@ enum Command {
     Load(verify::Options),
     /// Kill target, initiator, power and cables under a verifying load.
     Kills(kills::Options),
+    /// Compute a demo's report from its evidence, or verify one.
+    Report(report::Options),
+    /// The main job, with faults: a guest on a mirrored volume moves, and comes back when its host dies.
+    Demo(demo::Options),
     /// Measure servers side by side.
     #[command(subcommand)]
     Bench(bench::Which),
+    /// Build the demo's guest image, if it is not in the cache, and print its path.
+    GuestImage(guest_try::ImageOptions),
+    /// Boot the demo's guest alone, let it work, kill it, boot it again, shut it down and check its disks.
+    GuestTry(guest_try::Options),
     /// Take away what crashed (or running) labs left on the machine.
     Clean {
         /// Where they recorded it.
@@ -63,7 +72,11 @@ fn run() -> anyhow::Result<i32> {
         Command::NbdLoad(options) => load::run(&options),
         Command::Load(options) => verify::run(&options),
         Command::Kills(options) => kills::run(&options),
+        Command::Report(options) => report::run(&options),
+        Command::Demo(options) => demo::run(&options),
         Command::Bench(which) => bench::run(&which),
+        Command::GuestImage(options) => guest_try::run_image(&options),
+        Command::GuestTry(options) => guest_try::run(&options),
         Command::Clean { state } => {
             let done = ledger::clean(&state)?;
             done.iter().for_each(|thing| println!("taken away: {thing}"));

@@ -154,6 +154,25 @@ impl Switch {
     }
 }
 
+/// Takes away the bridges and taps that programs made in a namespace; its own ports stay.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn forget(namespace: &str) -> anyhow::Result<()> {
+    for kind in ["bridge", "tun"] {
+        let mut command = Command::new("ip");
+        command.args(["-n", namespace, "-o", "link", "show", "type", kind]).stdin(Stdio::null());
+        let listed = command.output().context("running ip")?;
+        anyhow::ensure!(listed.status.success(), "ip: {}", String::from_utf8_lossy(&listed.stderr).trim());
+        let text = String::from_utf8_lossy(&listed.stdout);
+        // Lines are `7: lan: <BROADCAST,…`.
+        let names = text.lines().filter_map(|line| line.split(": ").nth(1));
+        let lines: String = names.map(|name| format!("link del dev {name}\n")).collect();
+        batch(namespace, &lines)?;
+    }
+    Ok(())
+}
+
 /// The file of a namespace.
 pub fn namespace_file(name: &str) -> PathBuf {
     Path::new(NAMESPACES).join(name)

@@ -3,8 +3,10 @@
 // A panic is the report, in helpers too.
 #![allow(clippy::unwrap_used)]
 
+use lab::disks::applied::{AppliedLine, now_us};
 use lab::disks::control::{Command, Control, DiskStatus, On};
 use lab::disks::journal::Line;
+use lab::disks::stamp::{Kind, MAGIC, Stamp};
 use lab::ledger;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use std::fs::File;
@@ -43,7 +45,7 @@ impl Lab {
     fn spawn(root: &std::path::Path) -> Child {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_muskox-lab"));
         command.args(["disks", "--size-mib", "16"]);
-        for name in ["dir", "backing", "control", "state"] {
+        for name in ["dir", "backing", "control", "state", "applied"] {
             command.arg(format!("--{name}")).arg(root.join(name));
         }
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -67,6 +69,11 @@ impl Lab {
 
     fn log(&self) -> Vec<Line> {
         let text = std::fs::read_to_string(self.root.join("backing/log.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn applied(&self) -> Vec<AppliedLine> {
+        let text = std::fs::read_to_string(self.root.join("applied")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
@@ -248,6 +255,40 @@ fn stamped_writes_are_delayed_and_logged() {
     assert_eq!(applied.stamps, [format!("{tag}{}", "ab".repeat(16))]);
     assert!(log.is_sorted_by_key(|line| line.t_ns));
     assert!(log.iter().any(|line| line.event == "applied" && line.what.as_deref() == Some("flush")));
+}
+
+/// Goal: a rogue's write is known by its stamp, is 300 ms on its way, and its log has both moments; other writes are not
+/// held up; how long is a command; one that is pulled with its disk has failed. Method: one of each on the real clock.
+#[test]
+fn rogue_writes_are_known_delayed_and_logged() {
+    let Some(lab) = Lab::start() else { return };
+    let mut stamped = [MAGIC.as_slice(), &7u64.to_be_bytes(), &18u64.to_be_bytes(), &1u64.to_be_bytes(), &[2]].concat();
+    stamped.resize(4096, 0);
+    let stamp = Stamp { run: 7, epoch: 18, seq: 1, kind: Kind::Queued };
+    let (file, plain) = (lab.disk(0), lab.disk(0));
+    let before_us = now_us();
+    let writer = std::thread::spawn(move || file.write_all_at(&stamped, 8192).map(|()| (file, stamped)));
+    wait_until(|| !lab.applied().is_empty());
+    plain.write_all_at(&[1; 512], 0).unwrap();
+    assert_eq!(lab.applied().len(), 1, "it is still on its way, others are not held up");
+    let (file, stamped) = writer.join().unwrap().unwrap();
+    let [received, ended] = lab.applied().try_into().unwrap();
+    assert_eq!((received.completed_us, ended.failed), (None, false));
+    assert_eq!((ended.id, ended.disk, ended.offset, ended.stamp), (received.id, 0, 8192, stamp));
+    assert!(before_us <= received.received_us && received.received_us == ended.received_us);
+    assert!(ended.completed_us.unwrap() - ended.received_us >= 300_000);
+
+    lab.send(&Command::DelayStamped { ms: 0 });
+    let begun = Instant::now();
+    file.write_all_at(&stamped, 512).unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(250));
+    assert_eq!(lab.applied()[3].offset, 512);
+    lab.send(&Command::DelayStamped { ms: 400 });
+    let writer = std::thread::spawn(move || file.write_all_at(&stamped, 0));
+    wait_until(|| lab.applied().len() == 5);
+    lab.send(&Command::PowerCut { disk: None, seed: None });
+    assert_eq!(errno(writer.join().unwrap()), Some(libc::ENODEV));
+    assert!(lab.applied()[5].failed, "what was pulled on its way is not on the disk");
 }
 
 /// Goal: flock works as on any file, and the lock of a killed owner is free. Method: two handles, then one dropped.

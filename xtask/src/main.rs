@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod demo;
 mod fuzz;
 mod setup;
 mod step;
@@ -56,6 +57,8 @@ enum Command {
         #[arg(last = true)]
         more: Vec<String>,
     },
+    /// The main job on this machine: a real guest on a mirrored volume moves, and comes back when its host dies.
+    Demo(demo::Options),
     /// Run the fuzz targets for a while (needs `setup --fuzz`).
     Fuzz {
         /// One target; all if absent.
@@ -100,11 +103,14 @@ fn run() -> anyhow::Result<bool> {
         Command::Fix => check::fix(),
         Command::Test { allow_missing } => check::test(allow_missing),
         Command::Bench { name, check, more } => bench::run(&name, check, &more),
+        Command::Demo(options) => demo::run(&options),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Command::Sim { more } => pass_on(&["run", "--quiet", "--release", "-p", "sim", "--"], &more),
         // The lab drives the program that lies beside it.
         Command::Lab { more } => {
-            Ok(pass_on(&check::PROGRAM, &[])? && pass_on(&["run", "--quiet", "-p", "lab", "--"], &more)?)
+            // All of the lab's programs: `cargo run` builds only the one that it runs.
+            let built = pass_on(&check::PROGRAM, &[])? && pass_on(&["build", "--quiet", "-p", "lab"], &[])?;
+            Ok(built && pass_on(&["run", "--quiet", "-p", "lab", "--"], &more)?)
         }
     }
 }

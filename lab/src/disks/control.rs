@@ -91,7 +91,12 @@ pub enum Command {
         /// 16 bytes in hexadecimal.
         tag: String,
     },
-    /// Ends errors, hangs and delays.
+    /// Delays every rogue-stamped write on every disk so long; zero ends it. Needs disks started with `--applied`.
+    DelayStamped {
+        /// How long.
+        ms: u64,
+    },
+    /// Ends errors, hangs and delays; not the delay of stamped writes, which is no fault but a measuring device.
     Heal {
         /// Which disk.
         disk: Option<usize>,

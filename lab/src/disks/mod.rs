@@ -7,12 +7,14 @@
 //! ```
 //! Lost when this process is killed: un-flushed writes, as in a power cut. Ended by SIGTERM or SIGINT it writes them out.
 
+pub mod applied;
 pub mod cache;
 pub mod control;
 pub mod disk;
 mod fuse;
 pub mod journal;
 mod shelf;
+pub mod stamp;
 
 use crate::ledger::{Ledger, Thing, is_mounted};
 use crate::signals::{Requests, ask_myself};
@@ -51,6 +53,12 @@ pub struct Options {
     /// O_DIRECT requests must be multiples of this: 512 or 4096.
     #[arg(long, default_value_t = 512)]
     block_bytes: u64,
+    /// Look for rogue-stamped writes, and log them here.
+    #[arg(long)]
+    applied: Option<PathBuf>,
+    /// How long a rogue-stamped write is on its way, in milliseconds.
+    #[arg(long, default_value_t = 300)]
+    stamp_delay_ms: u64,
     /// Where leftovers are recorded for `lab clean`.
     #[arg(long, default_value = "target/lab")]
     state: PathBuf,
@@ -78,7 +86,9 @@ fn serve(options: &Options, ledger: &Ledger, requests: &Requests) -> anyhow::Res
     let open = |number| disk::Disk::open(&options.backing, number, options.size_mib << 20, options.block_bytes);
     let disks = (0..options.count).map(open).collect::<Result<Vec<_>, _>>().context("opening the backing files")?;
     let journal = journal::Journal::open(&options.backing.join("log.jsonl")).context("opening the log")?;
-    let shelf = Arc::new(Shelf::new(disks, journal));
+    let rogues = options.applied.as_deref().map(applied::Applied::open).transpose()?;
+    let rogues = rogues.map(|log| shelf::Rogues { log, delay_ms: options.stamp_delay_ms.into() });
+    let shelf = Arc::new(Shelf::new(disks, journal, rogues));
 
     ledger.record(Thing::File { path: options.control.clone() })?;
     listen(options, &shelf)?;

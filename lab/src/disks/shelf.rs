@@ -3,10 +3,12 @@
 //! One lock a disk. Operations that go are done under it, in the order they arrived, so a held operation that is
 //! released cannot overtake itself. Answers are sent outside of it.
 
+use super::applied::{Applied, AppliedLine, now_us};
 use super::cache::Survive;
 use super::control::{Answer, Command, DiskStatus};
 use super::disk::{Disk, Eio, Verdict, Work};
 use super::journal::{Journal, Line, TAG_BYTES, parse_tag, stamps};
+use super::stamp;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
@@ -29,6 +31,8 @@ pub struct Operation {
 struct Waiting {
     id: u64,
     operation: Operation,
+    /// The lines about the stamps it carries.
+    stamped: Vec<AppliedLine>,
 }
 
 struct Slot {
@@ -42,13 +46,22 @@ pub struct Shelf {
     journal: Journal,
     watched: RwLock<Vec<[u8; TAG_BYTES]>>,
     next_id: AtomicU64,
+    rogues: Option<Rogues>,
+}
+
+/// What is done about stamped writes.
+pub struct Rogues {
+    /// Where they are logged.
+    pub log: Applied,
+    /// How long each is on its way, so that a fence has something to drain.
+    pub delay_ms: AtomicU64,
 }
 
 impl Shelf {
     /// Puts disks on a shelf.
-    pub fn new(disks: Vec<Disk>, journal: Journal) -> Self {
+    pub fn new(disks: Vec<Disk>, journal: Journal, rogues: Option<Rogues>) -> Self {
         let slots = disks.into_iter().map(|disk| Mutex::new(Slot { disk, held: Vec::new() })).collect();
-        Self { slots, journal, watched: RwLock::default(), next_id: AtomicU64::new(1) }
+        Self { slots, journal, watched: RwLock::default(), next_id: AtomicU64::new(1), rogues }
     }
 
     /// How many there are.
@@ -65,15 +78,21 @@ impl Shelf {
     pub fn start(self: &Arc<Self>, number: usize, operation: Operation) {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         self.log(number, id, &operation.work, "received");
-        let waiting = Waiting { id, operation };
+        let stamped = self.receive(number, id, &operation.work);
+        let waiting = Waiting { id, operation, stamped };
         let mut slot = self.slots[number].lock().expect("no panic under this lock");
         let Operation { work, insertion, direct, .. } = &waiting.operation;
-        match slot.disk.judge(work, *insertion, *direct) {
+        let verdict = match slot.disk.judge(work, *insertion, *direct) {
+            Verdict::Go if !waiting.stamped.is_empty() => self.hold_up(&mut slot.disk),
+            verdict => verdict,
+        };
+        match verdict {
             Verdict::Go => self.finish(number, waiting, slot),
             Verdict::Hold => slot.held.push(waiting),
             Verdict::Fail(errno) => {
                 drop(slot);
                 self.log(number, id, work, "failed");
+                self.complete(&waiting.stamped, true);
                 (waiting.operation.reply)(Err(errno));
             }
             Verdict::Delay(delay_ms) => {
@@ -92,8 +111,45 @@ impl Shelf {
         let Operation { work, insertion, reply, .. } = waiting.operation;
         let done = slot.disk.perform(&work, insertion);
         self.log(number, waiting.id, &work, if done.is_ok() { "applied" } else { "failed" });
+        self.complete(&waiting.stamped, done.is_err());
         drop(slot);
         reply(done);
+    }
+
+    /// Writes down that a stamped write has come.
+    fn receive(&self, disk: usize, id: u64, work: &Work) -> Vec<AppliedLine> {
+        let (Some(rogues), Work::Write { at, data, .. }) = (&self.rogues, work) else { return Vec::new() };
+        let found = stamp::stamps(data);
+        if found.is_empty() {
+            return Vec::new();
+        }
+        let received_us = now_us();
+        let line = |(distance, stamp)| {
+            let offset = at + distance;
+            AppliedLine { id, received_us, completed_us: None, failed: false, disk, offset, stamp }
+        };
+        let lines: Vec<_> = found.into_iter().map(line).collect();
+        rogues.log.write(&lines);
+        lines
+    }
+
+    /// Writes down that it has ended, before anybody is told.
+    fn complete(&self, lines: &[AppliedLine], failed: bool) {
+        let Some(rogues) = self.rogues.as_ref().filter(|_| !lines.is_empty()) else { return };
+        let completed_us = Some(now_us());
+        let ended = |line: &AppliedLine| AppliedLine { completed_us, failed, ..line.clone() };
+        rogues.log.write(&lines.iter().map(ended).collect::<Vec<_>>());
+    }
+
+    /// How long a stamped write is on its way.
+    fn hold_up(&self, disk: &mut Disk) -> Verdict {
+        match self.rogues.as_ref().map_or(0, |rogues| rogues.delay_ms.load(Ordering::Relaxed)) {
+            0 => Verdict::Go,
+            delay_ms => {
+                disk.counters.held += 1;
+                Verdict::Delay(delay_ms)
+            }
+        }
     }
 
     fn log(&self, disk: usize, id: u64, work: &Work, event: &str) {
@@ -132,6 +188,13 @@ impl Shelf {
             Command::Watch { tag } => {
                 parse_tag(tag).map(|tag| self.watched.write().expect("no panic under this lock").push(tag))
             }
+            Command::DelayStamped { ms } => match &self.rogues {
+                Some(rogues) => {
+                    rogues.delay_ms.store(*ms, Ordering::Relaxed);
+                    Ok(())
+                }
+                None => Err(anyhow::anyhow!("stamps are not looked for: start the disks with --applied")),
+            },
             command => self.obey_disks(command),
         };
         Answer { ok: done.is_ok(), error: done.err().map(|error| format!("{error:#}")), disks: Vec::new() }
@@ -189,7 +252,7 @@ impl Shelf {
                 disk.power_cut(survive)?;
                 self.note(number, "power_cut");
             }
-            Command::Status | Command::Watch { .. } => {}
+            Command::Status | Command::Watch { .. } | Command::DelayStamped { .. } => {}
         }
         Ok(())
     }
@@ -221,7 +284,7 @@ impl Command {
             | Self::PowerCut { disk, .. }
             | Self::Delay { disk, .. }
             | Self::Heal { disk } => *disk,
-            Self::Watch { .. } | Self::Status => None,
+            Self::Watch { .. } | Self::DelayStamped { .. } | Self::Status => None,
         }
     }
 }

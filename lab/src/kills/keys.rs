@@ -50,6 +50,12 @@ impl Keys {
         Ok(Self { certificate: here(&certificate), key: here(&key), ca: here("ca.pem"), identity })
     }
 
+    /// Certificate, key and CA.
+    #[must_use]
+    pub fn files(&self) -> [&Path; 3] {
+        [&self.certificate, &self.key, &self.ca]
+    }
+
     /// For a configuration: `certificate = …`, `key = …`, `ca = …`.
     pub fn toml(&self) -> [String; 3] {
         let line = |name: &str, path: &Path| format!("{name} = {:?}", path.display().to_string());

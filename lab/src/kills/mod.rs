@@ -5,9 +5,9 @@
 //! read back. It does *not* know how target and initiator survive; it knows what a guest may see.
 
 mod delay;
-mod keys;
+pub mod keys;
 mod stack;
-mod stop;
+pub mod stop;
 mod table;
 
 use crate::disks::cache::Dice;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// What tests, oracles and benches call, and the Debian package it comes in.
-const PACKAGES: [(&str, &str); 12] = [
+const PACKAGES: [(&str, &str); 16] = [
     ("mdadm", "oracle: arrays as stock md sees them"),
     ("lvm2", "oracle: volumes as stock LVM sees them"),
     ("nbdkit", "peer of `bench nbd`"),
@@ -22,8 +22,12 @@ const PACKAGES: [(&str, &str); 12] = [
     ("util-linux", "losetup, taskset, setpriv"),
     ("openssl", "oracle: certificates and a TLS client that are not ours"),
     ("busybox-static", "guests of tests"),
-    ("dosfstools", "oracle: a guest's seed is a sound FAT"),
-    ("mtools", "oracle: a guest's seed holds its files"),
+    ("dosfstools", "oracle: a guest's seed is a sound FAT; the demo's guest"),
+    ("mtools", "oracle: a guest's seed holds its files; the demo's guest: its boot partition"),
+    ("mmdebstrap", "the demo's guest: its Debian"),
+    ("syslinux", "the demo's guest: its boot loader"),
+    ("syslinux-common", "the demo's guest: its master boot record"),
+    ("e2fsprogs", "the demo's guest: its root file system, and its check"),
 ];
 
 /// A guest's QEMU; its packages come from where `qemu-utils` came from, or apt refuses the mixture.

@@ -1,0 +1,136 @@
+//! `muskox-lab demo`: an image, a cluster, the play, the report.
+
+use super::cluster::{Cluster, Plan};
+use super::evidence::{APPLIED, Writer};
+use super::image::Builder;
+use super::play::{Play, Props};
+use super::report;
+use super::screen::{self, Screen};
+use crate::kills::stop::Stop;
+use crate::ledger::{self, Ledger};
+use anyhow::Context;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The evidence's folder, in the demo's.
+const EVIDENCE: &str = "evidence";
+/// What is of no use after the run, in the demo's folder.
+const RUN: &str = "run";
+
+/// `muskox-lab demo`.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The muskox binary.
+    #[arg(long, default_value = "target/release/muskox")]
+    program: PathBuf,
+    /// Where everything of the demo is: report.json, report.html, evidence/.
+    #[arg(long, default_value = "target/demo")]
+    folder: PathBuf,
+    /// How often the migrations and faults are gone through.
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+    /// A planted bug, by name; the binary has to be built with the feature `sabotage`.
+    #[arg(long)]
+    sabotage: Option<String>,
+    /// Decides what is random.
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+    /// How large each of the three disks is, in MiB; they are sparse.
+    #[arg(long, default_value_t = 1024)]
+    disk_mib: u64,
+    /// Where the lab records what it puts on the machine, and keeps images.
+    #[arg(long, default_value = "target/lab")]
+    state: PathBuf,
+    /// End in any case after this many seconds.
+    #[arg(long, default_value_t = 3600)]
+    limit_secs: u64,
+    /// Keep the machines' files and the disks.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Plays the demo; 0 only if its report is ok.
+///
+/// # Errors
+/// When it could not be played at all.
+pub fn run(options: &Options) -> anyhow::Result<i32> {
+    anyhow::ensure!(
+        rustix::process::geteuid().is_root(),
+        "the demo makes network namespaces and mounts: run it as root"
+    );
+    let begun = Instant::now();
+    let stop = Stop::after(Duration::from_secs(options.limit_secs))?;
+    ledger::clean(&options.state)?;
+    let ledger = Arc::new(Ledger::open(&options.state)?);
+    let played = play(options, &ledger, &stop);
+    ledger.settle()?;
+    if let (Err(_), Some(code)) = (&played, stop.code()) {
+        eprintln!("stopped by a signal; everything is taken away");
+        return Ok(code);
+    }
+    let folder = absolute(&options.folder)?;
+    if let Err(error) = &played {
+        eprintln!("the demo ended before its time: {error:#}");
+    }
+    let report = report::write(&folder.join(EVIDENCE), &folder)?;
+    println!("{}", screen::table(&report));
+    println!(
+        "{} after {} s; {} and report.html beside it",
+        if report.ok { "ok" } else { "NOT OK" },
+        begun.elapsed().as_secs(),
+        folder.join("report.json").display()
+    );
+    Ok(i32::from(!report.ok || played.is_err()))
+}
+
+fn play(options: &Options, ledger: &Arc<Ledger>, stop: &Stop) -> anyhow::Result<()> {
+    let screen = Screen::default();
+    let folder = absolute(&options.folder)?;
+    let program = options.program.canonicalize().with_context(|| {
+        format!("looking for {}: `cargo build --release -p muskox` builds it", options.program.display())
+    })?;
+    for old in [EVIDENCE, RUN] {
+        let old = folder.join(old);
+        if old.exists() {
+            std::fs::remove_dir_all(&old).with_context(|| format!("taking {} away", old.display()))?;
+        }
+    }
+    let run = folder.join(RUN);
+    std::fs::create_dir_all(&run).with_context(|| format!("making {}", run.display()))?;
+    let guest = std::env::current_exe()?.with_file_name("muskox-guest");
+    let say = |line: &str| screen.note(line);
+    let cache = options.state.join("cache");
+    let image = Builder { cache: &cache, program: &guest, ledger, stop, say: &say }.image()?;
+    let image = absolute(&image)?;
+    let writer = Arc::new(Writer::create(&folder.join(EVIDENCE))?);
+    let plan = Plan {
+        program: &program,
+        folder: &run,
+        state: &options.state,
+        applied: &writer.path(APPLIED),
+        disk_mib: options.disk_mib,
+        sabotage: options.sabotage.as_deref(),
+    };
+    let cluster = Cluster::build(&plan, ledger, stop)?;
+    let props = Props {
+        cluster,
+        writer,
+        screen,
+        image,
+        folder: run.clone(),
+        ledger: Arc::clone(ledger),
+        seed: options.seed,
+        rounds: options.rounds,
+        sabotage: options.sabotage.clone(),
+    };
+    Play::new(props)?.run()?;
+    if !options.keep {
+        let _ = std::fs::remove_dir_all(&run);
+    }
+    Ok(())
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("{} is no path", path.display()))
+}

@@ -1,0 +1,177 @@
+//! The rogue writer against a real target on the lab's disks, over TLS.
+
+// A panic is the report, in helpers too.
+#![allow(clippy::unwrap_used)]
+
+use lab::demo::evidence::{APPLIED, Evidence, Kind, Outcome, Writer, now_us};
+use lab::demo::rogue::{Credentials, Plan, Rogue, erase};
+use lab::kills::keys::Keys;
+use lab::ledger::{self, Ledger};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const OFFSET: u64 = 8 << 20;
+const BLOCKS: u64 = 64;
+
+/// A storage box on loopback: disks of the lab, a target, a volume `canary`.
+struct StorageBox {
+    root: PathBuf,
+    children: Vec<Child>,
+    portal: String,
+}
+
+impl StorageBox {
+    fn start(root: &Path, keys: &Keys, evidence: &Writer) -> Self {
+        let mut this = Self { root: root.to_owned(), children: Vec::new(), portal: String::new() };
+        let mut disks = Command::new(env!("CARGO_BIN_EXE_muskox-lab"));
+        disks.args(["disks", "--size-mib", "64", "--applied"]).arg(evidence.path(APPLIED));
+        for name in ["dir", "backing", "control", "state"] {
+            disks.arg(format!("--{name}")).arg(root.join(name));
+        }
+        this.children.push(disks.stdout(Stdio::piped()).spawn().unwrap());
+        let mut line = String::new();
+        BufReader::new(this.children[0].stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        let config = format!(
+            "control = \"target.sock\"\nstate_dir = \"target.state\"\n[[listen]]\nnbd = \"127.0.0.1:0\"\ntls = {{ {} }}\n",
+            keys.toml().join(", ")
+        );
+        std::fs::write(root.join("target.toml"), config).unwrap();
+        let log = std::fs::File::create(root.join("log")).unwrap();
+        let mut target = Command::new(muskox());
+        this.children
+            .push(target.args(["target", "--config"]).arg(root.join("target.toml")).stderr(log).spawn().unwrap());
+        wait("a target", || this.log().contains("ready"));
+        let log = this.log();
+        let address = log.lines().find_map(|line| line.split("serving on ").nth(1)?.strip_suffix(" (TLS)"));
+        this.portal = address.unwrap_or_else(|| panic!("no address in {log}")).to_owned();
+        let disk = |number: u32| root.join(format!("dir/disk{number}")).to_str().unwrap().to_owned();
+        this.ctl(&["pool", "create", "tank", &disk(0), &disk(1)]);
+        this.ctl(&["volume", "create", "tank", "canary", "16M"]);
+        wait("a served volume", || this.ctl(&["volume", "list"]).contains("serving"));
+        this
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.root.join("log")).unwrap_or_default()
+    }
+
+    fn ctl(&self, words: &[&str]) -> String {
+        let done =
+            Command::new(muskox()).arg("ctl").arg("--socket").arg(self.root.join("target.sock")).args(words).output();
+        let done = done.unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "ctl {words:?}: {said}\n{}", self.log());
+        said
+    }
+}
+
+impl Drop for StorageBox {
+    fn drop(&mut self) {
+        for mut child in self.children.drain(..).rev() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        // The killed disks leave their mount.
+        let cleaned = ledger::clean(&self.root.join("state"));
+        if !std::thread::panicking() {
+            cleaned.unwrap();
+        }
+        if !ledger::is_mounted(&self.root.join("dir")) {
+            let _ = std::fs::remove_dir_all(&self.root);
+        }
+    }
+}
+
+/// The program under test lies beside the lab's own.
+fn muskox() -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_muskox-lab")).with_file_name("muskox");
+    assert!(program.exists(), "{} is missing: run `cargo build -p muskox`", program.display());
+    program
+}
+
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < PATIENCE, "no {what} in time");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Goal: the rogue gets in by right, has writes on their way when the fence falls, tries everything afterwards, and is
+/// refused; nothing of it reaches a disk after the ack; the new owner can take its stamps away. Method: one of each with
+/// the disks' own log as the judge, the ack's moment taken when `grant raise` has returned.
+#[test]
+fn a_rogue_is_let_in_then_fenced() {
+    let allowed = std::env::var_os("MUSKOX_ALLOW_MISSING").is_some_and(|value| value == "1");
+    if allowed && !Path::new("/dev/fuse").exists() {
+        eprintln!("SKIP: FUSE disks need root and /dev/fuse");
+        return;
+    }
+    let root = std::env::temp_dir().join(format!("muskox-rogue-{}", std::process::id()));
+    std::fs::create_dir_all(&root).unwrap();
+    let ledger = Ledger::open(&root.join("ledger")).unwrap();
+    let evidence = Arc::new(Writer::create(&root.join("evidence")).unwrap());
+    let [storage_keys, old, new] = Keys::make(&root.join("keys"), ["storage", "host2", "host1"]).unwrap();
+    let storage = StorageBox::start(&root, &storage_keys, &evidence);
+    storage.ctl(&["grant", "raise", "canary", "7", "--owner", &old.identity]);
+    let credentials = Credentials::of(&root.join("host2"), &old).unwrap();
+    let plan = Plan {
+        // Its own: entering one is part of what is tried.
+        namespace: Some("/proc/self/ns/net".into()),
+        portals: vec![storage.portal.clone()],
+        keys: Some(&credentials),
+        volume: "canary".into(),
+        epoch: 7,
+        incarnation: 1,
+        fault: 3,
+        offset: OFFSET,
+        blocks: BLOCKS,
+    };
+    let mut rogue = Rogue::start(&plan, &ledger, &evidence).unwrap();
+    wait("write by right", || {
+        rogue.check_lives().unwrap();
+        rogue.tally().applied.load(Ordering::Relaxed) >= 16
+    });
+    storage.ctl(&["grant", "raise", "canary", "8", "--owner", &new.identity]);
+    let acked_us = now_us();
+    wait("refusals", || rogue.tally().refused.load(Ordering::Relaxed) >= 12);
+    // Longer than a write is on its way.
+    std::thread::sleep(Duration::from_millis(500));
+    let tally = rogue.end().unwrap();
+    assert!(tally.refused.load(Ordering::Relaxed) >= 12);
+
+    for name in ["records.json", "oracles.json"] {
+        assert!(!evidence.path(name).exists());
+    }
+    let seen = Evidence::read(evidence.folder()).unwrap();
+    let late: Vec<_> = seen.applied.iter().filter(|op| op.completed_us.is_none_or(|at| at > acked_us)).collect();
+    let first = late.first();
+    assert!(late.is_empty(), "{} after the ack, the first: {:?}", late.len(), first);
+    let drained = seen.applied.iter().filter(|op| op.completed_us.is_some_and(|at| at + 1_000_000 > acked_us));
+    assert!(drained.count() >= 4, "the fence had something to drain");
+    assert!(seen.applied.iter().all(|op| op.stamp.run == 3 && op.stamp.epoch == 7 && !op.failed));
+    let has = |what, outcome| seen.rogue.iter().any(|line| line.what == what && line.outcome == outcome);
+    for what in [Kind::Write, Kind::Queued, Kind::Attach] {
+        assert!(has(what, Outcome::Applied), "{what:?} was applied before");
+    }
+    for what in Kind::ALL {
+        assert!(has(what, Outcome::Refused), "{what:?} was refused afterwards: {:#?}", seen.rogue.last());
+    }
+    let after = |line: &&lab::demo::evidence::RogueLine| line.at_us > acked_us && line.outcome != Outcome::Refused;
+    let others: Vec<_> = seen.rogue.iter().filter(after).collect();
+    assert!(others.is_empty(), "sent after the ack and not refused: {others:#?}");
+
+    let owner = Credentials::of(&root.join("host1"), &new).unwrap();
+    assert!(erase(&Plan { keys: Some(&credentials), ..plan.clone() }, &ledger).is_err(), "the old owner may not");
+    erase(&Plan { keys: Some(&owner), ..plan }, &ledger).unwrap();
+    let disk = std::fs::read(root.join("dir/disk0")).unwrap();
+    assert!(disk.chunks(512).all(|sector| !sector.starts_with(b"muskox-rogue")), "a stamp is left");
+    drop(storage);
+    ledger.settle().unwrap();
+}
