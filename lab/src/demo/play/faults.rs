@@ -43,6 +43,7 @@ impl Play {
         let resume_us = resumed.context("the store names no new owner")?.at_us;
         let stop_us = resume_us - blackout_us;
         self.writer.event(What::MigrateEnd { migration, total_ms, bytes, stop_us, resume_us })?;
+        self.writer.event_at(resume_us, What::Running { host: to, epoch: self.epoch()?, fault: None })?;
         self.outcome = format!("{total_ms} ms in all, its CPU stood still for {} ms", blackout_us / 1000);
         (self.here, self.there) = (self.there, self.here);
         let acked = self.watch().acked();
@@ -50,7 +51,6 @@ impl Play {
     }
 
     pub(super) fn disk(&mut self) -> anyhow::Result<()> {
-        let errors = self.guest_errors();
         let [keeps, fails] = self.members;
         let fault = self.inject(Cause::Disk, None)?;
         self.cluster.tell_disks(&DiskCommand::Eio { disk: Some(fails), on: On::All, count: None, range: None })?;
@@ -62,7 +62,7 @@ impl Play {
         self.cluster.tell_disks(&DiskCommand::Heal { disk: Some(fails) })?;
         self.writer.event(What::End { fault })?;
         (self.members, self.spare) = ([keeps, self.spare], fails);
-        self.settled(fault, errors)
+        self.settled(fault)
     }
 
     /// Follows the pool until it is so, and says each change.
@@ -83,12 +83,11 @@ impl Play {
     }
 
     pub(super) fn poweroff(&mut self) -> anyhow::Result<()> {
-        let errors = self.guest_errors();
         let (revision, host) = (self.feed.revision(), self.here);
         let fault = self.inject(Cause::Poweroff, Some(host))?;
         self.cluster.power_off(host)?;
         self.fail_over(fault, revision)?;
-        self.settled(fault, errors)
+        self.settled(fault)
     }
 
     /// The host without power comes back and gets the VM.
@@ -102,7 +101,6 @@ impl Play {
     }
 
     pub(super) fn freeze(&mut self) -> anyhow::Result<()> {
-        let errors = self.guest_errors();
         let (revision, host) = (self.feed.revision(), self.here);
         // Outside the frozen cgroup, in the frozen host's namespace: with its key and its address.
         let keys = self.credentials(host)?;
@@ -127,12 +125,11 @@ impl Play {
         let owner = self.credentials(self.here)?;
         rogue::erase(&self.rogue(self.here, &owner, fault)?, &self.ledger)?;
         self.member_is_up(host)?;
-        self.settled(fault, errors)?;
+        self.settled(fault)?;
         self.witness_again()
     }
 
     pub(super) fn cut(&mut self) -> anyhow::Result<()> {
-        let errors = self.guest_errors();
         let (revision, host) = (self.feed.revision(), self.here);
         let fault = self.inject(Cause::Cut, Some(host))?;
         let begun = now_us();
@@ -144,7 +141,7 @@ impl Play {
         self.writer.event(What::End { fault })?;
         self.old_guest_is_gone(host)?;
         self.member_is_up(host)?;
-        self.settled(fault, errors)?;
+        self.settled(fault)?;
         self.witness_again()
     }
 

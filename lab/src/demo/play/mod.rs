@@ -256,16 +256,10 @@ impl Play {
         Ok(self.faults)
     }
 
-    fn settled(&mut self, fault: u32, errors_before: u64) -> anyhow::Result<()> {
-        let guest_errors = self.guest_errors().saturating_sub(errors_before);
+    fn settled(&mut self, fault: u32) -> anyhow::Result<()> {
         let revision = self.feed.revision();
-        self.writer.event(What::Settled { fault, revision, guest_errors })?;
+        self.writer.event(What::Settled { fault, revision })?;
         Ok(())
-    }
-
-    /// Complaints of the guest's kernel about its disks, on every host's console.
-    fn guest_errors(&self) -> u64 {
-        self.watch.as_ref().map_or(0, Watch::errors)
     }
 
     fn console(&self, role: Role) -> PathBuf {

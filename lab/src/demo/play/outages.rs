@@ -14,7 +14,6 @@ const STORAGE_OFF: Duration = Duration::from_secs(10);
 
 impl Play {
     pub(super) fn switch(&mut self) -> anyhow::Result<()> {
-        let errors = self.guest_errors();
         let fault = self.inject(Cause::Switch, None)?;
         {
             let site = &self.cluster.site;
@@ -31,28 +30,27 @@ impl Play {
             self.nap(pause)?;
         }
         self.writer.event(What::End { fault })?;
-        self.goes_on(fault, errors)
+        self.goes_on(fault)
     }
 
     pub(super) fn storage(&mut self) -> anyhow::Result<()> {
-        let errors = self.guest_errors();
         let fault = self.inject(Cause::Storage, None)?;
         self.cluster.power_off(Role::Storage)?;
         self.nap(STORAGE_OFF)?;
         self.writer.event(What::End { fault })?;
         self.cluster.power_on(Role::Storage)?;
-        self.goes_on(fault, errors)
+        self.goes_on(fault)
     }
 
     /// The guest works on; what the store says by then is compared with what it said before.
-    fn goes_on(&mut self, fault: u32, errors: u64) -> anyhow::Result<()> {
+    fn goes_on(&mut self, fault: u32) -> anyhow::Result<()> {
         let acked = self.watch().acked();
         self.wait(ANSWER_MAX, "the guest works on", |play| play.watch().acked() > acked + 20)?;
         for role in super::super::cluster::MEMBERS {
             self.member_is_up(role)?;
         }
         self.witness_again()?;
-        self.settled(fault, errors)
+        self.settled(fault)
     }
 }
 
