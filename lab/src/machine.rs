@@ -11,6 +11,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+/// Enters the cgroup whose door is the first word and becomes the rest. Before, in a mount namespace that ends with it,
+/// /sys is made to show the machine's own interfaces: it shows those of the namespace it was mounted in.
+const ENTER: &str = "mount -t sysfs sysfs /mnt && mount --bind /mnt/class/net /sys/class/net \
+    && mount --bind /mnt/devices/virtual/net /sys/devices/virtual/net && umount --lazy /mnt \
+    && echo $$ > \"$0\" && exec \"$@\"";
+
 /// Who a machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -121,12 +127,12 @@ impl Machine {
 
     /// A command that will run inside: arguments and streams can be added, then it is for [`Machine::spawn`].
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        // nsenter and sh replace themselves: the child's id is the program's in the end. In a process group of its
+        // nsenter, unshare and sh replace themselves: the child's id is the program's in the end. In a process group of its
         // own, so that Ctrl-C at a terminal reaches the lab, which ends things in their order.
         let mut netns = std::ffi::OsString::from("--net=");
         netns.push(namespace_file(&self.namespace));
         let mut command = Command::new("nsenter");
-        command.arg(netns).args(["--", "sh", "-c", "echo $$ > \"$0\" && exec \"$@\""]);
+        command.arg(netns).args(["--", "unshare", "--mount", "--propagation", "slave", "sh", "-c", ENTER]);
         command.arg(self.cgroup.door()).arg(program.as_ref()).process_group(0).stdin(Stdio::null());
         command
     }

@@ -64,6 +64,7 @@ fn unexplained_grants(owners: &[Owner], evidence: &Evidence) -> Vec<Violation> {
             owners.iter().filter(|it| it.epoch == line.epoch && it.volumes.contains(&line.volume)).collect();
         let says = |it: &&&Owner| it.owner.iter().map(String::as_str).eq(line.writers());
         match of_it.iter().find(says) {
+            _ if is_filled(evidence, line) => {}
             Some(it) if it.not_before_us.is_some_and(|at_us| at_us > line.mono_us) => {
                 let early_ms = (it.not_before_us.unwrap_or_default() - line.mono_us) / 1000;
                 let revision = it.revision;
@@ -73,7 +74,6 @@ fn unexplained_grants(owners: &[Owner], evidence: &Evidence) -> Vec<Violation> {
                 ));
             }
             Some(_) => {}
-            None if of_it.is_empty() && has_floor(evidence, line) => {}
             None => {
                 let owner = of_it.first().map_or("nothing at that epoch".to_owned(), |it| {
                     format!("that {} owns it", it.owner.as_deref().unwrap_or("nobody"))
@@ -85,11 +85,12 @@ fn unexplained_grants(owners: &[Owner], evidence: &Evidence) -> Vec<Violation> {
     found
 }
 
-/// A volume without a VM, while an image is imported, has a floor and no owner.
-fn has_floor(evidence: &Evidence, line: &GrantLine) -> bool {
+/// A volume without a VM, while an image is imported, has a floor that no VM owns; it was there before the grant.
+fn is_filled(evidence: &Evidence, line: &GrantLine) -> bool {
     let key = format!("{FLOORS}{}", line.volume);
-    let floors = evidence.store.iter().filter(|change| change.key == key).filter_map(object);
-    floors.into_iter().any(|floor| floor["epoch"].as_u64() == Some(line.epoch))
+    let before = |change: &&StoreChange| change.not_before_us.is_none_or(|at_us| at_us <= line.mono_us);
+    let floors = evidence.store.iter().filter(|change| change.key == key).filter(before).filter_map(object);
+    floors.into_iter().any(|floor| floor["epoch"].as_u64() == Some(line.epoch) && floor["vm"].is_null())
 }
 
 /// Every start must be at the host that the store had named, under its epoch.
