@@ -218,6 +218,14 @@ pub fn exchange<S: Read + Write>(mut stream: S, request: Request) -> Result<Repl
     }
 }
 
+/// Whether the oracle is here. A missing one fails, unless `MUSKOX_ALLOW_MISSING=1`.
+pub fn have(tool: &str) -> bool {
+    let found = Path::new("/usr/bin").join(tool).is_file();
+    let allowed = std::env::var_os("MUSKOX_ALLOW_MISSING").is_some_and(|value| value == "1");
+    assert!(found || allowed, "the oracle '{tool}' is missing: run `cargo xtask setup`, or set MUSKOX_ALLOW_MISSING=1");
+    found
+}
+
 /// A port nobody uses now.
 fn free_port(at: &str) -> u16 {
     TcpListener::bind(at).unwrap().local_addr().unwrap().port()
