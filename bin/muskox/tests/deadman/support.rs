@@ -138,11 +138,13 @@ impl Cluster {
     /// Asks a machine's dead-man over its control socket.
     pub fn ask(&self, n: usize, request: Request) -> Result<Reply, Refusal> {
         let stream = UnixStream::connect(self.path(n, "deadman.sock")).expect("a control socket");
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         exchange(stream, request)
     }
 
     pub fn try_status(&self, n: usize) -> Option<DeadmanReport> {
         let stream = UnixStream::connect(self.path(n, "deadman.sock")).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         match exchange(stream, Request::Status) {
             Ok(Reply::Deadman(report)) => Some(report),
             other => panic!("{other:?}"),
