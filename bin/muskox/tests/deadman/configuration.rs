@@ -57,12 +57,14 @@ fn the_configuration_is_read_again() {
         cluster.configure(n, &[0, 1, 2, 3], "");
     }
     cluster.start(3);
+    let pauses = |cluster: &Cluster, n| cluster.log(n).matches("guests are paused").count();
     for n in 0..3 {
+        let before = pauses(&cluster, n);
         assert_eq!(cluster.ask(n, Request::Reload), Ok(Reply::Done));
-        let report = cluster.try_status(n).unwrap();
-        assert!(runs(&report), "the kept witnesses' grants count on: {report:?}");
+        cluster.wait(n, "the fourth", |report| peer(report, "host3").heard.is_some() && runs(report));
+        assert_eq!(pauses(&cluster, n), before, "the kept witnesses' grants count on");
     }
-    cluster.wait(0, "the fourth", |report| peer(report, "host3").granted.is_some());
+    cluster.wait(0, "the fourth's grant", |report| peer(report, "host3").granted.is_some());
     cluster.configure(0, &[0, 1], "");
     assert_eq!(reload(&cluster), Ok(Reply::Done));
     assert_eq!(cluster.wait(0, "two witnesses", |_| true).peers.len(), 2);

@@ -1,10 +1,12 @@
 //! What happens to guests when their host is alone, and when it is back.
 
-use crate::qemu::Fake;
-use crate::support::{Cluster, LEASE, STOP_COST, runs, until};
+use crate::qemu::{Fake, serve_initiator_in};
+use crate::support::{Cluster, LEASE, STOP_COST, have, runs, until};
+use host::vm::{Accelerator, Folder, Launch, Machine, Process, Signal, Vm};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wire::control::{HeldState, StandingReport};
+use wire::qmp::RunState;
 
 /// Three machines, the first with a fake guest; all run.
 fn with_guest() -> (Cluster, Fake) {
@@ -75,11 +77,13 @@ fn a_fenced_guest_is_destroyed() {
     assert!(fake.folder.join("process").exists(), "the rest is the node's to clean up");
 }
 
-/// Goal: a QEMU that does not answer is frozen within the stop cost, and thawed when its volumes are this host's; it is
-/// not told to go on, since it was not told to stop. Method: a monitor that says nothing.
+/// Goal: a QEMU that does not answer is frozen within the stop cost, and thawed when its volumes are this host's; its
+/// guest, which others may have paused, is not told to go on, since it was not told to stop. Method: a monitor that says
+/// nothing.
 #[test]
 fn a_silent_qemu_is_frozen() {
     let (cluster, fake) = with_guest();
+    fake.run(false);
     fake.monitor.silent.store(true, Ordering::SeqCst);
     others(&cluster, "-STOP");
     let begun = Instant::now();
@@ -98,6 +102,51 @@ fn a_silent_qemu_is_frozen() {
     fake.volume(HeldState::Fenced, None);
     others(&cluster, "-CONT");
     until("its end", || fake.state() == 'Z');
+}
+
+/// Kills a QEMU when its test ends, however it ends.
+struct Reaper<'a>(&'a Process);
+
+impl Drop for Reaper<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.signal(Signal::KILL);
+    }
+}
+
+/// Goal: the same with a real QEMU, whose monitor is where its folder says. Method: a machine without disks, started as
+/// the node does it; its status is asked for over the node's own monitor.
+#[test]
+fn a_real_qemu_is_stopped_and_goes_on() {
+    if !have("qemu-system-x86_64") {
+        return;
+    }
+    let cluster = Cluster::running(3);
+    let folder = cluster.path(0, "vms").join("web1");
+    let launch = Launch {
+        qemu: "/usr/bin/qemu-system-x86_64".into(),
+        machine: Machine::new("web1", "4f7c9e3a-8d51-4c0e-9f00-0123456789ab", 32, Accelerator::Tcg),
+        folder: Folder::new(&folder).unwrap(),
+        owner: None,
+        cgroups: Vec::new(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let vm = runtime.block_on(Vm::start(&launch)).unwrap();
+    let _reaper = Reaper(vm.process());
+    let initiator = serve_initiator_in(&folder);
+    let status = || runtime.block_on(vm.status()).unwrap().status;
+    assert_eq!(status(), RunState::Running);
+    others(&cluster, "-STOP");
+    until("a stop", || status() == RunState::Paused);
+    *initiator.lock().unwrap() = (HeldState::Up, Some(0));
+    others(&cluster, "-CONT");
+    cluster.wait(0, "a lease", runs);
+    assert_eq!(status(), RunState::Running);
+    others(&cluster, "-STOP");
+    until("a stop", || status() == RunState::Paused);
+    *initiator.lock().unwrap() = (HeldState::Fenced, None);
+    others(&cluster, "-CONT");
+    runtime.block_on(vm.ended()).unwrap();
+    cluster.wait(0, "a lease", runs);
 }
 
 /// Goal: with a control group of its own QEMU is frozen and thawed by it. Method: a freezer group of v1 or v2, made here.

@@ -15,8 +15,11 @@ pub struct Fake {
     pub folder: PathBuf,
     process: Child,
     pub monitor: Arc<Monitor>,
-    initiator: Arc<Mutex<(HeldState, Option<u64>)>>,
+    initiator: Volume,
 }
+
+/// What a fake initiator says of its volume: its state, and how long ago its target was heard.
+pub type Volume = Arc<Mutex<(HeldState, Option<u64>)>>;
 
 /// What the fake monitor knows.
 #[derive(Default)]
@@ -40,16 +43,12 @@ impl Fake {
         command.args(["-c", "while read line; do :; done", "qemu", "-pidfile"]).arg(&pid_file);
         let process = command.stdin(Stdio::piped()).spawn().unwrap();
         let pid = i32::try_from(process.id()).unwrap();
-        let mut identity = None;
-        super::support::until("a process", || host::vm::Identity::of(pid).is_some());
-        identity = identity.or_else(|| host::vm::Identity::of(pid));
-        std::fs::write(folder.join("process"), identity.unwrap().to_string()).unwrap();
+        let identity = host::vm::Identity::of(pid).expect("it was just started");
+        std::fs::write(folder.join("process"), identity.to_string()).unwrap();
         let monitor = Arc::new(Monitor { running: true.into(), ..Monitor::default() });
-        let initiator = Arc::new(Mutex::new((HeldState::Up, None)));
+        let initiator = serve_initiator_in(&folder);
         let (listener, shown) = (UnixListener::bind(folder.join("deadman.sock")).unwrap(), Arc::clone(&monitor));
         std::thread::spawn(move || listener.incoming().for_each(|stream| serve_monitor(stream.unwrap(), &shown)));
-        let (listener, shown) = (UnixListener::bind(folder.join("initiator.sock")).unwrap(), Arc::clone(&initiator));
-        std::thread::spawn(move || listener.incoming().for_each(|stream| serve_initiator(stream.unwrap(), &shown)));
         Self { folder, process, monitor, initiator }
     }
 
@@ -131,6 +130,14 @@ fn serve_monitor(stream: UnixStream, monitor: &Monitor) {
             return;
         }
     }
+}
+
+/// A fake initiator in a machine's folder.
+pub fn serve_initiator_in(folder: &Path) -> Volume {
+    let volume = Volume::new(Mutex::new((HeldState::Up, None)));
+    let (listener, shown) = (UnixListener::bind(folder.join("initiator.sock")).unwrap(), Arc::clone(&volume));
+    std::thread::spawn(move || listener.incoming().for_each(|stream| serve_initiator(stream.unwrap(), &shown)));
+    volume
 }
 
 fn serve_initiator(mut stream: UnixStream, shown: &Mutex<(HeldState, Option<u64>)>) {

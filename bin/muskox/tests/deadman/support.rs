@@ -138,11 +138,13 @@ impl Cluster {
     /// Asks a machine's dead-man over its control socket.
     pub fn ask(&self, n: usize, request: Request) -> Result<Reply, Refusal> {
         let stream = UnixStream::connect(self.path(n, "deadman.sock")).expect("a control socket");
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         exchange(stream, request)
     }
 
     pub fn try_status(&self, n: usize) -> Option<DeadmanReport> {
         let stream = UnixStream::connect(self.path(n, "deadman.sock")).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         match exchange(stream, Request::Status) {
             Ok(Reply::Deadman(report)) => Some(report),
             other => panic!("{other:?}"),
@@ -216,6 +218,14 @@ pub fn exchange<S: Read + Write>(mut stream: S, request: Request) -> Result<Repl
         assert!(len > 0, "the connection was closed before the answer");
         decoder.push(&buffer[..len]);
     }
+}
+
+/// Whether the oracle is here. A missing one fails, unless `MUSKOX_ALLOW_MISSING=1`.
+pub fn have(tool: &str) -> bool {
+    let found = Path::new("/usr/bin").join(tool).is_file();
+    let allowed = std::env::var_os("MUSKOX_ALLOW_MISSING").is_some_and(|value| value == "1");
+    assert!(found || allowed, "the oracle '{tool}' is missing: run `cargo xtask setup`, or set MUSKOX_ALLOW_MISSING=1");
+    found
 }
 
 /// A port nobody uses now.

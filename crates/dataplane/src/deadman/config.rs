@@ -91,7 +91,7 @@ impl Config {
         if let Some(vms) = &vms
             && !vms.is_absolute()
         {
-            let hint = "write vms = \"/run/muskox/vms\", or name the configuration by its whole path";
+            let hint = "write vms = \"/run/muskox/vm\", or name the configuration by its whole path";
             return Err(complain((0..0, "vms: not an absolute path".to_owned(), hint.to_owned())));
         }
         Ok(Self { control, tls: raw.tls.beside(base), listen, vms, timing, witnesses })
@@ -107,7 +107,7 @@ impl Config {
 fn addresses(key: &str, list: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<SocketAddr>, Mistake> {
     let found: Vec<SocketAddr> = list.get_ref().iter().map(tcp_address).collect::<Result<_, _>>()?;
     if found.is_empty() || found.len() > PORTALS_MAX {
-        let hint = "name one address on each network, as in [\"10.0.1.1:7411\", \"10.0.2.1:7411\"]";
+        let hint = "name one address on each network, as in [\"10.0.1.1:10812\", \"10.0.2.1:10812\"]";
         return Err((
             list.span(),
             format!("{key}: 1 to {PORTALS_MAX} addresses, not {}", found.len()),
@@ -170,18 +170,18 @@ mod test {
         Config::parse(Path::new("/etc/muskox/deadman.toml"), text)
     }
 
-    const HEAD: &str = "control = \"/run/muskox/deadman.sock\"\nlisten = [\"10.0.1.1:7411\"]\n";
+    const HEAD: &str = "control = \"/run/muskox/deadman.sock\"\nlisten = [\"10.0.1.1:10812\"]\n";
     const TLS: &str = "[tls]\ncertificate = \"c\"\nkey = \"/k\"\nca = \"a\"\n";
 
     fn witness(n: u8) -> String {
         let key = HostKey([n; 32]);
-        format!("[[witness]]\nkey = \"{key}\"\nname = \"host{n}\"\nportals = [\"10.0.1.{n}:7411\"]\n")
+        format!("[[witness]]\nkey = \"{key}\"\nname = \"host{n}\"\nportals = [\"10.0.1.{n}:10812\"]\n")
     }
 
     #[test]
     fn a_whole_configuration() {
         let timing = "[timing]\nheartbeat_ms = 500\nlease_ms = 5000\ndetect_ms = 5500\nvote_hold_ms = 11000\n";
-        let text = format!("{HEAD}vms = \"/run/muskox/vms\"\n{TLS}{timing}{}{}", witness(1), witness(2));
+        let text = format!("{HEAD}vms = \"/run/muskox/vm\"\n{TLS}{timing}{}{}", witness(1), witness(2));
         let config = parse(&text).expect("right");
         assert_eq!(config.tls.certificate, Path::new("/etc/muskox/c"));
         assert_eq!(config.record(), Path::new("/run/muskox/deadman.lease"));
@@ -199,10 +199,10 @@ mod test {
             (format!("{HEAD}{one}"), 1, "tls"),
             (format!("{HEAD}witness = []\n{TLS}"), 3, "1 to 32"),
             (format!("{HEAD}{TLS}{one}{one}"), 11, "another's too"),
-            (format!("{HEAD}{TLS}{}", one.replace("10.0.1.1:7411", "host1")), 10, "'host1'"),
-            (format!("{HEAD}{TLS}{}", one.replace("\"10.0.1.1:7411\"", "")), 10, "1 to 8"),
+            (format!("{HEAD}{TLS}{}", one.replace("10.0.1.1:10812", "host1")), 10, "'host1'"),
+            (format!("{HEAD}{TLS}{}", one.replace("\"10.0.1.1:10812\"", "")), 10, "1 to 8"),
             (format!("{HEAD}{TLS}{}", one.replace("host1", "../x")), 9, "not a name"),
-            (format!("{}{TLS}{one}", HEAD.replace(":7411\"]", ":7411\", \"10.0.1.1:7411\"]")), 2, "twice"),
+            (format!("{}{TLS}{one}", HEAD.replace(":10812\"]", ":10812\", \"10.0.1.1:10812\"]")), 2, "twice"),
             (format!("{HEAD}colour = 1\n{TLS}{one}"), 3, "colour"),
             (format!("{HEAD}{TLS}[timing]\ndetect_ms = 2600\n{one}"), 7, "use at least 2904"),
             (format!("{HEAD}{TLS}[timing]\nheartbeat_ms = 0\n{one}"), 7, "no timer"),
