@@ -225,8 +225,11 @@ impl Guest {
         if !orders.admit(&act.order) {
             return Ok(false);
         }
-        if let Err(error) = self.remember(|memory| (memory.orders, memory.brief) = (orders, act.brief.clone())) {
-            return Err(error);
+        let news = orders != self.facts.borrow().memory.orders;
+        self.remember(|memory| (memory.orders, memory.brief) = (orders, act.brief.clone()))?;
+        if news {
+            // What an older order could not do is not said of this one.
+            self.facts.borrow_mut().refused = None;
         }
         Ok(true)
     }
