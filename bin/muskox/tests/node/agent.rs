@@ -221,7 +221,9 @@ impl World {
         let begun = Instant::now();
         while !done() {
             let logs = self.hosts.each_ref().map(Machine::log).join("\n--\n");
-            assert!(begun.elapsed() < PATIENCE, "not in time: {what}\n{logs}");
+            let said = [0, 1].map(|host| std::fs::read_to_string(self.console(host)).unwrap_or_default());
+            let said = said.each_ref().map(|said| said.get(said.len().saturating_sub(200)..).unwrap_or_default());
+            assert!(begun.elapsed() < PATIENCE, "not in time: {what}\n{said:?}\n{logs}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
