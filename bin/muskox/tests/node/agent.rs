@@ -19,14 +19,15 @@ const UUID: &str = "4f7c9e3a-8d51-4c0e-9f00-0123456789ab";
 /// powers off when the power button is pressed. AT&T syntax, assembled at 0x7c00. Sources: Ralf Brown's list (int 13h, function 43h);
 /// ACPI 6.5, 4.8.3 (PM1a at 0x600 on q35).
 #[rustfmt::skip]
-const GUEST: [u8; 148] = [
+const GUEST: [u8; 155] = [
     0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0,       // cli; %ds, %es, %ss = 0
     0xbc, 0x00, 0x7c, 0xfb, 0x88, 0x16, 0xfe, 0x7f,             // %sp = 0x7c00; sti; keep the drive's number
     0x66, 0xc7, 0x06, 0xf0, 0x7f, 0x00, 0x00, 0x00, 0x00,       // n = 0
+    0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef,                   // PM1_EN: the power button is heard
     0x66, 0xff, 0x06, 0xf0, 0x7f, 0x66, 0xa1, 0xf0, 0x7f,       // again: n += 1; %eax = n
     0x66, 0xa3, 0x00, 0x80, 0x66, 0x25, 0xff, 0x03, 0x00, 0x00, // buffer = n; %eax &= 1023
-    0x66, 0x40, 0x66, 0xa3, 0x8c, 0x7c,                         // packet.sector = %eax + 1
-    0xbe, 0x84, 0x7c, 0x8a, 0x16, 0xfe, 0x7f,                   // %si = packet; %dl = drive
+    0x66, 0x40, 0x66, 0xa3, 0x93, 0x7c,                         // packet.sector = %eax + 1
+    0xbe, 0x8b, 0x7c, 0x8a, 0x16, 0xfe, 0x7f,                   // %si = packet; %dl = drive
     0xb8, 0x00, 0x43, 0xcd, 0x13,                               // int 13h, function 43h: write
     0xb0, 0x57, 0x73, 0x02, 0xb0, 0x45,                         // 'W', or 'E' if it failed
     0xe8, 0x35, 0x00, 0x66, 0x8b, 0x1e, 0xf0, 0x7f,             // put; %ebx = n
@@ -220,7 +221,9 @@ impl World {
         let begun = Instant::now();
         while !done() {
             let logs = self.hosts.each_ref().map(Machine::log).join("\n--\n");
-            assert!(begun.elapsed() < PATIENCE, "not in time: {what}\n{logs}");
+            let said = [0, 1].map(|host| std::fs::read_to_string(self.console(host)).unwrap_or_default());
+            let said = said.each_ref().map(|said| said.get(said.len().saturating_sub(200)..).unwrap_or_default());
+            assert!(begun.elapsed() < PATIENCE, "not in time: {what}\n{said:?}\n{logs}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -363,18 +366,21 @@ fn taken_back(world: &World) {
 fn switched_off(world: &World) {
     world.raise(10, Some(0));
     world.order(1, &json!({"do": "destroy"}), None);
+    let begun = Instant::now();
     world.order(0, &json!({"do": "start", "epoch": 10}), None);
     world.is(0, "running");
+    println!("failover: {} ms from order to running", begun.elapsed().as_millis());
     world.is(1, "absent");
+    frozen(world);
     let killed = std::fs::read_to_string(world.hosts[0].path("run/muskox/vm/web1/process")).unwrap();
     assert!(Command::new("kill").args(["-9", killed.split(' ').next().unwrap()]).status().unwrap().success());
     let gone = world.is(0, "absent");
     let why = gone["why"].as_str().unwrap();
     assert!(why.contains("QEMU") && gone["powered_off"] == false, "{gone}");
 
-    world.raise(11, Some(0));
+    world.raise(12, Some(0));
     let _ = std::fs::remove_file(world.console(0));
-    world.order(0, &json!({"do": "start", "epoch": 11}), None);
+    world.order(0, &json!({"do": "start", "epoch": 12}), None);
     world.is(0, "running");
     world.writes_on(0);
     let monitor = world.hosts[0].path("run/muskox/vm/web1/oob.sock");
@@ -382,6 +388,25 @@ fn switched_off(world: &World) {
     let off = world.is(0, "absent");
     assert_eq!(off["powered_off"], true, "{off}");
     world.until(|| world.hosts[0].outliving().len() == 1, "only the target is left");
+    world.until(|| !world.hosts[0].path("run/muskox/vm/web1/cgroup").exists(), "its control group is removed");
+}
+
+/// What the dead-man froze is ended all the same by a start at a newer epoch. Both kinds of control groups are known.
+fn frozen(world: &World) {
+    let noted = std::fs::read_to_string(world.hosts[0].path("run/muskox/vm/web1/cgroup")).unwrap();
+    let group = std::path::Path::new(noted.trim());
+    let (file, word) = [("cgroup.freeze", "1"), ("freezer.state", "FROZEN")]
+        .into_iter()
+        .find(|(file, _)| group.join(file).exists())
+        .expect("a group that can freeze");
+    let members = std::fs::read_to_string(group.join("cgroup.procs")).unwrap();
+    assert_eq!(members.lines().count(), 2, "QEMU and the initiator: {members}");
+    std::fs::write(group.join(file), word).unwrap();
+    world.raise(11, Some(0));
+    world.order(0, &json!({"do": "start", "epoch": 11}), None);
+    world.until(|| world.told(0)["epoch"] == 11 && world.told(0)["guest"] == "running", "it runs anew");
+    let now = std::fs::read_to_string(group.join("cgroup.procs")).unwrap();
+    assert!(members.lines().all(|old| !now.lines().any(|new| new == old)), "{members}{now}");
 }
 
 fn press_power_button(monitor: &std::path::Path) {

@@ -68,6 +68,7 @@ impl Daemon {
             owner: None,
             cgroups: self.cgroups.iter().map(Cgroup::procs).collect::<Result<_, _>>()?,
             environment: self.environment.iter().filter_map(kept).collect(),
+            ends_with_us: false,
             limits: None,
         };
         let mut child = program.start().map_err(starting)?;

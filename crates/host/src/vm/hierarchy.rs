@@ -71,6 +71,6 @@ mod test {
         assert_eq!(found, ["/sys/fs/cgroup/unified/b", "/sys/fs/cgroup/freezer/a"].map(PathBuf::from));
         let part = "42 32 0:37 /docker/x /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n";
         assert_eq!(folders("6:cpu,freezer:/docker/x/y\n", part), [PathBuf::from("/sys/fs/cgroup/freezer/y")]);
-        assert_eq!(folders("6:freezer:/elsewhere\n0::/b\n", part), [PathBuf::new(); 0]);
+        assert!(folders("6:freezer:/elsewhere\n0::/b\n", part).is_empty());
     }
 }

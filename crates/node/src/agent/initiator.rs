@@ -95,7 +95,7 @@ pub async fn attached(place: &Place, brief: &Brief, epoch: Epoch) -> Result<(), 
         return Ok(());
     }
     let report = status(place, &brief.vm).await.ok_or("its initiator does not answer")?;
-    judge(&report, epoch).unwrap_or_else(|fenced| Err(fenced))
+    judge(&report, epoch).unwrap_or_else(Err)
 }
 
 /// Sees to it that an initiator serves this epoch, and waits until every volume is attached; `waits` hears why not yet.

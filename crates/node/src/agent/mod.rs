@@ -143,10 +143,10 @@ impl Agent {
             Ok(false) => {}
             Err(problem) => tracing::error!("the dead-man cannot be told: {problem}"),
         }
-        for assignment in &synced.assignments {
+        for assignment in synced.assignments {
             let known = self.guests.borrow().get(&assignment.brief.vm).cloned();
             if let Some(guest) = known {
-                guest.assigned(assignment);
+                guest.assigned(&assignment);
             }
         }
     }

@@ -26,8 +26,9 @@ pub async fn keep(daemon: Daemon) {
             },
             Err(error) => tracing::error!("{name}: {error}"),
         }
-        failures = if now().since(begun) >= HEALTHY { 0 } else { failures + 1 };
+        failures = if now().since(begun) >= HEALTHY { 0 } else { failures };
         let pause_s = BACK_OFF_S[failures.min(BACK_OFF_S.len() - 1)];
+        failures += 1;
         tokio::time::sleep(Duration::from_secs(pause_s)).await;
     }
 }

@@ -40,10 +40,6 @@ impl Guest {
         self.not_newer(epoch)?;
         let from = from.ok_or("it is not said from where")?;
         self.destroy().await?;
-        {
-            let mut facts = self.facts.borrow_mut();
-            (facts.stopped, facts.resumed, facts.measured) = (None, None, Measured::default());
-        }
         let waiting = async {
             let vm = self.launch(epoch, Start::Incoming).await?;
             let port = self.listen(&vm, from).await?;

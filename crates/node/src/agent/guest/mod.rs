@@ -20,6 +20,7 @@ use super::place::Place;
 use crate::peer::{Act, Acted, Assignment, Other, Tell};
 use cluster::job::{Action, Guest as State, Order};
 use cluster::migrate::Measured;
+use cluster::store::Revision;
 use host::runtime::now;
 use host::vm::{Cgroup, Vm};
 use std::cell::{Cell, RefCell};
@@ -27,7 +28,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use units::{Epoch, Millis, Moment, VmName};
+use units::{Epoch, HostKey, Millis, Moment, VmName};
 
 /// Which VMs have changed and were not told of yet.
 #[derive(Default)]
@@ -151,19 +152,11 @@ impl Guest {
     /// What the store says while no job works on it.
     pub fn assigned(&self, assignment: &Assignment) {
         let newest = self.facts.borrow().memory.orders.newest();
-        if assignment.job || newest > assignment.at || self.wanted.borrow().is_some() {
+        if self.wanted.borrow().is_some() {
             return;
         }
-        let (state, epoch, me) = (self.state(), self.epoch(), self.shared.place.key);
-        let stands = matches!(state, State::Loaded | State::Stopped | State::PostMigrate);
-        let wish = match (assignment.owner, assignment.running) {
-            _ if state == State::Absent => return,
-            (false, _) => Wish::Act(Action::Destroy { host: me }, None),
-            (true, true) if stands && epoch == Some(assignment.epoch) => {
-                Wish::Act(Action::Cont { host: me, epoch: assignment.epoch }, None)
-            }
-            (true, true) => return,
-            (true, false) => Wish::ShutDown(assignment.patience_ms),
+        let Some(wish) = wish_for(assignment, newest, self.state(), self.epoch(), self.shared.place.key) else {
+            return;
         };
         let job = "assignment".parse().expect("a word of letters is an id");
         let order = Order { vm: self.name.clone(), job, at: assignment.at };
@@ -232,8 +225,11 @@ impl Guest {
         if !orders.admit(&act.order) {
             return Ok(false);
         }
-        if let Err(error) = self.remember(|memory| (memory.orders, memory.brief) = (orders, act.brief.clone())) {
-            return Err(error);
+        let news = orders != self.facts.borrow().memory.orders;
+        self.remember(|memory| (memory.orders, memory.brief) = (orders, act.brief.clone()))?;
+        if news {
+            // What an older order could not do is not said of this one.
+            self.facts.borrow_mut().refused = None;
         }
         Ok(true)
     }
@@ -329,5 +325,72 @@ impl Guest {
             }
             self.changed();
         }
+    }
+}
+
+/// What the store's word on a VM asks of its host, while no job works on it. A start is never among it: that takes a new
+/// epoch, so it is a job.
+fn wish_for(
+    assignment: &Assignment,
+    newest: Revision,
+    state: State,
+    epoch: Option<Epoch>,
+    host: HostKey,
+) -> Option<Wish> {
+    if assignment.job || newest > assignment.at || state == State::Absent {
+        return None;
+    }
+    let stands = matches!(state, State::Loaded | State::Stopped | State::PostMigrate);
+    match (assignment.owner, assignment.running) {
+        (false, _) => Some(Wish::Act(Action::Destroy { host }, None)),
+        (true, true) if stands && epoch == Some(assignment.epoch) => {
+            Some(Wish::Act(Action::Cont { host, epoch: assignment.epoch }, None))
+        }
+        (true, true) => None,
+        (true, false) => Some(Wish::ShutDown(assignment.patience_ms)),
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::peer::Brief;
+
+    fn assignment(owner: bool, running: bool) -> Assignment {
+        let brief = Brief {
+            vm: "web1".parse().unwrap(),
+            uuid: String::new(),
+            memory_mib: 64,
+            vcpus: 1,
+            cpu: None,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            seed: None,
+            patience_ms: Millis(1),
+        };
+        let (epoch, at, patience_ms) = (Epoch(7), Revision(5), Millis(9));
+        Assignment { brief, owner, epoch, at, job: false, running, patience_ms }
+    }
+
+    /// Goal: without a job a host lets run what it owns, ends what it does not, shuts down what should not run, and starts
+    /// nothing; an older word than the newest order is nothing. Method: a table.
+    #[test]
+    fn the_stores_word_is_obeyed_without_a_job() {
+        let me = HostKey([7; 32]);
+        let wish = |assignment: &Assignment, state, epoch| wish_for(assignment, Revision(5), state, epoch, me);
+        let (here, old) = (Some(Epoch(7)), Some(Epoch(6)));
+        let cont = Some(Wish::Act(Action::Cont { host: me, epoch: Epoch(7) }, None));
+        let destroy = Some(Wish::Act(Action::Destroy { host: me }, None));
+        for state in [State::Loaded, State::Stopped, State::PostMigrate] {
+            assert_eq!(wish(&assignment(true, true), state, here), cont, "{state:?}");
+            assert_eq!(wish(&assignment(true, true), state, old), None, "another epoch is a job's");
+        }
+        assert_eq!(wish(&assignment(true, true), State::Running, here), None);
+        assert_eq!(wish(&assignment(true, true), State::Absent, here), None, "a start is a job");
+        assert_eq!(wish(&assignment(false, true), State::Running, old), destroy);
+        assert_eq!(wish(&assignment(false, false), State::Absent, None), None);
+        assert_eq!(wish(&assignment(true, false), State::Running, here), Some(Wish::ShutDown(Millis(9))));
+        assert_eq!(wish(&Assignment { job: true, ..assignment(false, false) }, State::Running, here), None);
+        assert_eq!(wish_for(&assignment(false, false), Revision(6), State::Running, here, me), None, "a newer order");
     }
 }

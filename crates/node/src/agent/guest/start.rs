@@ -7,6 +7,7 @@ use crate::agent::deadman::{self, Leave};
 use crate::agent::{initiator, network};
 use crate::peer::{Brief, BriefSeed};
 use cluster::job::Guest as State;
+use cluster::migrate::Measured;
 use host::vm::seed::Seed;
 use host::vm::{Boot, Disk, Launch, Machine, Start, Vm};
 use std::path::PathBuf;
@@ -48,6 +49,10 @@ impl Guest {
     /// Prepares everything around a QEMU at this epoch, and starts it.
     pub(super) async fn launch(self: &Rc<Self>, epoch: Epoch, start: Start) -> Result<Vm, String> {
         self.remember(|memory| (memory.epoch, memory.powered_off) = (Some(epoch), false))?;
+        {
+            let mut facts = self.facts.borrow_mut();
+            (facts.stopped, facts.resumed, facts.measured) = (None, None, Measured::default());
+        }
         let (place, brief) = (&self.shared.place, self.facts.borrow().memory.brief.clone());
         let qemu = place.qemu().ok_or("there is no QEMU on this host")?;
         place.make_machine(&self.name).map_err(|error| format!("its folder cannot be made: {error}"))?;
@@ -94,7 +99,12 @@ impl Guest {
             return Ok(());
         }
         vm.qmp().run(Cont {}, COMMAND_MAX).await.map_err(|error| error.to_string())?;
-        vm.running(RUNNING_MAX).await.map_err(|error| error.to_string())?;
+        let runs = vm.running(RUNNING_MAX).await;
+        if self.facts.borrow().resumed.is_some() {
+            // It ran: what became of it since is told by who watches it.
+            return Ok(());
+        }
+        runs.map_err(|error| error.to_string())?;
         self.because(None);
         Ok(())
     }

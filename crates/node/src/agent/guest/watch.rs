@@ -2,6 +2,7 @@
 
 use super::Guest;
 use super::start::COMMAND_MAX;
+use crate::agent::deadman::{self, Leave};
 use cluster::job::Guest as State;
 use host::vm::{Heard, Vm};
 use std::rc::Rc;
@@ -98,7 +99,12 @@ impl Guest {
         let state = judge(status, info.status);
         // What came by a migration and has run since is not waiting to be let go.
         let has_run = self.facts.borrow().resumed.is_some();
-        self.is_now(if state == State::Loaded && has_run { State::Stopped } else { state });
+        let state = if state == State::Loaded && has_run { State::Stopped } else { state };
+        if matches!(state, State::Stopped | State::Running) {
+            let paused = state == State::Stopped && deadman::leave(&self.shared.place).await != Leave::Given;
+            self.facts.borrow_mut().paused = paused;
+        }
+        self.is_now(state);
         false
     }
 
