@@ -11,6 +11,7 @@
 
 mod agent;
 mod authority;
+mod backup;
 mod client;
 mod clock;
 mod command;
@@ -21,6 +22,7 @@ mod door;
 mod identity;
 mod image;
 mod init;
+mod install;
 mod join;
 mod keep;
 mod peer;
@@ -33,7 +35,7 @@ mod store;
 mod token;
 mod works;
 
-pub use command::{InitArguments, JoinArguments, RunArguments};
+pub use command::{BackupArguments, InitArguments, InstallArguments, JoinArguments, RestoreArguments, RunArguments};
 
 /// The version that a node tells the others.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

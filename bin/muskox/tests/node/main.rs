@@ -8,3 +8,4 @@ mod images;
 mod membership;
 mod storage;
 mod support;
+mod upkeep;
