@@ -23,7 +23,7 @@ use wire::control::{Owner, Request};
 /// Grants a volume that is nobody's to `by`, at a new epoch.
 ///
 /// # Errors
-/// [`Code::NotFound`], [`Code::InUse`]; what the target refuses: the claim then stays until it is released.
+/// [`Code::NotFound`], [`Code::InUse`], what the target refuses: there is no claim then.
 pub async fn claim(node: &Node, keeper: &Keeper, by: &Record, volume: VolumeName) -> Result<Claimed, Problem> {
     let _name = node.names.take("volume", &volume)?;
     let (it, machine) = with_its_machine(keeper, &volume).await?;
@@ -34,7 +34,12 @@ pub async fn claim(node: &Node, keeper: &Keeper, by: &Record, volume: VolumeName
     let epoch = keeper.store.ask(move |engine| write_claim(engine, &name, filler)).await?;
     let owners = vec![Owner { host: by.key, mode: Mode::Rw }];
     let raise = Request::Raise { volume: volume.clone(), epoch, owners, shared: false };
-    targets::ask(node, &machine, raise).await?;
+    if let Err(problem) = targets::ask(node, &machine, raise).await {
+        // Nobody attaches by this claim. Should the target have heard all the same, the next epoch is above it.
+        let (name, filler) = (volume.clone(), by.name.clone());
+        keeper.store.ask(move |engine| give_up(engine, &name, &filler, epoch)).await?;
+        return Err(problem);
+    }
     tracing::info!("'{}' fills the volume '{volume}' at {epoch}", by.name);
     let portal = |ip| SocketAddr::new(ip, wire::nbd::constant::PORT);
     let portals = machine.storage_ips().into_iter().map(portal).collect();
@@ -139,6 +144,13 @@ fn close_claim(
     let then = vec![floor_op(name, &VolumeFloor::new(after, None))];
     let held = decide(engine, vec![claim.unchanged, floor.unchanged], then)?;
     if held { Ok(Some(after)) } else { Err(object::changed_meanwhile()) }
+}
+
+fn give_up(engine: &mut dyn Engine, name: &VolumeName, machine: &NodeName, epoch: Epoch) -> Result<(), Problem> {
+    match close_claim(engine, name, machine, epoch)? {
+        Some(after) => end_claim(engine, name, after),
+        None => Ok(()),
+    }
 }
 
 fn end_claim(engine: &mut dyn Engine, name: &VolumeName, after: Epoch) -> Result<(), Problem> {
