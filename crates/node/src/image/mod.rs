@@ -12,6 +12,7 @@ mod header;
 mod tool;
 
 pub use header::Format;
+pub use tool::find as find_tool;
 
 use crate::peer::{Ask, Claimed, Reply, to_the_store};
 use crate::root::unusable;
@@ -57,6 +58,7 @@ pub struct Import {
 /// Why it cannot be copied; nothing was changed.
 pub async fn begin(node: &Node, request: ImageImportRequest) -> Result<Work, Problem> {
     let ImageImportRequest { path, format, volume, pool, size: wished } = request;
+    find_tool()?;
     let (file, len, head) = open(Path::new(&path))?;
     let format = format_of(&head, format.as_deref())?;
     let size = match format {
@@ -189,7 +191,8 @@ async fn copy(node: &Node, ticket: &Ticket, import: &Import, claimed: &Claimed, 
     let attached = Attached::start(node, ticket.id(), &import.volume, claimed).await?;
     let (begun, socket) = (now(), attached.socket());
     let Import { file: image, format, size, volume, .. } = import;
-    let copy = Copy { image, format: *format, size: *size, volume, socket: &socket, zeroed };
+    let volume_size = claimed.size.0;
+    let copy = Copy { image, format: *format, size: *size, volume, volume_size, socket: &socket, zeroed };
     let heard = |part| {
         let progress = progress(*size, part, now().since(begun).0);
         node.works.tell(ticket, "the image is being copied", Some(progress));

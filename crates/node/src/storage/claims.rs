@@ -139,6 +139,11 @@ fn close_claim(
         return Ok(None);
     }
     let floor = object::floor(engine, name)?;
+    if floor.value.vm.is_some() {
+        // It belongs to a VM by now: to raise it would fence that VM. The claim is only forgotten.
+        let held = decide(engine, vec![claim.unchanged, floor.unchanged], vec![Op::Delete(claim_key(name))])?;
+        return if held { Ok(None) } else { Err(object::changed_meanwhile()) };
+    }
     // Asked again after a crash the floor is above already.
     let after = floor.value.epoch.max(epoch.next());
     let then = vec![floor_op(name, &VolumeFloor::new(after, None))];
@@ -209,6 +214,19 @@ mod test {
         assert!(third > after);
         end_claim(&mut engine, &name, after).unwrap();
         assert_eq!(object::claims(&mut engine).unwrap().len(), 1, "a late end does not end a newer claim");
+    }
+
+    /// Goal: a claim that is left over never fences a VM. Method: the floor becomes a VM's under the claim.
+    #[test]
+    fn a_late_release_leaves_a_vm_alone() {
+        let (mut engine, name) = store(None);
+        let one: NodeName = "one".parse().unwrap();
+        let epoch = write_claim(&mut engine, &name, one.clone()).unwrap();
+        let owned = VolumeFloor::new(epoch.next(), Some("vm1".parse().unwrap()));
+        engine.txn(&Txn { then: vec![floor_op(&name, &owned)], ..Txn::default() }).unwrap();
+        assert_eq!(close_claim(&mut engine, &name, &one, epoch).unwrap(), None);
+        assert_eq!(object::floor(&mut engine, &name).unwrap().value, owned);
+        assert!(object::claims(&mut engine).unwrap().is_empty());
     }
 
     /// Goal: a VM's volume is nobody's to fill, and one that is half made neither.
