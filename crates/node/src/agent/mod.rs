@@ -54,7 +54,7 @@ impl Agent {
     /// # Errors
     /// What it refuses; that there is none.
     pub async fn target(&self, request: control::Request) -> Result<control::Reply, control::Refusal> {
-        crate::control::ask(&self.target, "this machine's target", request, TARGET_PATIENCE).await
+        crate::control::ask("target", &self.target, request, TARGET_PATIENCE).await
     }
 
     /// How everything here should be.
