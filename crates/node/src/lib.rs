@@ -11,6 +11,7 @@
 
 mod agent;
 mod authority;
+mod backup;
 mod client;
 mod clock;
 mod command;
@@ -22,6 +23,7 @@ mod door;
 mod identity;
 mod image;
 mod init;
+mod install;
 mod join;
 mod keep;
 mod peer;
@@ -35,7 +37,7 @@ mod token;
 mod vms;
 mod works;
 
-pub use command::{InitArguments, JoinArguments, RunArguments};
+pub use command::{BackupArguments, InitArguments, InstallArguments, JoinArguments, RestoreArguments, RunArguments};
 
 /// The version that a node tells the others.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -87,6 +87,12 @@ impl Root {
         self.0.join("run/muskox")
     }
 
+    /// Where systemd looks for units of the machine's owner.
+    #[must_use]
+    pub fn units(&self) -> PathBuf {
+        self.0.join("etc/systemd/system")
+    }
+
     /// What stays.
     #[must_use]
     pub fn state(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 
 use crate::agent::Agent;
 use crate::authority::{Authority, key_of_request};
+use crate::backup;
 use crate::client::{self, Answer};
 use crate::clock::now_s;
 use crate::director::Director;
@@ -240,6 +241,7 @@ impl Node {
         }
         match call.name {
             "image_import" => image::begin(self, parse(body)?).await.map(|it| done(&it)),
+            "store_backup" => backup::answer(self, parse(body)?).await.map(|it| done(&it)),
             "work_show" => self.works.show(name).map(|it| done(&it)),
             "work_cancel" => self.works.cancel(name).map(|it| done(&it)),
             other => unreachable!("'{other}' is in the table of calls and nobody answers it"),
@@ -332,7 +334,11 @@ impl Node {
 
     async fn remove(&self, keeper: &Keeper, name: NodeName) -> Result<Done, Problem> {
         let holder = self.identity.name.clone();
-        let work = move |engine: &mut dyn cluster::store::Engine| registry::remove(engine, &name, &holder, now_s());
+        let work = move |engine: &mut dyn cluster::store::Engine| {
+            let members = registry::members(engine)?;
+            storage::check_free(engine, &members, &name)?;
+            registry::remove(engine, &name, &holder, now_s())
+        };
         let removed = keeper.store.ask(work).await?;
         self.heard.borrow_mut().remove(&removed.name);
         tracing::info!("'{}' ({}) was removed", removed.name, removed.key);

@@ -1,6 +1,7 @@
 //! Long work of this machine, as people see it: what goes on, how far it is, what it came to. Kept as long as the node
 //! runs; what a former life left behind is cleared away when it starts.
 
+use crate::clock::now_s;
 use crate::image;
 use crate::service::Node;
 use api::{Code, Problem, Progress, Work, WorkState};
@@ -24,6 +25,7 @@ const CLEAR_PAUSE: Duration = Duration::from_secs(5);
 pub struct Works {
     table: RefCell<VecDeque<Row>>,
     count: Cell<u64>,
+    since_s: u64,
     to: mpsc::Sender<(Ticket, image::Import)>,
     inbox: RefCell<Option<mpsc::Receiver<(Ticket, image::Import)>>>,
 }
@@ -49,7 +51,7 @@ pub struct Ticket {
 impl Default for Works {
     fn default() -> Self {
         let (to, inbox) = mpsc::channel(WAITING_MAX);
-        Self { table: RefCell::default(), count: Cell::new(0), to, inbox: RefCell::new(Some(inbox)) }
+        Self { table: RefCell::default(), count: Cell::new(0), since_s: now_s(), to, inbox: RefCell::new(Some(inbox)) }
     }
 }
 
@@ -66,7 +68,8 @@ impl Works {
         let full = |_| Problem::new(Code::Busy, "too many imports wait for their turn", "ask again when some are done");
         let place = self.to.try_reserve().map_err(full)?;
         self.count.set(self.count.get() + 1);
-        let id = format!("import-{}", self.count.get());
+        // After a restart of the node an old number finds nothing, rather than other work.
+        let id = format!("import-{:x}-{}", self.since_s, self.count.get());
         let work = Work {
             id: id.clone(),
             what: format!("copy the {} image '{}' into the volume '{}'", import.format, import.path, import.volume),

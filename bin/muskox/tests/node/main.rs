@@ -9,3 +9,4 @@ mod images;
 mod membership;
 mod storage;
 mod support;
+mod upkeep;

@@ -114,12 +114,12 @@ pub fn is_configured(place: &Place) -> bool {
 /// # Errors
 /// Why it did not: then it has to be started anew.
 pub async fn reload(place: &Place) -> Result<(), String> {
-    ask(&control(place), "the dead-man", Request::Reload, STATUS_MAX).await.map(drop).map_err(|refusal| refusal.text)
+    ask("dead-man", &control(place), Request::Reload, STATUS_MAX).await.map(drop).map_err(|refusal| refusal.text)
 }
 
 /// Whether it answers.
 pub async fn answers(place: &Place) -> bool {
-    ask(&control(place), "the dead-man", Request::Status, STATUS_MAX).await.is_ok()
+    ask("dead-man", &control(place), Request::Status, STATUS_MAX).await.is_ok()
 }
 
 /// Whether a guest may be let run now.
@@ -128,7 +128,7 @@ pub async fn leave(place: &Place) -> Leave {
         // Nobody can be voted dead, and nobody has to stop.
         return Leave::Given;
     }
-    match ask(&control(place), "the dead-man", Request::Status, STATUS_MAX).await {
+    match ask("dead-man", &control(place), Request::Status, STATUS_MAX).await {
         Ok(Reply::Deadman(report)) => judge(report.standing),
         Ok(other) => Leave::Withheld(format!("the dead-man answered something else: {other:?}")),
         Err(refusal) => Leave::Withheld(refusal.text),

@@ -78,7 +78,7 @@ pub fn daemon(place: &Place, vm: &VmName, cgroup: Option<Cgroup>) -> Daemon {
 
 /// How it is, if it answers.
 pub async fn status(place: &Place, vm: &VmName) -> Option<InitiatorReport> {
-    match ask(&control(place, vm), "the initiator", Request::Status, STATUS_MAX).await {
+    match ask("initiator", &control(place, vm), Request::Status, STATUS_MAX).await {
         Ok(Reply::Initiator(report)) => Some(report),
         _ => None,
     }

@@ -133,7 +133,7 @@ impl Agent {
             let text = format!("'{}' has no target: storage is not among its roles", place.name);
             return Err(control::Refusal::new(control::Code::Invalid, text, "ask a storage machine"));
         }
-        crate::control::ask(&target::control(place), "the target", request, TARGET_PATIENCE).await
+        crate::control::ask("target", &target::control(place), request, TARGET_PATIENCE).await
     }
 
     /// How everything here should be.
@@ -233,7 +233,7 @@ async fn look_around(node: Rc<Node>) {
     loop {
         let status = match place.is(Role::Storage) {
             true => {
-                crate::control::ask(&target::control(place), "the target", Request::Status, STATUS_PATIENCE).await.ok()
+                crate::control::ask("target", &target::control(place), Request::Status, STATUS_PATIENCE).await.ok()
             }
             false => None,
         };

@@ -42,7 +42,7 @@ impl DeadMan {
 
 impl DeadMan {
     async fn ask(&self, request: Request) -> Result<Reply, Problem> {
-        let answer = control::ask(&self.socket, "this machine's dead-man", request, PATIENCE).await;
+        let answer = control::ask("dead-man", &self.socket, request, PATIENCE).await;
         let hint = "see its log; without it no host is declared dead";
         answer.map_err(|refusal| Problem::new(Code::Unreachable, refusal.text, hint))
     }

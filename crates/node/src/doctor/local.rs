@@ -1,13 +1,11 @@
 //! What only the machine itself can see, besides what its agent says; each with what to do.
 
+use crate::image::find_tool;
 use crate::root::Root;
-use std::path::Path;
 use units::ByteLen;
 
 /// The store, its log and a backup fit many times.
 const ROOM_MIN: ByteLen = ByteLen::mib(256);
-/// Where tools are looked for, as the sandbox does it.
-const PATHS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// What is not as it should be here.
 #[must_use]
@@ -27,9 +25,8 @@ pub fn complaints(root: &Root) -> Vec<(String, String)> {
             found.push((text, "check its file system".to_owned()));
         }
     }
-    if !PATHS.iter().any(|folder| Path::new(folder).join("qemu-img").is_file()) {
-        let hint = "install it: package qemu-utils (Debian, Ubuntu), qemu-img (Fedora, RHEL, Alpine)";
-        found.push(("there is no qemu-img: no images can be imported here".to_owned(), hint.to_owned()));
+    if let Err(problem) = find_tool() {
+        found.push((problem.text, problem.hint));
     }
     found
 }

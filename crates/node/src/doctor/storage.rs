@@ -115,7 +115,7 @@ fn strangers(findings: &Findings) -> Vec<Check> {
             if !known && findings.pools.iter().any(|it| it.name == report.pool) {
                 let text = "its target has this volume, and the cluster does not know it";
                 let hint =
-                    "take it in with `muskox volume create`, the same pool and size, or remove it with `muskox ctl`";
+                    "it is served to nobody; restore a newer backup of the store, or `muskox ctl volume remove` it";
                 checks.push(check(node, &format!("volume {}", report.volume), Grade::Warning, text, hint));
             }
         }

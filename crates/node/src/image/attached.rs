@@ -17,6 +17,8 @@ use std::time::Duration;
 use units::{ByteLen, VolumeName};
 use wire::control::{HeldReport, HeldState, Reply, Request};
 
+/// Not the volume's name: a socket's path is at most 107 bytes long.
+const SOCKET: &str = "disk.sock";
 /// An attach takes milliseconds; a target that restarts, seconds.
 const UP_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -66,7 +68,7 @@ impl Attached {
     /// Where the volume is served.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.folder.join(format!("{}.sock", self.volume))
+        self.folder.join(SOCKET)
     }
 
     async fn until_up(mut self) -> Result<Self, Problem> {
@@ -115,7 +117,7 @@ impl Attached {
     async fn report(&self) -> Result<HeldReport, Problem> {
         let socket = self.folder.join("control.sock");
         let failed = |text: String| Problem::new(Code::Failed, text, "see the node's log");
-        match control::ask(&socket, "the import's initiator", Request::Status, ANSWER_WITHIN).await {
+        match control::ask("initiator of the import", &socket, Request::Status, ANSWER_WITHIN).await {
             Ok(Reply::Initiator(mut report)) if report.volumes.len() == 1 => Ok(report.volumes.remove(0)),
             Ok(other) => Err(failed(format!("the import's initiator answered something else: {other:?}"))),
             Err(refusal) => Err(failed(refusal.text)),
@@ -190,7 +192,7 @@ fn configuration(node: &Node, volume: &VolumeName, claimed: &Claimed) -> Result<
     });
     let it = json!({
         "name": volume, "epoch": claimed.epoch, "mode": "rw", "portals": claimed.portals,
-        "target": claimed.target, "socket": format!("{volume}.sock"),
+        "target": claimed.target, "socket": SOCKET,
     });
     let whole = json!({"control": "control.sock", "state_dir": "state", "tls": tls, "volume": [it]});
     toml::to_string(&whole).map_err(|error| failed(&error))

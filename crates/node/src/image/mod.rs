@@ -12,6 +12,7 @@ mod header;
 mod tool;
 
 pub use header::Format;
+pub use tool::find as find_tool;
 
 use crate::peer::{Ask, Claimed, Reply, to_the_store};
 use crate::root::unusable;
@@ -57,6 +58,7 @@ pub struct Import {
 /// Why it cannot be copied; nothing was changed.
 pub async fn begin(node: &Node, request: ImageImportRequest) -> Result<Work, Problem> {
     let ImageImportRequest { path, format, volume, pool, size: wished } = request;
+    find_tool()?;
     let (file, len, head) = open(Path::new(&path))?;
     let format = format_of(&head, format.as_deref())?;
     let size = match format {
@@ -93,7 +95,8 @@ fn open(path: &Path) -> Result<(File, u64, Vec<u8>), Problem> {
     if !facts.is_file() {
         return wrong("is not a file", "images are copied from plain files");
     }
-    if facts.permissions().mode() & 0o004 == 0 {
+    // Who is not root has opened it as itself, and so will the tool.
+    if rustix::process::geteuid().is_root() && facts.permissions().mode() & 0o004 == 0 {
         let hint = format!("run `chmod o+r '{}'`; the folder that it is in may stay closed", path.display());
         return wrong("may not be read by others, and a stranger's image is read as the user nobody", &hint);
     }
@@ -188,7 +191,8 @@ async fn copy(node: &Node, ticket: &Ticket, import: &Import, claimed: &Claimed, 
     let attached = Attached::start(node, ticket.id(), &import.volume, claimed).await?;
     let (begun, socket) = (now(), attached.socket());
     let Import { file: image, format, size, volume, .. } = import;
-    let copy = Copy { image, format: *format, size: *size, volume, socket: &socket, zeroed };
+    let volume_size = claimed.size.0;
+    let copy = Copy { image, format: *format, size: *size, volume, volume_size, socket: &socket, zeroed };
     let heard = |part| {
         let progress = progress(*size, part, now().since(begun).0);
         node.works.tell(ticket, "the image is being copied", Some(progress));

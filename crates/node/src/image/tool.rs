@@ -10,9 +10,11 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
-use units::VolumeName;
+use units::{SECTOR_BYTES, VolumeName};
 
 const PROGRAM: &str = "qemu-img";
+/// Where the sandbox looks for it.
+const PATHS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 /// The image, as the tool opens it: its standard input, so neither its path nor what lies there can be exchanged.
 const IMAGE: &str = "/dev/fd/0";
 /// Threads' stacks and arenas in address space, a few caches; what it really uses is tens of megabytes.
@@ -115,7 +117,9 @@ pub struct Copy<'a> {
     pub size: u64,
     /// Into this volume.
     pub volume: &'a VolumeName,
-    /// Which is served there.
+    /// So long is that.
+    pub volume_size: u64,
+    /// Where it is served.
     pub socket: &'a Path,
     /// It holds nothing but zeroes.
     pub zeroed: bool,
@@ -126,16 +130,36 @@ impl Copy<'_> {
     ///
     /// # Errors
     /// [`Code::Failed`] with what the tool complained.
-    pub async fn run(&self, mut heard: impl FnMut(f64)) -> Result<(), Problem> {
+    pub async fn run(&self, heard: impl FnMut(f64)) -> Result<(), Problem> {
         // "backing": null: whatever the file says by now, no other one is opened.
         let file = json!({"driver": "file", "filename": IMAGE});
         let from = match self.format {
             Format::Raw => json!({"driver": "raw", "file": file}),
             Format::Qcow2 => json!({"driver": "qcow2", "backing": null, "file": file}),
         };
+        self.convert(&from, &json!({"driver": "raw", "file": self.target()}), heard).await?;
+        let rest = self.volume_size.saturating_sub(self.end());
+        if self.zeroed || rest == 0 {
+            return Ok(());
+        }
+        // What the volume held behind the image's end, a table of partitions perhaps, is not the new disk's.
+        let zeroes = json!({"driver": "null-co", "read-zeroes": true, "size": rest});
+        let behind = json!({"driver": "raw", "offset": self.end(), "size": rest, "file": self.target()});
+        self.convert(&zeroes, &behind, |_| {}).await
+    }
+
+    /// The tool fills the last sector with zeroes.
+    fn end(&self) -> u64 {
+        self.size.next_multiple_of(SECTOR_BYTES)
+    }
+
+    fn target(&self) -> Value {
         let server = json!({"type": "unix", "path": self.socket.to_string_lossy()});
-        let nbd = json!({"driver": "nbd", "server": server, "export": self.volume.as_str()});
-        let (from, to) = (format!("json:{from}"), format!("json:{}", json!({"driver": "raw", "file": nbd})));
+        json!({"driver": "nbd", "server": server, "export": self.volume.as_str()})
+    }
+
+    async fn convert(&self, from: &Value, to: &Value, mut heard: impl FnMut(f64)) -> Result<(), Problem> {
+        let (from, to) = (format!("json:{from}"), format!("json:{to}"));
         // Without -t writeback the tool flushes nothing.
         let mut arguments = vec!["convert", "-p", "-n", "-t", "writeback", "-O", "raw"];
         if self.zeroed {
@@ -143,7 +167,7 @@ impl Copy<'_> {
         }
         arguments.extend([from.as_str(), to.as_str()]);
         let arguments: Vec<&OsStr> = arguments.into_iter().map(OsStr::new).collect();
-        let tool = start(&arguments, self.image, copy_limits(self.size))?;
+        let tool = start(&arguments, self.image, copy_limits(self.volume_size.max(self.size)))?;
         let done = tool.finish(|new| part_done(new).into_iter().for_each(&mut heard)).await;
         let done = done.map_err(|error| system(&error))?;
         if done.status.success() {
@@ -154,14 +178,27 @@ impl Copy<'_> {
     }
 }
 
+/// Whether there is a tool on this machine.
+///
+/// # Errors
+/// [`Code::NotPossible`] with its package's name.
+pub fn find() -> Result<(), Problem> {
+    if PATHS.iter().any(|folder| Path::new(folder).join(PROGRAM).is_file()) { Ok(()) } else { Err(missing()) }
+}
+
+fn missing() -> Problem {
+    let hint = "install it: package qemu-utils (Debian, Ubuntu), qemu-img (Fedora, RHEL, Alpine), qemu-tools (SUSE)";
+    Problem::new(
+        Code::NotPossible,
+        format!("there is no {PROGRAM} on this machine: no image can be imported here"),
+        hint,
+    )
+}
+
 fn start(arguments: &[&OsStr], image: &File, limits: Limits) -> Result<Confined, Problem> {
     let image = image.try_clone().map_err(|error| system(&error))?;
     Confined::start(PROGRAM, arguments, image, limits).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Problem::new(
-            Code::NotPossible,
-            format!("there is no {PROGRAM} on this machine"),
-            "install it: package qemu-utils (Debian, Ubuntu), qemu-img (Fedora, RHEL, Alpine), qemu-tools (SUSE)",
-        ),
+        io::ErrorKind::NotFound => missing(),
         _ => system(&error),
     })
 }

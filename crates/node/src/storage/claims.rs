@@ -23,7 +23,7 @@ use wire::control::{Owner, Request};
 /// Grants a volume that is nobody's to `by`, at a new epoch.
 ///
 /// # Errors
-/// [`Code::NotFound`], [`Code::InUse`]; what the target refuses: the claim then stays until it is released.
+/// [`Code::NotFound`], [`Code::InUse`], what the target refuses: there is no claim then.
 pub async fn claim(node: &Node, keeper: &Keeper, by: &Record, volume: VolumeName) -> Result<Claimed, Problem> {
     let _name = node.names.take("volume", &volume)?;
     let (it, machine) = with_its_machine(keeper, &volume).await?;
@@ -34,7 +34,12 @@ pub async fn claim(node: &Node, keeper: &Keeper, by: &Record, volume: VolumeName
     let epoch = keeper.store.ask(move |engine| write_claim(engine, &name, filler)).await?;
     let owners = vec![Owner { host: by.key, mode: Mode::Rw }];
     let raise = Request::Raise { volume: volume.clone(), epoch, owners, shared: false };
-    targets::ask(node, &machine, raise).await?;
+    if let Err(problem) = targets::ask(node, &machine, raise).await {
+        // Nobody attaches by this claim. Should the target have heard all the same, the next epoch is above it.
+        let (name, filler) = (volume.clone(), by.name.clone());
+        keeper.store.ask(move |engine| give_up(engine, &name, &filler, epoch)).await?;
+        return Err(problem);
+    }
     tracing::info!("'{}' fills the volume '{volume}' at {epoch}", by.name);
     let portal = |ip| SocketAddr::new(ip, wire::nbd::constant::PORT);
     let portals = machine.storage_ips().into_iter().map(portal).collect();
@@ -134,11 +139,23 @@ fn close_claim(
         return Ok(None);
     }
     let floor = object::floor(engine, name)?;
+    if floor.value.vm.is_some() {
+        // It belongs to a VM by now: to raise it would fence that VM. The claim is only forgotten.
+        let held = decide(engine, vec![claim.unchanged, floor.unchanged], vec![Op::Delete(claim_key(name))])?;
+        return if held { Ok(None) } else { Err(object::changed_meanwhile()) };
+    }
     // Asked again after a crash the floor is above already.
     let after = floor.value.epoch.max(epoch.next());
     let then = vec![floor_op(name, &VolumeFloor::new(after, None))];
     let held = decide(engine, vec![claim.unchanged, floor.unchanged], then)?;
     if held { Ok(Some(after)) } else { Err(object::changed_meanwhile()) }
+}
+
+fn give_up(engine: &mut dyn Engine, name: &VolumeName, machine: &NodeName, epoch: Epoch) -> Result<(), Problem> {
+    match close_claim(engine, name, machine, epoch)? {
+        Some(after) => end_claim(engine, name, after),
+        None => Ok(()),
+    }
 }
 
 fn end_claim(engine: &mut dyn Engine, name: &VolumeName, after: Epoch) -> Result<(), Problem> {
@@ -197,6 +214,19 @@ mod test {
         assert!(third > after);
         end_claim(&mut engine, &name, after).unwrap();
         assert_eq!(object::claims(&mut engine).unwrap().len(), 1, "a late end does not end a newer claim");
+    }
+
+    /// Goal: a claim that is left over never fences a VM. Method: the floor becomes a VM's under the claim.
+    #[test]
+    fn a_late_release_leaves_a_vm_alone() {
+        let (mut engine, name) = store(None);
+        let one: NodeName = "one".parse().unwrap();
+        let epoch = write_claim(&mut engine, &name, one.clone()).unwrap();
+        let owned = VolumeFloor::new(epoch.next(), Some("vm1".parse().unwrap()));
+        engine.txn(&Txn { then: vec![floor_op(&name, &owned)], ..Txn::default() }).unwrap();
+        assert_eq!(close_claim(&mut engine, &name, &one, epoch).unwrap(), None);
+        assert_eq!(object::floor(&mut engine, &name).unwrap().value, owned);
+        assert!(object::claims(&mut engine).unwrap().is_empty());
     }
 
     /// Goal: a VM's volume is nobody's to fill, and one that is half made neither.

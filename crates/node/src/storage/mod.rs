@@ -10,11 +10,13 @@
 //! nobody or to the machine with the claim. It does *not* know VMs.
 
 pub mod claims;
+mod holds;
 pub mod object;
 mod pools;
 mod targets;
 mod volumes;
 
+pub use holds::check_free;
 pub use targets::look_at_all;
 
 use crate::client::Answer;

@@ -68,8 +68,9 @@ pub async fn create(node: &Node, keeper: &Keeper, request: PoolCreateRequest) ->
         Some(report) if refused.code == Code::Exists && same_disks(&report, &members) => {
             return Ok(targets::pool(&machine.name, report));
         }
-        // It is the cluster's already, or is being made still.
-        Some(_) if !fresh || refused.code != Code::Exists => {}
+        // The cluster had it before this call, or it is being made still.
+        _ if !fresh => {}
+        Some(_) if refused.code != Code::Exists => {}
         // Never made, or the target has another of that name that the cluster does not know.
         _ => drop(keeper.store.ask(move |engine| forget(engine, &name)).await?),
     }

@@ -96,19 +96,21 @@ pub async fn create(node: &Node, keeper: &Keeper, request: VolumeCreateRequest) 
     if known.is_none() {
         check_room(node, &machine, &wanted).await?;
     }
+    let repeated = known.is_some();
     intend(keeper, wanted.clone(), known).await?;
     let asked = Request::VolumeCreate { pool: pool.name.clone(), volume: name.clone(), size };
     let report = match targets::ask(node, &machine, asked).await {
         Ok(Reply::Volume(report)) => report,
         Ok(other) => return Err(targets::astray(&machine.name, &other)),
         Err(refused) => match made_already(node, &machine, &wanted).await {
-            Ok(Some(report)) => report,
-            Ok(None) => {
+            Ok(Some(report)) if repeated => report,
+            // Never made; or somebody else's of that name is there, and a new volume is not one with old content.
+            Ok(_) if !repeated => {
                 keeper.store.ask(move |engine| forget(engine, &name)).await?;
                 return Err(refused);
             }
-            // Not known whether it was made: the intent stays, and asking again mends it.
-            Err(_) => return Err(refused),
+            // Not known whether it was made, now or by an earlier call: the intent stays, and asking again mends it.
+            _ => return Err(refused),
         },
     };
     let made = record(keeper, &name, Some(report.id), report.size).await?;
