@@ -161,12 +161,12 @@ impl Desk {
         self.heed_power_off(&view).await?;
         let down: Vec<VmName> = view.vms.keys().filter(|vm| self.is_down(&view, vm)).cloned().collect();
         let order = self.starting_order(&view, &down);
-        for vm in ha::due(&order) {
-            if down.contains(vm) {
-                let _placing = self.placing.lock().await;
-                if let Err(problem) = self.raise_up(vm).await {
-                    tracing::warn!("VM '{vm}' is not brought back: {problem}; hint: {}", problem.hint);
-                }
+        // Nobody waits for one that failed, and it waits for nobody but its back-off.
+        let failed = order.iter().filter(|it| it.failed).map(|it| &it.vm);
+        for vm in ha::due(&order).into_iter().chain(failed).filter(|vm| down.contains(vm)) {
+            let _placing = self.placing.lock().await;
+            if let Err(problem) = self.raise_up(vm).await {
+                tracing::warn!("VM '{vm}' is not brought back: {problem}; hint: {}", problem.hint);
             }
         }
         Ok(())
