@@ -95,7 +95,9 @@ async fn connection(node: Rc<Node>, plain: Transport, tls: Option<ServerTls>, st
         async move { Ok::<_, Infallible>(respond(&node, caller, request).await) }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.keep_alive(false).max_headers(HEADERS_MAX).timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
+    // Members ask again soon; strangers and people's commands do not.
+    let keeps = matches!(caller, Caller::Key(_));
+    http.keep_alive(keeps).max_headers(HEADERS_MAX).timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
     if let Err(error) = http.serve_connection(TokioIo::new(transport), service).await {
         tracing::debug!("a connection broke: {error}");
     }

@@ -7,7 +7,7 @@ use crate::client::{self, Answer};
 use crate::clock::now_s;
 use crate::director::Director;
 use crate::identity::{Identity, Seat, StoreAt, check_address, check_portals};
-use crate::peer::{Ask, Reply, SyncReport};
+use crate::peer::{Ask, Lines, Reply, SyncReport};
 use crate::registry::{self, Record, Standing};
 use crate::root::Root;
 use crate::store::Store;
@@ -52,6 +52,8 @@ pub struct Node {
     pub key: HostKey,
     /// What it does on its own machine.
     pub agent: Agent,
+    /// Connections to other nodes that are kept.
+    pub lines: Lines,
     /// What only the machine has that holds the store.
     pub keeper: Option<Keeper>,
     /// When the certificate in use ends; its owner is [`crate::keep`].
@@ -81,7 +83,8 @@ impl Node {
     pub fn new(root: Root, identity: Identity, key: HostKey, keeper: Option<Keeper>) -> Self {
         let (certificate_until_s, heard) = (RefCell::new(0), RefCell::default());
         let agent = Agent::new(&root, &identity, key);
-        Self { root, identity, key, agent, keeper, certificate_until_s, heard }
+        let lines = Lines::default();
+        Self { root, identity, key, agent, lines, keeper, certificate_until_s, heard }
     }
 
     /// The files of its TLS.
