@@ -34,10 +34,19 @@ enum Role {
         #[arg(short, long)]
         verbose: bool,
     },
+    /// Hold this machine's lease, pause its guests when it is alone, and be a witness of the others.
+    Deadman {
+        /// The configuration, in TOML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Log more.
+        #[arg(short, long)]
+        verbose: bool,
+    },
     /// Machines of the cluster: make one, join, list, remove; and the daemon.
     #[command(subcommand)]
     Node(NodeVerb),
-    /// Ask a target directly, over its control socket.
+    /// Ask a target, an initiator or a dead-man directly, over its control socket.
     Ctl(CtlArguments),
 }
 
@@ -72,6 +81,10 @@ fn main() -> ExitCode {
         Role::Target { config, verbose } => {
             log_to_stderr(verbose);
             ended(dataplane::target::run(&config).map_err(|error| (error.to_string(), error.hint())))
+        }
+        Role::Deadman { config, verbose } => {
+            log_to_stderr(verbose);
+            ended(dataplane::deadman::run(&config).map_err(|error| (error.to_string(), error.hint())))
         }
         Role::Initiator { config, verbose } => {
             log_to_stderr(verbose);

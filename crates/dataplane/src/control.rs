@@ -9,15 +9,36 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
-use wire::control::{Answer, Ask, Code, Decoder, FrameError, Refusal, Reply, Request, VERSION, encode};
+use wire::control::{
+    Answer, Ask, Code, Decoder, FRAME_MAX_BYTES, FrameError, Refusal, Reply, Request, VERSION, encode,
+};
 
 /// Connections at once: a person, the node's loops, and room. More wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 32;
 /// How long a client may take to receive an answer.
 const SEND_MAX: Duration = Duration::from_secs(30);
 /// After a failed `accept` (no descriptors left): long enough to close some, short enough not to be noticed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const READ_BYTES: usize = 64 << 10;
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The length before a frame.
+const PREFIX_BYTES: usize = 4;
+
+/// How long and how large a conversation may be.
+pub struct Manners {
+    /// Of a receive.
+    pub read_bytes: usize,
+    /// Of a request; what is longer ends the conversation.
+    pub request_bytes_max: usize,
+    /// Without a request; `None`: a person may think.
+    pub silence_max: Option<Duration>,
+    /// For taking an answer.
+    pub send_max: Duration,
+}
+
+impl Manners {
+    /// Of who may open the control socket.
+    const LOCAL: Self =
+        Self { read_bytes: 64 << 10, request_bytes_max: FRAME_MAX_BYTES, silence_max: None, send_max: SEND_MAX };
+}
 
 /// Who answers requests.
 pub trait Answering: 'static {
@@ -35,7 +56,7 @@ pub async fn serve<A: Answering>(listener: Listener, answering: Rc<A>) {
                 let answering = Rc::clone(&answering);
                 tokio::task::spawn_local(async move {
                     let _place = place;
-                    if let Err(error) = converse(stream, &*answering).await {
+                    if let Err(error) = converse(stream, &*answering, &Manners::LOCAL).await {
                         tracing::warn!(%error, "a control connection ended");
                     }
                 });
@@ -48,26 +69,51 @@ pub async fn serve<A: Answering>(listener: Listener, answering: Rc<A>) {
     }
 }
 
+/// Why a conversation ended, other than by its end.
 #[derive(Debug, thiserror::Error)]
-enum ConverseError {
+pub enum ConverseError {
+    /// The connection broke.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// What came is not the protocol.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    #[error("the client did not take its answer within {} s", SEND_MAX.as_secs())]
+    /// Answers pile up.
+    #[error("the client did not take its answer in time")]
     Slow,
+    /// Nothing came for too long.
+    #[error("the client said nothing for too long")]
+    Silent,
 }
 
-async fn converse(mut stream: Transport, answering: &impl Answering) -> Result<(), ConverseError> {
+/// Answers what comes over a connection until it ends.
+///
+/// # Errors
+/// [`ConverseError`]; the connection is gone in either case.
+pub async fn converse(
+    mut stream: Transport,
+    answering: &impl Answering,
+    manners: &Manners,
+) -> Result<(), ConverseError> {
     let mut decoder = Decoder::default();
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = vec![0; manners.read_bytes];
     loop {
         while let Some(ask) = decoder.take_message::<serde_json::Value>()? {
             let answer = encode(&answer(ask, answering).await)?;
-            let sent = tokio::time::timeout(SEND_MAX, send(&mut stream, &answer)).await;
+            let sent = tokio::time::timeout(manners.send_max, send(&mut stream, &answer)).await;
             sent.map_err(|_elapsed| ConverseError::Slow)??;
         }
-        match stream.read(&mut buffer).await? {
+        if decoder.waiting_bytes() > manners.request_bytes_max + PREFIX_BYTES {
+            return Err(FrameError::TooLong { len: decoder.waiting_bytes() }.into());
+        }
+        let received = match manners.silence_max {
+            None => stream.read(&mut buffer).await?,
+            Some(limit) => {
+                let received = tokio::time::timeout(limit, stream.read(&mut buffer)).await;
+                received.map_err(|_elapsed| ConverseError::Silent)??
+            }
+        };
+        match received {
             0 => return Ok(()),
             len => decoder.push(&buffer[..len]),
         }

@@ -4,6 +4,7 @@
 mod config;
 mod control;
 pub mod ctl;
+pub mod deadman;
 mod durable;
 pub mod initiator;
 #[cfg(feature = "sabotage")]

@@ -3,11 +3,13 @@
 //! What it decides is only *how* to touch (which back end, which flag); what to do with a disk or a peer is decided in
 //! `block` and `wire`. It does *not* know arrays, volumes, epochs or any protocol's messages.
 //!
-//! `unsafe` is allowed here and lives in three files: `disk/ring.rs` (the kernel borrows our buffers),
-//! `disk/file.rs` (one ioctl) and `vm/spawn.rs` (a child between fork and exec).
+//! `unsafe` is allowed here and lives in five files: `disk/ring.rs` (the kernel borrows our buffers),
+//! `disk/file.rs` (one ioctl), `vm/spawn.rs` (a child between fork and exec), `net/link.rs` (ioctls of interfaces) and
+//! `urgent.rs` (memory and scheduling).
 
 pub mod disk;
 pub mod net;
 pub mod runtime;
 pub mod store;
+pub mod urgent;
 pub mod vm;

@@ -286,7 +286,9 @@ fn example_seed() -> seed::Seed {
         instance_id: "4f7c9e3a-8d51-4c0e-9f00-0123456789ab".into(),
         hostname: "web1".into(),
         ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me@home".into()],
+        user_data: None,
         network_config: None,
+        files: Vec::new(),
     }
 }
 

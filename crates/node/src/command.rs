@@ -1,5 +1,6 @@
 //! The words of `muskox node init`, `join` and `run`: what touches this machine's files and so is not the API's.
 
+use crate::agent::HostConfig;
 use crate::identity::Seat;
 use crate::init::{Became, init};
 use crate::join::join;
@@ -43,6 +44,9 @@ struct Machine {
     /// What it is for: storage, host, witness; several with commas.
     #[arg(long, value_name = "ROLES", value_delimiter = ',', default_value = "storage,host,witness")]
     roles: Vec<Role>,
+    /// A bridge that this host keeps for its guests, and an interface on it; several times for several.
+    #[arg(long = "bridge", value_name = "NAME=PORT")]
+    bridges: Vec<String>,
     /// Print the outcome as JSON.
     #[arg(long)]
     json: bool,
@@ -90,7 +94,11 @@ impl InitArguments {
     pub fn run(&self) -> ExitCode {
         let machine = &self.machine;
         let root = Root::new(&machine.place.root);
-        let made = in_runtime(async { init(&root, &machine.seat(&self.name), self.certificate_lifetime) });
+        let made = in_runtime(async {
+            let bridges = HostConfig::from_words(&machine.bridges)?;
+            let made = init(&root, &machine.seat(&self.name), self.certificate_lifetime)?;
+            bridges.save_if_any(&root).map(|()| made)
+        });
         finish(machine.json, made, |made| {
             format!(
                 "cluster {} is made; '{}' holds its store\nnext: `muskox node run` here, then `muskox node token` for each other machine\n",
@@ -107,8 +115,10 @@ impl JoinArguments {
         let machine = &self.machine;
         let root = Root::new(&machine.place.root);
         let joined = in_runtime(async {
+            let bridges = HostConfig::from_words(&machine.bridges)?;
             let token: JoinToken = self.token()?.parse()?;
-            join(&root, &token, &machine.seat(&self.name()?)).await
+            let joined = join(&root, &token, &machine.seat(&self.name()?)).await?;
+            bridges.save_if_any(&root).map(|()| joined)
         });
         finish(machine.json, joined, |joined| {
             format!(

@@ -42,6 +42,8 @@ pub enum Bug {
     StartBeforeAck,
     /// A guest is started although nothing proves that its old host's stopped (I2).
     StartWithoutProof,
+    /// The dead-man lets guests run without a lease (I2).
+    NoDeadman,
     /// A host obeys a controller whose job was taken over (I9).
     OldOrderObeyed,
 }

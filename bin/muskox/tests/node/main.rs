@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the report")]
 
 mod accidents;
+mod agent;
 mod certificates;
 mod membership;
 mod support;

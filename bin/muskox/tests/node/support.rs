@@ -1,6 +1,7 @@
 //! Machines as folders and processes.
 
 use host::net::{ClientTls, Expect, StrangerTls, TlsFiles, connect_tcp};
+use host::vm::{Identity, Process};
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -66,13 +67,14 @@ impl Drop for Machines {
     }
 }
 
-/// An address of this machine's loopback that no other test uses: made of the process's number, with ports below the
-/// kernel's own choices. Source: ip(7), ip_local_port_range begins at 32768.
+/// An address of this machine's loopback that no other machine of a test has, for its target listens there too: made of
+/// the process's number and a count, with ports below the kernel's own choices. Source: ip(7), ip_local_port_range
+/// begins at 32768.
 fn free_address() -> String {
-    static PORT: AtomicU16 = AtomicU16::new(20_000);
-    let process = std::process::id();
-    let [_, high, middle, low] = process.to_be_bytes();
-    format!("127.{}.{middle}.{low}:{}", 64 + (high & 0x3f), PORT.fetch_add(1, Ordering::Relaxed))
+    static COUNT: AtomicU16 = AtomicU16::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let [_, high, middle, low] = (std::process::id().wrapping_mul(64) + u32::from(count)).to_be_bytes();
+    format!("127.{high}.{middle}.{low}:{}", 20_000 + count)
 }
 
 impl Machine {
@@ -265,6 +267,23 @@ impl Drop for Machine {
             let _ = process.kill();
             let _ = process.wait();
         }
+        // What the node started outlives it; who it is stands in its notes.
+        for process in self.outliving() {
+            let _ = process.end_at_once();
+        }
+    }
+}
+
+impl Machine {
+    /// What the node started and noted, and still lives.
+    pub fn outliving(&self) -> Vec<Process> {
+        let mut notes = vec![self.path("run/muskox/target.process"), self.path("run/muskox/deadman.process")];
+        for (folder, name) in [("run/muskox/vm", "process"), ("var/lib/muskox/vm", "initiator.process")] {
+            let folders = std::fs::read_dir(self.path(folder)).into_iter().flatten();
+            notes.extend(folders.map(|entry| entry.unwrap().path().join(name)));
+        }
+        let noted = notes.iter().filter_map(|note| Identity::parse(&std::fs::read_to_string(note).ok()?));
+        noted.filter_map(|identity| Process::find(&identity).unwrap()).collect()
     }
 }
 

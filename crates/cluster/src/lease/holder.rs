@@ -8,6 +8,7 @@
 
 use super::{LeaseTiming, WITNESSES_MIN, majority};
 use std::collections::BTreeMap;
+use units::sabotage::{Bug, planted};
 use units::{HostKey, Moment};
 
 /// Where a host's guests stand.
@@ -36,12 +37,54 @@ pub struct Holder {
     paused: bool,
 }
 
+/// What a holder's process leaves to its next life, within one boot of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HolderPast {
+    /// Per witness, when the newest renewal that it granted was sent.
+    pub granted: Vec<(HostKey, Moment)>,
+    /// Whether the guests were stopped, or not yet let go on.
+    pub paused: bool,
+}
+
 impl Holder {
     /// A host that has not been granted anything yet and runs no guest: guests start after the first `Running`.
     #[must_use]
     pub fn new(me: HostKey, witnesses: &[HostKey], timing: LeaseTiming) -> Self {
         let granted = witnesses.iter().map(|witness| (*witness, None)).collect();
         Self { me, timing, granted, paused: true }
+    }
+
+    /// The next life of a holder: exactly what the former one would say now. A grant counts from the same moment in
+    /// both, so however often the process ends and starts again, no guest gains a millisecond.
+    #[must_use]
+    pub fn resume(me: HostKey, witnesses: &[HostKey], timing: LeaseTiming, past: &HolderPast, now: Moment) -> Self {
+        let mut holder = Self::new(me, witnesses, timing);
+        // A moment that lies ahead is none of this clock's.
+        let sound = past.granted.iter().filter(|(_, sent)| *sent <= now);
+        sound.for_each(|(by, sent)| holder.granted(*by, *sent));
+        holder.paused = past.paused || holder.granted_until().is_none_or(|until| until <= now);
+        holder
+    }
+
+    /// What the next life has to know.
+    #[must_use]
+    pub fn past(&self) -> HolderPast {
+        let granted = self.granted.iter().filter_map(|(by, sent)| Some((*by, (*sent)?)));
+        HolderPast { granted: granted.collect(), paused: self.paused }
+    }
+
+    /// Other witnesses are configured; what the kept ones granted counts on.
+    pub fn set_witnesses(&mut self, witnesses: &[HostKey]) {
+        self.granted.retain(|key, _| witnesses.contains(key));
+        for key in witnesses {
+            self.granted.entry(*key).or_default();
+        }
+    }
+
+    /// When the newest renewal that `by` granted was sent.
+    #[must_use]
+    pub fn granted_at(&self, by: HostKey) -> Option<Moment> {
+        self.granted.get(&by).copied().flatten()
     }
 
     /// A witness granted the renewal that was sent at `sent`.
@@ -62,6 +105,7 @@ impl Holder {
         match (until.filter(|until| now < *until), self.paused) {
             (Some(until), false) => Standing::Running { until },
             (Some(_), true) => Standing::Asking,
+            (None, _) if planted(Bug::NoDeadman) => Standing::Running { until: now + self.timing.lease_ms },
             (None, _) => {
                 self.paused = true;
                 Standing::Paused

@@ -10,9 +10,9 @@ mod test;
 mod timing;
 mod witness;
 
-pub use holder::{Holder, Standing};
+pub use holder::{Holder, HolderPast, Standing};
 pub use timing::{CLOCK_RATE_PPM, LeaseTiming, TimingError};
-pub use witness::{Renewal, Unsure, Vote, Witness};
+pub use witness::{Renewal, Unsure, Vote, Witness, WitnessPast};
 
 /// How many of `witnesses` are a majority.
 #[must_use]

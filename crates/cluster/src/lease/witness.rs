@@ -14,7 +14,7 @@ use units::{HostKey, Millis, Moment};
 pub enum Renewal {
     /// Granted.
     Granted,
-    /// This witness voted the host dead; nothing is granted for this long.
+    /// This witness voted the host dead, or may have in a life it knows nothing of; nothing is granted for this long.
     Refused(Millis),
 }
 
@@ -54,10 +54,24 @@ pub struct Witness {
     timing: LeaseTiming,
     heard: BTreeMap<HostKey, Moment>,
     votes: BTreeMap<HostKey, Moment>,
+    /// Nothing is granted to anybody before: a former life may have voted.
+    grants_from: Moment,
     phase: Phase,
     /// Silence before this moment is not counted.
     counting_since: Moment,
     ticked: Moment,
+    /// How often it was not scheduled in time.
+    late: u64,
+}
+
+/// What a witness's process leaves to its next life, within one boot of the machine. A vote binds the machine, not the
+/// process: it must be written down before it is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WitnessPast {
+    /// Hosts voted dead, and until when the vote binds.
+    pub votes: Vec<(HostKey, Moment)>,
+    /// Nothing is granted to anybody before.
+    pub grants_from: Moment,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,19 +82,72 @@ enum Phase {
 }
 
 impl Witness {
-    /// A witness that just started: it has heard nobody.
+    /// A witness that just started and does not know what it voted before: it grants nothing while such a vote could
+    /// still be valid. It has heard nobody.
     #[must_use]
     pub fn new(me: HostKey, witnesses: &[HostKey], timing: LeaseTiming, now: Moment) -> Self {
+        let unknown = WitnessPast { votes: Vec::new(), grants_from: now + timing.vote_hold_ms };
+        Self::resume(me, witnesses, timing, &unknown, now)
+    }
+
+    /// The next life of a witness: bound by the former one's votes. It has heard nobody.
+    #[must_use]
+    pub fn resume(me: HostKey, witnesses: &[HostKey], timing: LeaseTiming, past: &WitnessPast, now: Moment) -> Self {
         Self {
             me,
             peers: witnesses.to_vec(),
             timing,
             heard: BTreeMap::new(),
-            votes: BTreeMap::new(),
+            votes: past.votes.iter().copied().collect(),
+            grants_from: past.grants_from,
             phase: Phase::Alone,
             counting_since: now,
             ticked: now,
+            late: 0,
         }
+    }
+
+    /// What the next life has to know.
+    #[must_use]
+    pub fn past(&self, now: Moment) -> WitnessPast {
+        let valid = self.votes.iter().filter(|(_, until)| now < **until);
+        WitnessPast { votes: valid.map(|(host, until)| (*host, *until)).collect(), grants_from: self.grants_from }
+    }
+
+    /// Other witnesses are configured; what was heard of the kept ones counts on. Two sets that differ by one machine
+    /// share a member of every two majorities; where more is changed at once, everybody gets the grace first.
+    pub fn set_witnesses(&mut self, witnesses: &[HostKey], now: Moment) {
+        let missing = |from: &[HostKey], of: &[HostKey]| of.iter().filter(|key| !from.contains(key)).count();
+        let changed = missing(witnesses, &self.peers) + missing(&self.peers, witnesses);
+        self.peers = witnesses.to_vec();
+        self.heard.retain(|key, _| witnesses.contains(key));
+        if changed > 1 {
+            self.phase = Phase::Alone;
+            self.counting_since = now;
+        }
+    }
+
+    /// When a machine was heard last.
+    #[must_use]
+    pub fn heard_at(&self, from: HostKey) -> Option<Moment> {
+        self.heard.get(&from).copied()
+    }
+
+    /// Why it would vote nobody dead now; `None` while it counts.
+    #[must_use]
+    pub fn doubt(&self, now: Moment) -> Option<Unsure> {
+        match self.phase {
+            _ if self.peers.len() < WITNESSES_MIN => Some(Unsure::TooFew),
+            Phase::Alone => Some(Unsure::Alone),
+            Phase::Grace { until } => Some(Unsure::Grace(until.since(now))),
+            Phase::Counting => None,
+        }
+    }
+
+    /// How often it was not scheduled in time and discarded what it had counted.
+    #[must_use]
+    pub fn late(&self) -> u64 {
+        self.late
     }
 
     /// Anything authentic from a machine: a renewal, another witness's greeting, a storage heartbeat.
@@ -91,9 +158,10 @@ impl Witness {
     /// A host asks for its lease.
     pub fn renew(&mut self, host: HostKey, now: Moment) -> Renewal {
         self.tick(now);
-        match self.votes.get(&host) {
-            Some(until) if now < *until => Renewal::Refused(until.since(now)),
-            _ => {
+        let until = self.votes.get(&host).copied().unwrap_or_default().max(self.grants_from);
+        match now < until {
+            true => Renewal::Refused(until.since(now)),
+            false => {
                 self.votes.remove(&host);
                 self.heard(host, now);
                 Renewal::Granted
@@ -104,13 +172,8 @@ impl Witness {
     /// Somebody who would decide asks about a host.
     pub fn vote(&mut self, host: HostKey, now: Moment) -> Vote {
         self.tick(now);
-        if self.peers.len() < WITNESSES_MIN {
-            return Vote::Unsure(Unsure::TooFew);
-        }
-        match self.phase {
-            Phase::Alone => return Vote::Unsure(Unsure::Alone),
-            Phase::Grace { until } => return Vote::Unsure(Unsure::Grace(until.since(now))),
-            Phase::Counting => {}
+        if let Some(doubt) = self.doubt(now) {
+            return Vote::Unsure(doubt);
         }
         let last = self.heard.get(&host).map_or(self.counting_since, |heard| (*heard).max(self.counting_since));
         let silent_for = now.since(last);
@@ -127,6 +190,7 @@ impl Witness {
         self.ticked = now;
         if late.0 > self.timing.heartbeat_ms.0 + self.timing.heartbeat_ms.0 / 2 {
             self.counting_since = now;
+            self.late += 1;
             return;
         }
         self.phase = match (self.hears_majority(now), self.phase) {

@@ -4,11 +4,16 @@
 //! for a Unix socket. It does *not* know messages. Nothing here is evidence of a peer's death: keepalive only clears
 //! away connections whose peer is long gone; who is dead is decided by heartbeats elsewhere.
 
+mod bridge;
+mod link;
 mod listen;
 mod stream;
+mod tap;
 mod tls;
 mod transport;
 
+pub use bridge::{bridges, keep_bridge};
 pub use listen::{Listener, NetError, connect_tcp, connect_unix};
+pub use tap::{TapOwner, keep_tap, remove_tap};
 pub use tls::{ClientTls, Expect, ServerTls, StrangerTls, TlsError, TlsFiles, fingerprint_of, host_key_of};
 pub use transport::{Parts, Peer, Transport};

@@ -5,7 +5,7 @@
 
 use super::machine::Accelerator;
 use super::process::{How, Identity, Process};
-use super::spawn::Program;
+use super::spawn::{Limits, Program};
 use rustix::process::Signal;
 use std::fs::File;
 use std::io;
@@ -96,7 +96,8 @@ async fn boots(accelerator: Accelerator, qemu: &Path, scratch: &Path) -> io::Res
         log: null,
         owner: None,
         cgroups: Vec::new(),
-        file_bytes_max: 1 << 20,
+        environment: Vec::new(),
+        limits: Some(Limits { file_bytes: 1 << 20 }),
     };
     let how = run(program).await;
     std::fs::remove_file(&image)?;

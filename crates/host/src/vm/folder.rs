@@ -6,10 +6,12 @@
 //! node.sock     monitor of the control plane            oob.sock       its second one, for out-of-band commands
 //! deadman.sock  monitor of the dead-man                 console.sock   serial console
 //! console.log   what the guest said there               qemu.log       what QEMU said
+//! paused-by-deadman   the dead-man stopped this guest, and lets it go on
 //! ```
 
 use super::VmError;
 use super::process::Identity;
+use rustix::fs::{Mode, OFlags};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -43,6 +45,8 @@ impl Monitor {
 
 /// How much of a log is shown with an error.
 const TAIL_BYTES: u64 = 2048;
+/// A note is a line or two.
+const NOTE_MAX_BYTES: u64 = 4096;
 /// A socket's name in the folder is at most this long; with it the path has to fit `sun_path` (108 with its end).
 const SOCKET_NAME_MAX: usize = "/deadman.sock".len();
 
@@ -126,11 +130,10 @@ impl Folder {
     /// Who QEMU is, as it was noted; else as QEMU's own pid file says, if that process runs in this very folder: we
     /// may have died between starting QEMU and the note.
     pub(super) fn identity(&self) -> Option<Identity> {
-        let noted = std::fs::read_to_string(self.0.join("process")).ok();
-        if let Some(identity) = noted.and_then(|text| Identity::parse(&text)) {
+        if let Some(identity) = self.read_note("process").and_then(|text| Identity::parse(&text)) {
             return Some(identity);
         }
-        let pid = std::fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()?;
+        let pid = self.read_note("qemu.pid")?.trim().parse().ok()?;
         let identity = Identity::of(pid)?;
         let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let ours = self.pid_file();
@@ -140,9 +143,32 @@ impl Folder {
 
     /// Notes who QEMU is: whole or not at all.
     pub(super) fn note(&self, identity: &Identity) -> Result<(), VmError> {
-        let (new, path) = (self.0.join("process.new"), self.0.join("process"));
-        let noted = std::fs::write(&new, identity.to_string()).and_then(|()| std::fs::rename(&new, &path));
-        noted.map_err(|source| VmError::io(format!("noting QEMU's process in {}", path.display()), source))
+        let noted = self.write_note("process", &identity.to_string());
+        noted.map_err(|source| VmError::io(format!("noting QEMU's process in {}", self.0.display()), source))
+    }
+
+    /// A small text of this folder. The folder is QEMU's user's, and a guest may have taken that over: no link is
+    /// followed, no pipe waited for, nothing long read.
+    #[must_use]
+    pub fn read_note(&self, name: &str) -> Option<String> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(self.0.join(name), flags, Mode::empty()).ok()?;
+        let mut text = String::new();
+        File::from(opened).take(NOTE_MAX_BYTES).read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+
+    /// Replaces a small text of this folder: whole or not at all, for as long as the machine is up.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn write_note(&self, name: &str, text: &str) -> std::io::Result<()> {
+        let new = self.0.join(format!("{name}.new"));
+        let _ = std::fs::remove_file(&new);
+        // `create_new` opens nothing that is there, and follows no link.
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        std::io::Write::write_all(&mut file, text.as_bytes())?;
+        std::fs::rename(new, self.0.join(name))
     }
 
     /// Forgets a life that is over, but for its logs.

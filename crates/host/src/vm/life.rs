@@ -6,7 +6,7 @@ use super::folder::{Folder, Monitor};
 use super::machine::Machine;
 use super::monitor::{Heard, MonitorError, Qmp};
 use super::process::{How, Identity, Process};
-use super::spawn::Program;
+use super::spawn::{Limits, Program};
 use super::{VmError, console};
 use crate::runtime::now;
 use rustix::process::Signal;
@@ -127,7 +127,8 @@ impl Vm {
             log: folder.open_log()?,
             owner,
             cgroups: launch.cgroups.iter().map(Cgroup::procs).collect::<Result<_, _>>()?,
-            file_bytes_max: console::LOG_MAX,
+            environment: Vec::new(),
+            limits: Some(Limits { file_bytes: console::LOG_MAX }),
         };
         let starting = |source| VmError::io(format!("starting {}", launch.qemu.display()), source);
         let mut child = program.start().map_err(starting)?;

@@ -6,6 +6,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 use std::fmt;
 use std::io;
 use std::sync::Mutex;
+use std::time::Duration;
+use units::Millis;
+
+/// A killed process that is not gone by then hangs in the kernel, in a disk or a network.
+const KILL_MAX: Duration = Duration::from_secs(5);
 
 /// Who a process is, also after we were restarted. A pid alone may be somebody else's by now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +120,29 @@ impl Process {
         }
     }
 
+    /// Kills it, and does not wait.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn end_at_once(&self) -> io::Result<()> {
+        self.signal(Signal::KILL)
+    }
+
+    /// Asks it to end, and kills it if it has not within `patience`. In a frozen control group of v1 a kill waits for the
+    /// thaw: use [`super::Cgroup::kill`] there.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or the process hangs in the kernel.
+    pub async fn end(&self, patience: Millis) -> io::Result<How> {
+        self.signal(Signal::TERM)?;
+        if let Ok(how) = tokio::time::timeout(patience.into(), self.ended()).await {
+            return how;
+        }
+        self.signal(Signal::KILL)?;
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it was killed and hangs in the kernel");
+        tokio::time::timeout(KILL_MAX, self.ended()).await.map_err(late)?
+    }
+
     /// Waits until it ends, and collects it if it is our child. May be asked again.
     ///
     /// # Errors
@@ -206,6 +234,9 @@ mod test {
         let (_child, identity) = sleeper();
         let process = Process::find(&identity).unwrap().unwrap();
         assert_eq!(process.has_ended().unwrap(), None);
+        // Two may wait at once.
+        let both = async { tokio::join!(process.ended(), process.ended()) };
+        assert!(tokio::time::timeout(Duration::from_millis(50), both).await.is_err());
         process.signal(Signal::TERM).unwrap();
         assert_eq!(process.ended().await.unwrap(), How::Signalled(15));
         assert_eq!(process.ended().await.unwrap(), How::Signalled(15));

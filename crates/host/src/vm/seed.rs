@@ -22,8 +22,12 @@ pub struct Seed {
     pub hostname: String,
     /// Lines of `authorized_keys` of the guest's first user.
     pub ssh_keys: Vec<String>,
+    /// The whole of `user-data`, if there is more to be done than the name and the keys, which go to `meta-data` then.
+    pub user_data: Option<String>,
     /// The whole of `network-config`, if the guest is not to use DHCP.
     pub network_config: Option<String>,
+    /// More files: name and text.
+    pub files: Vec<(String, String)>,
 }
 
 impl Seed {
@@ -45,9 +49,14 @@ impl Seed {
         if self.ssh_keys.len() > KEYS_MAX {
             return refuse(format!("{} SSH keys: {KEYS_MAX} are possible", self.ssh_keys.len()));
         }
+        let own = |name: &str| ["meta-data", "user-data", "network-config"].contains(&name);
+        if let Some((name, _)) = self.files.iter().find(|(name, _)| !is_file_name(name) || own(name)) {
+            return refuse(format!("'{name:.40}' cannot be the name of a seed's file"));
+        }
         let (meta, user) = (self.meta_data(), self.user_data());
         let mut files = vec![("meta-data", meta.as_bytes()), ("user-data", user.as_bytes())];
         files.extend(self.network_config.as_ref().map(|text| ("network-config", text.as_bytes())));
+        files.extend(self.files.iter().map(|(name, text)| (name.as_str(), text.as_bytes())));
         let volume_id = crc32(self.instance_id.as_bytes());
         let too_large = || VmError::Description { what: "the seed does not fit 1.4 MB".into() };
         floppy("CIDATA", volume_id, &files).ok_or_else(too_large)
@@ -66,19 +75,28 @@ impl Seed {
     }
 
     fn meta_data(&self) -> String {
-        format!("instance-id: \"{}\"\nlocal-hostname: {}\n", self.instance_id, self.hostname)
+        let mut text = format!("instance-id: \"{}\"\nlocal-hostname: {}\n", self.instance_id, self.hostname);
+        if self.user_data.is_some() && !self.ssh_keys.is_empty() {
+            text += &format!("public-keys:\n{}", self.keys());
+        }
+        text
     }
 
     fn user_data(&self) -> String {
+        if let Some(text) = &self.user_data {
+            return text.clone();
+        }
         let mut text = format!("#cloud-config\nhostname: {}\n", self.hostname);
         if !self.ssh_keys.is_empty() {
-            text += "ssh_authorized_keys:\n";
-        }
-        for key in &self.ssh_keys {
-            // YAML's double quotes know the two escapes that plain ASCII needs.
-            text += &format!("  - \"{}\"\n", key.replace('\\', "\\\\").replace('"', "\\\""));
+            text += &format!("ssh_authorized_keys:\n{}", self.keys());
         }
         text
+    }
+
+    fn keys(&self) -> String {
+        // YAML's double quotes know the two escapes that plain ASCII needs.
+        let line = |key: &String| format!("  - \"{}\"\n", key.replace('\\', "\\\\").replace('"', "\\\""));
+        self.ssh_keys.iter().map(line).collect()
     }
 }
 
@@ -89,6 +107,12 @@ fn is_hostname(name: &str) -> bool {
     };
     // A name of digits only would be a number to YAML.
     name.len() <= 253 && name.split('.').all(label) && name.bytes().any(|byte| byte.is_ascii_alphabetic())
+}
+
+/// What a floppy of ours can hold: see `fat`.
+fn is_file_name(name: &str) -> bool {
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    (1..=26).contains(&name.len()) && name.bytes().all(fine)
 }
 
 /// One line of printable ASCII.
@@ -111,7 +135,9 @@ mod test {
             instance_id: "4f7c9e3a-8d51-4c0e-9f00-0123456789ab".into(),
             hostname: "web1".into(),
             ssh_keys: vec!["ssh-ed25519 AAAAC3Nz me@\"home\"".into()],
+            user_data: None,
             network_config: None,
+            files: Vec::new(),
         }
     }
 
@@ -125,6 +151,15 @@ mod test {
             "#cloud-config\nhostname: web1\nssh_authorized_keys:\n  - \"ssh-ed25519 AAAAC3Nz me@\\\"home\\\"\"\n"
         );
         assert_eq!(seed.image().unwrap().len(), 1_474_560);
+    }
+
+    /// Goal: a user's own `user-data` is passed on as it is, and the keys are not lost by it. Method: exact texts.
+    #[test]
+    fn own_user_data_leaves_the_keys() {
+        let seed = Seed { user_data: Some("#!/bin/sh\n".into()), files: vec![("x".into(), "y".into())], ..seed() };
+        assert_eq!(seed.user_data(), "#!/bin/sh\n");
+        assert!(seed.meta_data().ends_with("web1\npublic-keys:\n  - \"ssh-ed25519 AAAAC3Nz me@\\\"home\\\"\"\n"));
+        seed.image().unwrap();
     }
 
     /// Goal: nothing a user gives becomes YAML of its own. Method: a table.
@@ -143,6 +178,8 @@ mod test {
         check(|seed| seed.ssh_keys = vec!["ssh-rsa A\nruncmd: [x]".into()]);
         check(|seed| seed.ssh_keys = vec!["nospace".into()]);
         check(|seed| seed.ssh_keys = vec!["a b".into(); 65]);
+        check(|seed| seed.files = vec![("user-data".into(), String::new())]);
+        check(|seed| seed.files = vec![("../x".into(), String::new())]);
         check(|seed| seed.network_config = Some("x".repeat(2 << 20)));
     }
 }

@@ -31,8 +31,17 @@ pub(super) struct Program {
     pub(super) owner: Option<(u32, u32)>,
     /// `cgroup.procs` files, opened for writing.
     pub(super) cgroups: Vec<OwnedFd>,
+    /// What it needs of our environment.
+    pub(super) environment: Vec<(OsString, OsString)>,
+    /// What it may not exceed; `None`: as much as we.
+    pub(super) limits: Option<Limits>,
+}
+
+/// Bounds of a program that a guest may have taken over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
     /// The longest file it may write. What exceeds it is lost, and only that.
-    pub(super) file_bytes_max: u64,
+    pub(super) file_bytes: u64,
 }
 
 impl Program {
@@ -40,12 +49,13 @@ impl Program {
     pub(super) fn start(self) -> io::Result<Child> {
         let mut command = Command::new(self.program);
         command.args(self.arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
+        command.envs(self.environment);
         command.current_dir("/").stdin(Stdio::null()).stdout(self.log.try_clone()?).stderr(self.log);
         if let Some((uid, gid)) = self.owner {
             // std also drops the supplementary groups when root takes another user.
             command.uid(uid).gid(gid);
         }
-        let (cgroups, file_bytes_max) = (self.cgroups, self.file_bytes_max);
+        let (cgroups, limits) = (self.cgroups, self.limits);
         let set_up = move || {
             rustix::process::setsid()?;
             for procs in &cgroups {
@@ -54,8 +64,10 @@ impl Program {
             }
             let limit = |bound: u64| Rlimit { current: Some(bound), maximum: Some(bound) };
             setrlimit(Resource::Core, limit(0))?;
-            setrlimit(Resource::Nofile, limit(FILES_MAX))?;
-            setrlimit(Resource::Fsize, limit(file_bytes_max))?;
+            if let Some(limits) = limits {
+                setrlimit(Resource::Nofile, limit(FILES_MAX))?;
+                setrlimit(Resource::Fsize, limit(limits.file_bytes))?;
+            }
             // A log at its limit is an error that QEMU ignores, not a signal that ends it; SIG_IGN survives exec.
             // SAFETY: setting a signal to SIG_IGN installs no handler, so no code of ours can run by it.
             let former = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
@@ -83,9 +95,12 @@ fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
 
 /// Waits until `fd` is readable: a pidfd is, once its process has ended.
 pub(super) async fn readable(fd: &OwnedFd) -> io::Result<()> {
+    // One of its own for each that waits: epoll takes a descriptor once.
+    let fd = fd.try_clone()?;
     // SAFETY: tokio wants the descriptor to stay open and the same for as long as it is registered. The registration
-    // borrows the owner of the descriptor, and both end with this future.
+    // is dropped before the owner of the descriptor, for locals are dropped in reverse, and both end with this future.
     let registered = unsafe { AsyncFd::register_with_interest(fd.as_fd(), Interest::READABLE) };
-    drop(registered.map_err(io::Error::from)?.readable().await?);
+    let registered = registered.map_err(io::Error::from)?;
+    drop(registered.readable().await?);
     Ok(())
 }

@@ -4,43 +4,123 @@
 //! Invariant: a guest runs only after every volume was attached at the epoch that its order names; an order older than
 //! the newest one heard is refused, also after a restart. It does *not* know the store: what should be is told to it.
 
+mod accelerator;
+mod ask;
+mod deadman;
+mod facts;
+mod guest;
+mod host_config;
+mod initiator;
+mod memory;
+mod network;
+mod place;
+mod supervise;
+mod target;
+
+pub use host_config::HostConfig;
+
 use crate::identity::Identity;
-use crate::peer::{Act, Acted, HostReport, Synced};
+use crate::peer::{self, Act, Acted, HostReport, Synced};
 use crate::root::Root;
 use crate::service::Node;
+use accelerator::Accelerators;
+use api::Role;
+use cluster::job::Guest as State;
+use guest::{Guest, Shared, Voice};
+use host::vm::Folder;
+use memory::Memory;
+use place::Place;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
-use units::HostKey;
-use wire::control;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use units::{HostKey, Millis, Moment, VmName};
+use wire::control::{self, Reply, Request};
+
+/// A raise waits for what is in flight, 1.5 s at most, and for disks that are slow to note it.
+const TARGET_PATIENCE: Duration = Duration::from_secs(20);
+/// A status that is needed every second.
+const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+/// How often processes and bridges are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a change is told again and again; then the next regular call tells it.
+const TELL_MAX: Duration = Duration::from_secs(1);
+const TELL_AGAIN: Duration = Duration::from_millis(100);
 
 /// The machine's hands.
-pub struct Agent {}
+pub struct Agent {
+    shared: Rc<Shared>,
+    guests: RefCell<BTreeMap<VmName, Rc<Guest>>>,
+    /// Who was not put to work yet: that needs a running loop.
+    idle: RefCell<Vec<Rc<Guest>>>,
+    state: RefCell<MachineState>,
+    /// The dead-man's configuration changed.
+    witnesses: Notify,
+    qemu: Cell<Option<(u32, u32)>>,
+}
+
+/// What was last seen of the machine's processes and network.
+#[derive(Default)]
+struct MachineState {
+    /// When the target was started, by its own word.
+    target_since: Option<Moment>,
+    deadman: bool,
+    complaints: Vec<(String, String)>,
+    unreadable: Vec<(String, String)>,
+}
 
 impl Agent {
     /// Hands that have found nothing yet; [`run`] lets them look.
     #[must_use]
-    pub fn new(_root: &Root, _identity: &Identity, _key: HostKey) -> Self {
-        Self {}
+    pub fn new(root: &Root, identity: &Identity, key: HostKey) -> Self {
+        let place = Place::new(root, identity, key);
+        let shared = Rc::new(Shared { place, voice: Voice::default(), accelerators: Accelerators::default() });
+        let (memories, unreadable) = Memory::load_all(&shared.place);
+        let hint = "bring it back, or remove it if this host has nothing of that VM".to_owned();
+        let state = MachineState {
+            unreadable: unreadable.into_iter().map(|text| (text, hint.clone())).collect(),
+            ..MachineState::default()
+        };
+        let this = Self {
+            shared,
+            guests: RefCell::default(),
+            idle: RefCell::default(),
+            state: RefCell::new(state),
+            witnesses: Notify::new(),
+            qemu: Cell::new(None),
+        };
+        memories.into_iter().for_each(|memory| drop(this.add(memory)));
+        this
     }
 
     /// Takes an order: what is quick is done, what is long is begun; how things are right now.
+    #[allow(clippy::unused_async, reason = "it stands where an answer over the wire stands")]
     pub async fn act(&self, act: Act) -> Acted {
-        drop(act);
-        todo!("agent")
+        let known = self.guests.borrow().get(&act.brief.vm).cloned();
+        let guest = known.unwrap_or_else(|| self.add(Memory::new(act.brief.clone())));
+        self.put_to_work();
+        guest.act(act)
     }
 
     /// What this machine is and has.
+    #[allow(clippy::unused_async, reason = "it stands where an answer over the wire stands")]
     pub async fn look(&self) -> HostReport {
+        let (place, guests) = (&self.shared.place, self.all());
+        let (memory, free) = facts::memory(&guests);
+        let state = self.state.borrow();
+        let complaints = facts::complaints(place).into_iter().chain(state.unreadable.clone());
         HostReport {
-            memory: units::ByteLen(0),
-            free: units::ByteLen(0),
-            cpus: 1,
-            qemu: None,
-            accelerator: "tcg".to_owned(),
-            bridges: Vec::new(),
-            guests: Vec::new(),
-            target_up: None,
-            deadman: false,
-            complaints: Vec::new(),
+            memory,
+            free,
+            cpus: facts::cpus(),
+            qemu: self.qemu.get(),
+            accelerator: self.shared.accelerators.found().map_or("tcg", host::vm::Accelerator::word).to_owned(),
+            bridges: if place.is(Role::Host) { network::there() } else { Vec::new() },
+            guests: guests.iter().map(|guest| guest.tell()).collect(),
+            target_up: state.target_since.map(|since| host::runtime::now().since(since)),
+            deadman: state.deadman,
+            complaints: complaints.chain(state.complaints.clone()).collect(),
         }
     }
 
@@ -49,18 +129,155 @@ impl Agent {
     /// # Errors
     /// What it refuses; that there is none.
     pub async fn target(&self, request: control::Request) -> Result<control::Reply, control::Refusal> {
-        drop(request);
-        todo!("agent")
+        let place = &self.shared.place;
+        if !place.is(Role::Storage) {
+            let text = format!("'{}' has no target: storage is not among its roles", place.name);
+            return Err(control::Refusal::new(control::Code::Invalid, text, "ask a storage machine"));
+        }
+        ask::ask("target", &target::control(place), request, TARGET_PATIENCE).await
     }
 
     /// How everything here should be.
     pub fn synced(&self, synced: Synced) {
-        drop(synced);
+        match deadman::configure(&self.shared.place, &synced) {
+            Ok(true) => self.witnesses.notify_one(),
+            Ok(false) => {}
+            Err(problem) => tracing::error!("the dead-man cannot be told: {problem}"),
+        }
+        for assignment in synced.assignments {
+            let known = self.guests.borrow().get(&assignment.brief.vm).cloned();
+            if let Some(guest) = known {
+                guest.assigned(&assignment);
+            }
+        }
+    }
+
+    fn all(&self) -> Vec<Rc<Guest>> {
+        self.guests.borrow().values().cloned().collect()
+    }
+
+    fn add(&self, memory: Memory) -> Rc<Guest> {
+        let vm = memory.brief.vm.clone();
+        // Until it is found out: what may be there is not said to be absent.
+        let alive = Folder::new(&self.shared.place.machine(&vm)).ok().map(|folder| host::vm::Vm::process_in(&folder));
+        let state = if matches!(alive, Some(Ok(None)) | None) { State::Absent } else { State::Stopped };
+        let guest = Guest::new(&self.shared, memory, state);
+        self.guests.borrow_mut().insert(vm, Rc::clone(&guest));
+        self.idle.borrow_mut().push(Rc::clone(&guest));
+        guest
+    }
+
+    fn put_to_work(&self) {
+        for guest in std::mem::take(&mut *self.idle.borrow_mut()) {
+            tokio::task::spawn_local(guest.work());
+        }
     }
 }
 
 /// The machine's loops, for ever.
 pub async fn run(node: Rc<Node>) {
-    drop(node);
+    let place = &node.agent.shared.place;
+    if let Err(error) = place.make_folders() {
+        tracing::error!("the folders for VMs cannot be made: {error}");
+    }
+    // They end with this future: nothing is done for a node that stops.
+    let mut tasks = tokio::task::JoinSet::new();
+    node.agent.put_to_work();
+    tasks.spawn_local(keep_target(Rc::clone(&node)));
+    tasks.spawn_local(keep_deadman(Rc::clone(&node)));
+    tasks.spawn_local(look_around(Rc::clone(&node)));
+    tasks.spawn_local(tell(Rc::clone(&node)));
+    if place.is(Role::Host) {
+        tasks.spawn_local(probe(Rc::clone(&node)));
+    }
+    while tasks.join_next().await.is_some() {}
     std::future::pending::<()>().await;
+}
+
+async fn keep_target(node: Rc<Node>) {
+    let place = &node.agent.shared.place;
+    if !place.is(Role::Storage) {
+        return;
+    }
+    let daemon = target::daemon(place);
+    match target::configure(place) {
+        // It does not read its configuration again.
+        Ok(true) => drop(supervise::end(&daemon).await),
+        Ok(false) => {}
+        Err(problem) => tracing::error!("the target cannot be configured: {problem}"),
+    }
+    supervise::keep(daemon).await;
+}
+
+async fn keep_deadman(node: Rc<Node>) {
+    let place = &node.agent.shared.place;
+    while !deadman::is_configured(place) {
+        node.agent.witnesses.notified().await;
+    }
+    let daemon = deadman::daemon(place);
+    let kept = supervise::keep(daemon.clone());
+    let told = async {
+        loop {
+            node.agent.witnesses.notified().await;
+            if let Err(error) = deadman::reload(place).await {
+                tracing::warn!("the dead-man did not read its configuration again and is started anew: {error}");
+                let _ = supervise::end(&daemon).await;
+            }
+        }
+    };
+    tokio::join!(kept, told);
+}
+
+/// Looks at processes and bridges every second.
+async fn look_around(node: Rc<Node>) {
+    let place = &node.agent.shared.place;
+    loop {
+        let status = match place.is(Role::Storage) {
+            true => ask::ask("target", &target::control(place), Request::Status, STATUS_PATIENCE).await.ok(),
+            false => None,
+        };
+        let since = |up: Millis| Moment(host::runtime::now().0.saturating_sub(up.0));
+        let target_since = match status {
+            Some(Reply::Status(report)) => Some(since(report.up)),
+            _ => None,
+        };
+        let deadman = deadman::answers(place).await;
+        let complaints = if place.is(Role::Host) { network::keep_bridges(place) } else { Vec::new() };
+        {
+            let mut state = node.agent.state.borrow_mut();
+            (state.target_since, state.deadman, state.complaints) = (target_since, deadman, complaints);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Finds out what QEMU is here.
+async fn probe(node: Rc<Node>) {
+    let place = &node.agent.shared.place;
+    let Some(qemu) = place.qemu() else { return };
+    node.agent.qemu.set(facts::qemu_version(&qemu).await);
+    match node.agent.shared.accelerators.get(place).await {
+        Ok(found) => tracing::info!("guests run by {}", found.word()),
+        Err(error) => tracing::warn!("what runs guests is not known: {error}"),
+    }
+}
+
+/// Tells the machine with the store of every change at once.
+async fn tell(node: Rc<Node>) {
+    loop {
+        for vm in node.agent.shared.voice.heard().await {
+            let node = Rc::clone(&node);
+            tokio::task::spawn_local(async move {
+                let begun = Instant::now();
+                while begun.elapsed() < TELL_MAX {
+                    // As it is by now, not as it was when it changed.
+                    let Some(guest) = node.agent.guests.borrow().get(&vm).cloned() else { return };
+                    if peer::tell(&node, guest.tell()).await.is_ok() {
+                        return;
+                    }
+                    tokio::time::sleep(TELL_AGAIN).await;
+                }
+            });
+        }
+    }
 }

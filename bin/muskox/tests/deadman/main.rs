@@ -1,0 +1,9 @@
+//! `muskox deadman` as processes on loopback, with certificates, fake QEMUs and fake initiators.
+
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
+mod configuration;
+mod guests;
+mod lease;
+mod qemu;
+mod support;

@@ -1,0 +1,417 @@
+//! A host's agent with a real target, initiators and QEMUs, without a director: the test has the store's machine's key and
+//! gives the orders itself.
+
+use crate::support::{Machine, Machines};
+use host::net::{ClientTls, Expect, TlsFiles, connect_tcp};
+use serde_json::{Value, json};
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use units::{HostKey, Millis};
+
+/// Nothing here takes longer, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+const UUID: &str = "4f7c9e3a-8d51-4c0e-9f00-0123456789ab";
+
+/// A boot sector that writes a counter to sector 1 + n mod 1024 by the BIOS, says `W0000002a` (or `E…`) on the serial port, and
+/// powers off when the power button is pressed. AT&T syntax, assembled at 0x7c00. Sources: Ralf Brown's list (int 13h, function 43h);
+/// ACPI 6.5, 4.8.3 (PM1a at 0x600 on q35).
+#[rustfmt::skip]
+const GUEST: [u8; 155] = [
+    0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0,       // cli; %ds, %es, %ss = 0
+    0xbc, 0x00, 0x7c, 0xfb, 0x88, 0x16, 0xfe, 0x7f,             // %sp = 0x7c00; sti; keep the drive's number
+    0x66, 0xc7, 0x06, 0xf0, 0x7f, 0x00, 0x00, 0x00, 0x00,       // n = 0
+    0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef,                   // PM1_EN: the power button is heard
+    0x66, 0xff, 0x06, 0xf0, 0x7f, 0x66, 0xa1, 0xf0, 0x7f,       // again: n += 1; %eax = n
+    0x66, 0xa3, 0x00, 0x80, 0x66, 0x25, 0xff, 0x03, 0x00, 0x00, // buffer = n; %eax &= 1023
+    0x66, 0x40, 0x66, 0xa3, 0x93, 0x7c,                         // packet.sector = %eax + 1
+    0xbe, 0x8b, 0x7c, 0x8a, 0x16, 0xfe, 0x7f,                   // %si = packet; %dl = drive
+    0xb8, 0x00, 0x43, 0xcd, 0x13,                               // int 13h, function 43h: write
+    0xb0, 0x57, 0x73, 0x02, 0xb0, 0x45,                         // 'W', or 'E' if it failed
+    0xe8, 0x35, 0x00, 0x66, 0x8b, 0x1e, 0xf0, 0x7f,             // put; %ebx = n
+    0xb9, 0x08, 0x00, 0x66, 0xc1, 0xc3, 0x04, 0x88, 0xd8,       // eight digits
+    0x24, 0x0f, 0x04, 0x30, 0x3c, 0x39, 0x76, 0x02, 0x04, 0x27,
+    0xe8, 0x1a, 0x00, 0xe2, 0xeb, 0xb0, 0x0a, 0xe8, 0x13, 0x00, // a line
+    0xf4, 0xba, 0x00, 0x06, 0xed, 0xf6, 0xc4, 0x01, 0x74, 0xa6, // hlt; PWRBTN_STS? else again
+    0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xeb, 0x9d,       // SLP_EN
+    0x52, 0xba, 0xf8, 0x03, 0xee, 0x5a, 0xc3,                   // put: COM1
+    16, 0, 1, 0, 0x00, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,      // packet: one sector from 0x8000
+];
+
+/// Two hosts, the first one with a pool, and the orders of a machine with the store.
+struct World {
+    orders: Cell<u64>,
+    store: Machine,
+    hosts: [Machine; 2],
+    keys: [HostKey; 2],
+    _machines: Machines,
+}
+
+impl World {
+    fn new() -> Self {
+        for tool in ["qemu-system-x86_64", "qemu-img"] {
+            let found = Command::new(tool).arg("--version").stdout(Stdio::null()).status();
+            assert!(found.is_ok_and(|status| status.success()), "{tool} is missing");
+        }
+        let machines = Machines::new();
+        let mut store = machines.machine("alpha");
+        store.init(&["--roles", "witness"]);
+        store.start();
+        let hosts = [("bravo", "storage,host"), ("charlie", "host")].map(|(name, roles)| {
+            let mut host = machines.machine(name);
+            let token = store.token();
+            let words = [&host.join_words(&token)[..], &["--roles", roles]].concat();
+            host.node("join", &words);
+            host.start();
+            host
+        });
+        let key = |host: &Machine| store.listed(&host.name)["key"].as_str().unwrap().parse().unwrap();
+        let keys = [key(&hosts[0]), key(&hosts[1])];
+        // Nobody decides but this test.
+        store.stop();
+        let this = Self { orders: Cell::new(0), store, hosts, keys, _machines: machines };
+        this.make_volume();
+        this
+    }
+
+    /// A volume `web1` with the guest on it, at epoch 1.
+    fn make_volume(&self) {
+        let bravo = &self.hosts[0];
+        let disks = ["d0", "d1"].map(|name| {
+            std::fs::File::create(bravo.path(name)).unwrap().set_len(96 << 20).unwrap();
+            bravo.path(name)
+        });
+        self.until(|| self.look(0)["target_up"].is_u64(), "the target runs");
+        self.target(&json!({"do": "pool-create", "pool": "tank", "members": disks}));
+        self.target(&json!({"do": "volume-create", "pool": "tank", "volume": "web1", "size": 8 << 20}));
+        let serving = || self.target(&json!({"do": "volume-list"}))["volumes"][0]["state"] == "serving";
+        self.until(serving, "the volume is served");
+        self.raise(1, Some(0));
+        let image = bravo.path("guest.img");
+        let mut bytes = GUEST.to_vec();
+        bytes.resize(510, 0);
+        bytes.extend([0x55, 0xaa]);
+        std::fs::write(&image, bytes).unwrap();
+        self.copy_to_volume(&image);
+    }
+
+    /// Writes an image to the volume as any client would: by an initiator.
+    fn copy_to_volume(&self, image: &std::path::Path) {
+        let bravo = &self.hosts[0];
+        let tls = |name: &str| bravo.path("etc/muskox").join(name).display().to_string();
+        let config = format!(
+            "control = \"hand.sock\"\nstate_dir = \"hand\"\n[tls]\ncertificate = \"{}\"\nkey = \"{}\"\nca = \"{}\"\n\
+             [[volume]]\nname = \"web1\"\nepoch = 1\nmode = \"rw\"\nportals = [\"{}\"]\ntarget = \"{}\"\nsocket = \"hand-web1.sock\"\n",
+            tls("node.crt"),
+            tls("node.key"),
+            tls("ca.crt"),
+            self.portal(),
+            self.keys[0]
+        );
+        std::fs::write(bravo.path("hand.toml"), config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_muskox"));
+        let mut initiator = command.args(["initiator", "--config"]).arg(bravo.path("hand.toml")).spawn().unwrap();
+        let socket = bravo.path("hand-web1.sock");
+        self.until(|| socket.exists(), "the initiator serves");
+        let url = format!("nbd+unix:///web1?socket={}", socket.display());
+        let copied =
+            Command::new("qemu-img").args(["convert", "-n", "-f", "raw", "-O", "raw"]).arg(image).arg(url).status();
+        assert!(copied.unwrap().success());
+        initiator.kill().unwrap();
+        initiator.wait().unwrap();
+    }
+
+    fn portal(&self) -> String {
+        format!("{}:10809", self.ip(0))
+    }
+
+    fn ip(&self, host: usize) -> String {
+        self.hosts[host].address.rsplit_once(':').unwrap().0.to_owned()
+    }
+
+    /// Says something to a host's agent as the machine with the store does.
+    fn say(&self, host: usize, ask: &Value) -> Value {
+        let (to, tls) = (&self.hosts[host], |name: &str| self.store.path("etc/muskox").join(name));
+        let files = TlsFiles { certificate: tls("node.crt"), key: tls("node.key"), ca: tls("ca.crt") };
+        let (limit, body) = (Millis(25_000), ask.to_string());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let reply = runtime.block_on(async {
+            let plain = connect_tcp(to.address.parse().unwrap(), limit).await.unwrap();
+            let tls = ClientTls::load(&files).unwrap();
+            let mut transport = tls.connect(plain, &Expect::Key(self.keys[host]), limit).await.unwrap();
+            let head = format!("POST /peer/v1 HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+            transport.write_all((head + &body).as_bytes()).await.unwrap();
+            transport.flush().await.unwrap();
+            let mut reply = String::new();
+            transport.read_to_string(&mut reply).await.unwrap();
+            reply
+        });
+        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{ask}: {reply}\n{}", to.log());
+        let reply: Value = serde_json::from_str(body).unwrap();
+        assert_ne!(reply["reply"], "problem", "{ask}: {reply}");
+        reply
+    }
+
+    /// What the target answers; it must not refuse.
+    fn target(&self, request: &Value) -> Value {
+        let reply = self.say(0, &json!({"ask": "target", "request": request}));
+        assert!(reply["answer"]["Err"].is_null(), "{request}: {reply}");
+        reply["answer"]["Ok"].clone()
+    }
+
+    fn raise(&self, epoch: u64, owner: Option<usize>) {
+        let owners: Vec<Value> = owner.iter().map(|host| json!({"host": self.keys[*host], "mode": "rw"})).collect();
+        self.target(&json!({"do": "raise", "volume": "web1", "epoch": epoch, "owners": owners}));
+    }
+
+    fn look(&self, host: usize) -> Value {
+        self.say(host, &json!({"ask": "look"}))
+    }
+
+    /// How the guest is on a host, as its agent says.
+    fn told(&self, host: usize) -> Value {
+        self.look(host)["guests"][0].clone()
+    }
+
+    fn brief(&self) -> Value {
+        json!({
+            "vm": "web1", "uuid": UUID, "memory_mib": 32, "vcpus": 1, "cpu": null,
+            "disks": [{"volume": "web1", "serial": "web1", "portals": [self.portal()], "target": self.keys[0]}],
+            "nics": [], "seed": {"hostname": "web1", "ssh_keys": [], "user_data": null, "network_config": null, "files": []},
+            "patience_ms": 5000
+        })
+    }
+
+    /// Gives an order of this revision.
+    fn order_at(&self, at: u64, host: usize, action: &Value, port: Option<u16>) -> Value {
+        let other = 1 - host;
+        let (name, ip) = (&self.hosts[other].name, self.ip(other));
+        let other = json!({"key": self.keys[other], "name": name, "ip": ip, "port": port});
+        let order = json!({"vm": "web1", "job": "j1", "at": at});
+        let mut action = action.clone();
+        action["host"] = json!(self.keys[host]);
+        self.say(host, &json!({"ask": "act", "order": order, "action": action, "brief": self.brief(), "other": other}))
+    }
+
+    /// Gives the newest order.
+    fn order(&self, host: usize, action: &Value, port: Option<u16>) -> Value {
+        self.orders.set(self.orders.get() + 1);
+        let acted = self.order_at(self.orders.get(), host, action, port);
+        assert_eq!(acted["admitted"], true, "{acted}");
+        acted
+    }
+
+    /// Waits until the agent says that the guest is so; what it said.
+    fn is(&self, host: usize, state: &str) -> Value {
+        let last = std::cell::RefCell::new(Value::Null);
+        let so = || {
+            *last.borrow_mut() = self.told(host);
+            let told = last.borrow();
+            assert!(told["refused"].is_null(), "{told}\n{}", self.hosts[host].log());
+            told["guest"] == state
+        };
+        self.until(so, &format!("{} says {state}", self.hosts[host].name));
+        last.into_inner()
+    }
+
+    fn until(&self, done: impl Fn() -> bool, what: &str) {
+        let begun = Instant::now();
+        while !done() {
+            let logs = self.hosts.each_ref().map(Machine::log).join("\n--\n");
+            assert!(begun.elapsed() < PATIENCE, "not in time: {what}\n{logs}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn console(&self, host: usize) -> PathBuf {
+        self.hosts[host].path("run/muskox/vm/web1/console.log")
+    }
+
+    /// The last number that the guest says it wrote here; it met no error.
+    fn wrote(&self, host: usize) -> u32 {
+        let said = String::from_utf8_lossy(&std::fs::read(self.console(host)).unwrap_or_default()).replace('\r', "");
+        let numbers = said.lines().filter_map(|line| {
+            assert!(!line.starts_with("E0"), "the guest met an error: {line}");
+            u32::from_str_radix(line.strip_prefix('W').filter(|digits| digits.len() == 8)?, 16).ok()
+        });
+        numbers.last().unwrap_or_default()
+    }
+
+    fn writes_on(&self, host: usize) {
+        let before = self.wrote(host);
+        self.until(|| self.wrote(host) > before + 5, "the guest writes");
+    }
+}
+
+/// Goal: a guest is started, outlives its host's node, moves, is taken over at a new epoch, and ends when told to; orders of
+/// the past are refused, also after a restart. Method: the orders of a job given by hand, a guest that counts.
+#[test]
+fn a_host_obeys() {
+    let mut world = World::new();
+    // A start: the epoch is granted, then ordered.
+    world.raise(2, Some(0));
+    let begun = Instant::now();
+    world.order(0, &json!({"do": "start", "epoch": 2}), None);
+    let told = world.is(0, "running");
+    println!("start: {} ms from order to running", begun.elapsed().as_millis());
+    assert_eq!((&told["epoch"], &told["powered_off"]), (&json!(2), &json!(false)));
+    world.writes_on(0);
+    assert!(world.hosts[0].path("run/muskox/vm/web1/seed.img").exists());
+
+    outlived(&mut world);
+    migrated(&world);
+    taken_back(&world);
+    switched_off(&world);
+}
+
+/// The node dies and is started anew: QEMU, initiator and target are the same processes, and what was ordered is known.
+fn outlived(world: &mut World) {
+    let before: Vec<i32> = world.hosts[0].outliving().iter().map(|process| process.identity().pid).collect();
+    assert_eq!(before.len(), 3, "target, QEMU, initiator");
+    world.hosts[0].kill();
+    world.writes_on(0);
+    world.hosts[0].start();
+    world.is(0, "running");
+    let after: Vec<i32> = world.hosts[0].outliving().iter().map(|process| process.identity().pid).collect();
+    assert_eq!(before, after);
+    let late = world.order_at(0, 0, &json!({"do": "destroy"}), None);
+    assert_eq!((&late["admitted"], &late["told"]["guest"]), (&json!(false), &json!("running")), "{late}");
+    // The same order again is harmless.
+    world.order(0, &json!({"do": "start", "epoch": 2}), None);
+    world.is(0, "running");
+    // A dead initiator is started anew; the guest waits for it.
+    let note = world.hosts[0].path("var/lib/muskox/vm/web1/initiator.process");
+    let old = std::fs::read_to_string(&note).unwrap();
+    let pid = old.split(' ').next().unwrap();
+    assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
+    world.until(|| std::fs::read_to_string(&note).unwrap() != old, "another initiator");
+    world.writes_on(0);
+}
+
+/// From bravo to charlie, as a migration's job has it.
+fn migrated(world: &World) {
+    world.target(&json!({"do": "reserve", "volume": "web1", "epoch": 4, "host": world.keys[1]}));
+    let begun = Instant::now();
+    world.order(1, &json!({"do": "incoming", "epoch": 4}), None);
+    let waiting = world.is(1, "incoming");
+    let port = u16::try_from(waiting["port"].as_u64().unwrap()).unwrap();
+    assert!((10_820..10_900).contains(&port));
+    println!("incoming: {} ms from order to waiting", begun.elapsed().as_millis());
+    let begun = Instant::now();
+    world.order(0, &json!({"do": "migrate", "destination": world.keys[1]}), Some(port));
+    let stands = world.is(0, "pre-switchover");
+    let stopped = Instant::now() - Duration::from_millis(stands["stopped_ago_ms"].as_u64().unwrap());
+    world.raise(3, None);
+    world.order(0, &json!({"do": "continue"}), None);
+    world.is(1, "loaded");
+    let sent = world.is(0, "post-migrate");
+    assert!(
+        sent["measured"]["bytes"].as_u64().unwrap() > 0 && sent["measured"]["rounds"].as_u64().unwrap() > 0,
+        "{sent}"
+    );
+    world.raise(4, Some(1));
+    world.order(1, &json!({"do": "cont", "epoch": 4}), None);
+    let runs = world.is(1, "running");
+    let resumed = Instant::now() - Duration::from_millis(runs["resumed_ago_ms"].as_u64().unwrap());
+    println!(
+        "migrate: {} ms in all, blackout {} ms, {}",
+        begun.elapsed().as_millis(),
+        resumed.duration_since(stopped).as_millis(),
+        sent["measured"]
+    );
+    let last = world.wrote(0);
+    world.order(0, &json!({"do": "destroy"}), None);
+    world.is(0, "absent");
+    world.until(|| world.wrote(1) > last, "the guest goes on where it was");
+    assert_eq!(world.hosts[0].outliving().len(), 1, "only the target is left");
+}
+
+/// Back to bravo, given up twice: before the epoch was closed and after.
+fn taken_back(world: &World) {
+    let towards = |epoch: u64| {
+        world.target(&json!({"do": "reserve", "volume": "web1", "epoch": epoch, "host": world.keys[0]}));
+        world.order(0, &json!({"do": "incoming", "epoch": epoch}), None);
+        let port = u16::try_from(world.is(0, "incoming")["port"].as_u64().unwrap()).unwrap();
+        world.order(1, &json!({"do": "migrate", "destination": world.keys[0]}), Some(port));
+        world.is(1, "pre-switchover");
+    };
+    towards(6);
+    world.order(1, &json!({"do": "cancel"}), None);
+    world.is(1, "running");
+    world.order(0, &json!({"do": "destroy"}), None);
+    world.is(0, "absent");
+    world.writes_on(1);
+
+    towards(8);
+    world.raise(7, None);
+    world.order(1, &json!({"do": "continue"}), None);
+    world.is(1, "post-migrate");
+    world.order(0, &json!({"do": "destroy"}), None);
+    world.is(0, "absent");
+    world.raise(9, Some(1));
+    let begun = Instant::now();
+    world.order(1, &json!({"do": "return", "epoch": 9}), None);
+    let back = world.is(1, "running");
+    println!("return: {} ms from order to running", begun.elapsed().as_millis());
+    assert_eq!(back["epoch"], 9);
+    world.writes_on(1);
+}
+
+/// A failover to bravo, a QEMU that dies, and a guest that switches itself off.
+fn switched_off(world: &World) {
+    world.raise(10, Some(0));
+    world.order(1, &json!({"do": "destroy"}), None);
+    let begun = Instant::now();
+    world.order(0, &json!({"do": "start", "epoch": 10}), None);
+    world.is(0, "running");
+    println!("failover: {} ms from order to running", begun.elapsed().as_millis());
+    world.is(1, "absent");
+    frozen(world);
+    let killed = std::fs::read_to_string(world.hosts[0].path("run/muskox/vm/web1/process")).unwrap();
+    assert!(Command::new("kill").args(["-9", killed.split(' ').next().unwrap()]).status().unwrap().success());
+    let gone = world.is(0, "absent");
+    let why = gone["why"].as_str().unwrap();
+    assert!(why.contains("QEMU") && gone["powered_off"] == false, "{gone}");
+
+    world.raise(12, Some(0));
+    let _ = std::fs::remove_file(world.console(0));
+    world.order(0, &json!({"do": "start", "epoch": 12}), None);
+    world.is(0, "running");
+    world.writes_on(0);
+    let monitor = world.hosts[0].path("run/muskox/vm/web1/oob.sock");
+    press_power_button(&monitor);
+    let off = world.is(0, "absent");
+    assert_eq!(off["powered_off"], true, "{off}");
+    world.until(|| world.hosts[0].outliving().len() == 1, "only the target is left");
+    world.until(|| !world.hosts[0].path("run/muskox/vm/web1/cgroup").exists(), "its control group is removed");
+}
+
+/// What the dead-man froze is ended all the same by a start at a newer epoch. Both kinds of control groups are known.
+fn frozen(world: &World) {
+    let noted = std::fs::read_to_string(world.hosts[0].path("run/muskox/vm/web1/cgroup")).unwrap();
+    let group = std::path::Path::new(noted.trim());
+    let (file, word) = [("cgroup.freeze", "1"), ("freezer.state", "FROZEN")]
+        .into_iter()
+        .find(|(file, _)| group.join(file).exists())
+        .expect("a group that can freeze");
+    let members = std::fs::read_to_string(group.join("cgroup.procs")).unwrap();
+    assert_eq!(members.lines().count(), 2, "QEMU and the initiator: {members}");
+    std::fs::write(group.join(file), word).unwrap();
+    world.raise(11, Some(0));
+    world.order(0, &json!({"do": "start", "epoch": 11}), None);
+    world.until(|| world.told(0)["epoch"] == 11 && world.told(0)["guest"] == "running", "it runs anew");
+    let now = std::fs::read_to_string(group.join("cgroup.procs")).unwrap();
+    assert!(members.lines().all(|old| !now.lines().any(|new| new == old)), "{members}{now}");
+}
+
+fn press_power_button(monitor: &std::path::Path) {
+    use std::io::{BufRead, BufReader, Write};
+    let mut stream = std::os::unix::net::UnixStream::connect(monitor).unwrap();
+    stream.write_all(b"{\"execute\":\"qmp_capabilities\"}{\"execute\":\"system_powerdown\"}").unwrap();
+    let lines = BufReader::new(stream).lines();
+    let answered = lines.map_while(Result::ok).filter(|line| line.contains("\"return\"")).take(2).count();
+    assert_eq!(answered, 2);
+}

@@ -1,0 +1,56 @@
+//! What runs guests' instructions here: found out once in a boot, because a probe of a KVM that hangs takes seconds and a
+//! failover cannot wait for it.
+
+use super::place::Place;
+use host::vm::{Accelerator, accelerator};
+use std::cell::Cell;
+use std::path::PathBuf;
+
+/// What was found.
+#[derive(Default)]
+pub struct Accelerators {
+    found: Cell<Option<Accelerator>>,
+}
+
+impl Accelerators {
+    /// What was found so far.
+    #[must_use]
+    pub fn found(&self) -> Option<Accelerator> {
+        self.found.get()
+    }
+
+    /// What there is; found out if it is not known.
+    ///
+    /// # Errors
+    /// If QEMU cannot be started.
+    pub async fn get(&self, place: &Place) -> Result<Accelerator, String> {
+        if let Some(found) = self.found.get() {
+            return Ok(found);
+        }
+        let qemu = place.qemu().ok_or("there is no QEMU on this host")?;
+        let found = match noted(place) {
+            Some(found) => found,
+            None => accelerator(&qemu, &place.run("")).await.map_err(|error| error.to_string())?,
+        };
+        // Lost, it is found out again.
+        let _ = std::fs::write(file(place), format!("{} {}\n", boot(), found.word()));
+        self.found.set(Some(found));
+        Ok(found)
+    }
+}
+
+fn noted(place: &Place) -> Option<Accelerator> {
+    let text = std::fs::read_to_string(file(place)).ok()?;
+    let (when, word) = text.trim().split_once(' ')?;
+    let known = [Accelerator::Kvm, Accelerator::Tcg];
+    known.into_iter().find(|it| it.word() == word).filter(|_| when == boot())
+}
+
+fn file(place: &Place) -> PathBuf {
+    place.run("accelerator")
+}
+
+/// Source: random(4), `boot_id`.
+fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}

@@ -1,0 +1,94 @@
+//! What this machine is and has, for `look`.
+
+use super::guest::Guest;
+use super::place::Place;
+use api::Role;
+use std::path::Path;
+use std::rc::Rc;
+use units::ByteLen;
+
+/// Source: proc_meminfo(5).
+const MEMINFO: &str = "/proc/meminfo";
+/// Source: getconf(1): the page of every machine that QEMU's x86 guests run on.
+const PAGE_BYTES: u64 = 4096;
+
+/// Memory in all, and what new guests could use: what guests here have not touched yet is theirs.
+#[must_use]
+pub fn memory(guests: &[Rc<Guest>]) -> (ByteLen, ByteLen) {
+    let text = std::fs::read_to_string(MEMINFO).unwrap_or_default();
+    let (total, available) = (field(&text, "MemTotal:"), field(&text, "MemAvailable:"));
+    let untouched = guests.iter().filter_map(|guest| guest.memory_mib()).map(|(mib, pid)| {
+        let resident = pid.and_then(resident_bytes).unwrap_or(0);
+        (u64::from(mib) << 20).saturating_sub(resident)
+    });
+    (ByteLen(total), ByteLen(available.saturating_sub(untouched.sum())))
+}
+
+fn field(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
+}
+
+/// Source: proc_pid_statm(5).
+fn resident_bytes(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    Some(text.split_whitespace().nth(1)?.parse::<u64>().ok()? * PAGE_BYTES)
+}
+
+/// Processors.
+#[must_use]
+pub fn cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
+}
+
+/// QEMU's version, asked of the program.
+pub async fn qemu_version(qemu: &Path) -> Option<(u32, u32)> {
+    let qemu = qemu.to_owned();
+    let asked = tokio::task::spawn_blocking(move || std::process::Command::new(qemu).arg("--version").output());
+    let said = String::from_utf8(asked.await.ok()?.ok()?.stdout).ok()?;
+    read_version(&said)
+}
+
+fn read_version(said: &str) -> Option<(u32, u32)> {
+    let mut parts = said.split("version ").nth(1)?.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// What is not as a host needs it, each with what to do.
+#[must_use]
+pub fn complaints(place: &Place) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut complain = |text: &str, hint: &str| found.push((text.to_owned(), hint.to_owned()));
+    if place.is(Role::Host) {
+        if place.qemu().is_none() {
+            complain("there is no QEMU", "install it: `apt-get install qemu-system-x86`");
+        }
+        if !Path::new("/dev/net/tun").exists() {
+            complain("/dev/net/tun is missing: guests have no network", "run `modprobe tun`");
+        }
+        if place.owner.is_none() && is_root() {
+            let hint = "run `useradd --system --shell /usr/sbin/nologin muskox-vm`, then start the VMs anew";
+            complain("QEMU runs as root: there is no user 'muskox-vm'", hint);
+        }
+    }
+    found
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|facts| facts.uid() == 0)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn texts_are_read() {
+        let text = "MemTotal:       24678832 kB\nMemFree: 1 kB\nMemAvailable:   22000000 kB\n";
+        assert_eq!((field(text, "MemTotal:"), field(text, "MemAvailable:")), (24_678_832 << 10, 22_000_000 << 10));
+        assert_eq!(field("", "MemTotal:"), 0);
+        assert_eq!(read_version("QEMU emulator version 10.0.2 (Debian 1:10)\nCopyright"), Some((10, 0)));
+        assert_eq!(read_version("nothing"), None);
+    }
+}

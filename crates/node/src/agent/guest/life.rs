@@ -1,0 +1,154 @@
+//! A QEMU that runs: taken over, watched, its initiator kept.
+
+use super::Guest;
+use crate::agent::{initiator, supervise};
+use cluster::job::Guest as State;
+use host::vm::{Cgroup, Folder, Vm};
+use std::rc::Rc;
+use std::time::Duration;
+use units::Epoch;
+
+/// A QEMU that runs but does not listen (frozen, say) is asked again this often.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// The file beside QEMU's process that names its control group, for the dead-man.
+const CGROUP: &str = "cgroup";
+
+impl Guest {
+    /// Finds out what of it lives from before we were started.
+    pub(super) async fn adopt(self: &Rc<Self>) {
+        let place = &self.shared.place;
+        let Ok(folder) = self.folder() else { return };
+        let noted = std::fs::read_to_string(folder.path().join(CGROUP)).ok();
+        let cgroup = noted.and_then(|path| Cgroup::open(path.trim().as_ref()).ok());
+        self.facts.borrow_mut().cgroup = cgroup;
+        loop {
+            match Vm::adopt(&folder).await {
+                Ok(Some(vm)) => {
+                    let epoch = initiator::epoch(place, &self.name).await;
+                    let epoch = epoch.or(self.facts.borrow().memory.epoch);
+                    self.facts.borrow_mut().epoch = epoch;
+                    tracing::info!(vm = %self.name, "its QEMU runs as process {}", vm.process().identity().pid);
+                    self.hold(vm);
+                    self.keep_initiator();
+                    return;
+                }
+                Ok(None) => {
+                    self.leave_nothing().await;
+                    self.is_now(State::Absent);
+                    return;
+                }
+                Err(error) => {
+                    self.because(Some(format!("its QEMU runs but does not listen: {error}")));
+                    // A new order may end it; until then it is asked again.
+                    let wished = async {
+                        while self.wanted.borrow().is_none() {
+                            self.woken.notified().await;
+                        }
+                    };
+                    if tokio::time::timeout(ASK_AGAIN, wished).await.is_ok() {
+                        self.woken.notify_one();
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// From here on this QEMU is the VM's.
+    pub(super) fn hold(self: &Rc<Self>, vm: Vm) {
+        let vm = Rc::new(vm);
+        let watching = tokio::task::spawn_local(Rc::clone(self).watch(Rc::clone(&vm))).abort_handle();
+        let mut facts = self.facts.borrow_mut();
+        facts.vm = Some(vm);
+        if let Some(former) = facts.watching.replace(watching) {
+            former.abort();
+        }
+    }
+
+    /// Lets go of the QEMU, which may run on.
+    pub(super) fn let_go(&self) {
+        let mut facts = self.facts.borrow_mut();
+        if let Some(watching) = facts.watching.take() {
+            watching.abort();
+        }
+        if let Some(vm) = facts.vm.take() {
+            vm.qmp().close();
+        }
+    }
+
+    /// Starts the initiator anew when it dies, at the same epoch.
+    pub(super) fn keep_initiator(&self) {
+        let (cgroup, disks) = {
+            let facts = self.facts.borrow();
+            (facts.cgroup.clone(), facts.memory.brief.disks.len())
+        };
+        if disks == 0 {
+            return;
+        }
+        let daemon = initiator::daemon(&self.shared.place, &self.name, cgroup);
+        let keeping = tokio::task::spawn_local(supervise::keep(daemon)).abort_handle();
+        if let Some(former) = self.facts.borrow_mut().keeping.replace(keeping) {
+            former.abort();
+        }
+    }
+
+    /// Nobody starts the initiator anew from here on.
+    pub(super) fn keep_no_initiator(&self) {
+        if let Some(keeping) = self.facts.borrow_mut().keeping.take() {
+            keeping.abort();
+        }
+    }
+
+    /// Whether every volume is attached at this epoch, waiting until it is.
+    pub(super) async fn attach(&self, epoch: Epoch) -> Result<(), String> {
+        self.keep_no_initiator();
+        let (brief, cgroup) = {
+            let facts = self.facts.borrow();
+            (facts.memory.brief.clone(), facts.cgroup.clone())
+        };
+        let waits = |why| self.because(Some(why));
+        initiator::attach(&self.shared.place, &brief, epoch, cgroup, waits).await?;
+        self.facts.borrow_mut().epoch = Some(epoch);
+        self.because(None);
+        self.keep_initiator();
+        Ok(())
+    }
+
+    /// The folder of its QEMU.
+    pub(super) fn folder(&self) -> Result<Folder, String> {
+        Folder::new(&self.shared.place.machine(&self.name)).map_err(|error| error.to_string())
+    }
+
+    /// A control group of its own, named where the dead-man finds it.
+    pub(super) fn make_group(&self) -> Result<Option<Cgroup>, String> {
+        let place = &self.shared.place;
+        // Several hosts may rehearse on one machine.
+        let whose = crate::agent::network::short_hash(&place.run("").to_string_lossy());
+        let cgroup = host::vm::make_group(&format!("muskox-{whose}-{}", self.name));
+        let file = place.machine(&self.name).join(CGROUP);
+        if let Some(cgroup) = &cgroup {
+            let text = format!("{}\n", cgroup.path().display());
+            std::fs::write(&file, text).map_err(|error| format!("'{}': {error}", file.display()))?;
+        }
+        self.facts.borrow_mut().cgroup.clone_from(&cgroup);
+        Ok(cgroup)
+    }
+
+    /// Removes what belongs to a QEMU that is gone: its initiator, taps, control group.
+    pub(super) async fn leave_nothing(&self) {
+        self.keep_no_initiator();
+        let (brief, cgroup) = {
+            let mut facts = self.facts.borrow_mut();
+            (facts.epoch, facts.port) = (None, None);
+            (facts.memory.brief.clone(), facts.cgroup.take())
+        };
+        if let Err(error) = supervise::end(&initiator::daemon(&self.shared.place, &self.name, None)).await {
+            tracing::error!(vm = %self.name, "{error}");
+        }
+        crate::agent::network::unplug(&self.shared.place, &brief);
+        if let Some(cgroup) = cgroup {
+            host::vm::remove_group(&cgroup);
+            let _ = std::fs::remove_file(self.shared.place.machine(&self.name).join(CGROUP));
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! One VM on this host: its orders, its QEMU, its initiator, and what is told of it.
+//!
+//! ```text
+//!  act ─▶ memory (durable) ─▶ wanted ─▶ work: start, incoming, migrate, return, stop …      one at a time,
+//!                                         │                                                 the newest wins
+//!                    Vm ─ events, polls ─▶ watch ─▶ state ─▶ voice ─▶ tell
+//! ```
+//! Invariant: what works on the VM is one task; what is told is what QEMU's events said, never what was hoped for.
+
+mod life;
+mod migrate;
+mod start;
+mod stop;
+mod tls;
+mod watch;
+
+use super::accelerator::Accelerators;
+use super::memory::Memory;
+use super::place::Place;
+use crate::peer::{Act, Acted, Assignment, Other, Tell};
+use cluster::job::{Action, Guest as State, Order};
+use cluster::migrate::Measured;
+use cluster::store::Revision;
+use host::runtime::now;
+use host::vm::{Cgroup, Vm};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use units::{Epoch, HostKey, Millis, Moment, VmName};
+
+/// Which VMs have changed and were not told of yet.
+#[derive(Default)]
+pub struct Voice {
+    changed: RefCell<BTreeSet<VmName>>,
+    woken: Notify,
+}
+
+impl Voice {
+    fn changed(&self, vm: &VmName) {
+        self.changed.borrow_mut().insert(vm.clone());
+        self.woken.notify_one();
+    }
+
+    /// The VMs that changed since the last time; waits until there are some.
+    pub async fn heard(&self) -> BTreeSet<VmName> {
+        loop {
+            let changed = std::mem::take(&mut *self.changed.borrow_mut());
+            if !changed.is_empty() {
+                return changed;
+            }
+            self.woken.notified().await;
+        }
+    }
+}
+
+/// What all guests of a host share.
+pub struct Shared {
+    /// The machine.
+    pub place: Place,
+    /// Who is told.
+    pub voice: Voice,
+    /// What runs guests' instructions here.
+    pub accelerators: Accelerators,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wish {
+    /// As a job says.
+    Act(Action, Option<Other>),
+    /// As the store says, without a job: press the power button.
+    ShutDown(Millis),
+}
+
+/// One VM on this host.
+pub struct Guest {
+    name: VmName,
+    shared: Rc<Shared>,
+    facts: RefCell<Facts>,
+    wanted: RefCell<Option<Wish>>,
+    /// Which wish stands in `wanted`: a newer one has a higher number.
+    wish_number: Cell<u64>,
+    woken: Notify,
+}
+
+/// What is known of it.
+struct Facts {
+    memory: Memory,
+    state: State,
+    epoch: Option<Epoch>,
+    refused: Option<(Action, String)>,
+    measured: Measured,
+    stopped: Option<Moment>,
+    resumed: Option<Moment>,
+    port: Option<u16>,
+    paused: bool,
+    why: Option<String>,
+    vm: Option<Rc<Vm>>,
+    cgroup: Option<Cgroup>,
+    watching: Option<AbortHandle>,
+    keeping: Option<AbortHandle>,
+}
+
+impl Guest {
+    /// A VM, as it is remembered; [`Guest::work`] finds out what of it lives.
+    #[must_use]
+    pub fn new(shared: &Rc<Shared>, memory: Memory, state: State) -> Rc<Self> {
+        let facts = Facts {
+            epoch: None,
+            state,
+            refused: None,
+            measured: Measured::default(),
+            stopped: None,
+            resumed: None,
+            port: None,
+            paused: false,
+            why: None,
+            vm: None,
+            cgroup: None,
+            watching: None,
+            keeping: None,
+            memory,
+        };
+        Rc::new(Self {
+            name: facts.memory.brief.vm.clone(),
+            shared: Rc::clone(shared),
+            facts: RefCell::new(facts),
+            wanted: RefCell::default(),
+            wish_number: Cell::new(0),
+            woken: Notify::new(),
+        })
+    }
+
+    /// Takes an order: kept durably, then begun; how the guest is right now.
+    pub fn act(&self, act: Act) -> Acted {
+        let admitted = self.admit(&act);
+        if let Ok(true) = admitted {
+            // Watching is what is done anyway: it must not end what goes on.
+            if !matches!(act.action, Action::Watch { .. }) {
+                self.wish(Wish::Act(act.action.clone(), act.other));
+            }
+        }
+        let mut told = self.tell();
+        if let Err(error) = &admitted {
+            told.refused = Some((act.action, error.clone()));
+        }
+        Acted { admitted: admitted.unwrap_or(false), told }
+    }
+
+    /// What the store says while no job works on it.
+    pub fn assigned(&self, assignment: &Assignment) {
+        let newest = self.facts.borrow().memory.orders.newest();
+        if self.wanted.borrow().is_some() {
+            return;
+        }
+        let Some(wish) = wish_for(assignment, newest, self.state(), self.epoch(), self.shared.place.key) else {
+            return;
+        };
+        let job = "assignment".parse().expect("a word of letters is an id");
+        let order = Order { vm: self.name.clone(), job, at: assignment.at };
+        let kept = self.remember(|memory| {
+            let _ = memory.orders.admit(&order);
+        });
+        match kept {
+            Ok(()) => self.wish(wish),
+            Err(error) => tracing::error!(vm = %self.name, "{error}"),
+        }
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn tell(&self) -> Tell {
+        let facts = self.facts.borrow();
+        let ago = |moment: Option<Moment>| moment.map(|moment| now().since(moment));
+        Tell {
+            vm: self.name.clone(),
+            at: facts.memory.orders.newest(),
+            guest: facts.state,
+            epoch: facts.epoch,
+            refused: facts.refused.clone(),
+            measured: facts.measured,
+            stopped_ago_ms: ago(facts.stopped),
+            resumed_ago_ms: ago(facts.resumed),
+            port: facts.port,
+            powered_off: facts.memory.powered_off && facts.state == State::Absent,
+            paused: facts.paused,
+            why: facts.why.clone(),
+        }
+    }
+
+    /// Its memory in MiB, if there is a QEMU.
+    #[must_use]
+    pub fn memory_mib(&self) -> Option<(u32, Option<i32>)> {
+        let facts = self.facts.borrow();
+        let pid = facts.vm.as_ref().map(|vm| vm.process().identity().pid);
+        (facts.state != State::Absent).then_some((facts.memory.brief.memory_mib, pid))
+    }
+
+    /// Obeys, for ever.
+    pub async fn work(self: Rc<Self>) {
+        self.adopt().await;
+        loop {
+            let (number, wish) = self.next_wish().await;
+            let refused = tokio::select! {
+                biased;
+                () = self.superseded(number) => continue,
+                done = self.obey(&wish) => done.err(),
+            };
+            if let (Some(text), Wish::Act(action, _)) = (&refused, &wish) {
+                tracing::warn!(vm = %self.name, "{action:?} cannot be done: {text}");
+                self.facts.borrow_mut().refused = Some((action.clone(), text.clone()));
+            }
+            if self.wish_number.get() == number {
+                *self.wanted.borrow_mut() = None;
+            }
+            self.changed();
+        }
+    }
+
+    /// Only a newer order may be carried out; that it was heard is kept before.
+    fn admit(&self, act: &Act) -> Result<bool, String> {
+        let mut orders = self.facts.borrow().memory.orders;
+        if !orders.admit(&act.order) {
+            return Ok(false);
+        }
+        let news = orders != self.facts.borrow().memory.orders;
+        self.remember(|memory| (memory.orders, memory.brief) = (orders, act.brief.clone()))?;
+        if news {
+            // What an older order could not do is not said of this one.
+            self.facts.borrow_mut().refused = None;
+        }
+        Ok(true)
+    }
+
+    /// Changes what is kept; nothing is changed where it cannot be kept.
+    fn remember(&self, change: impl FnOnce(&mut Memory)) -> Result<(), String> {
+        let mut memory = self.facts.borrow().memory.clone();
+        change(&mut memory);
+        if memory != self.facts.borrow().memory {
+            memory.save(&self.shared.place).map_err(|problem| problem.to_string())?;
+            self.facts.borrow_mut().memory = memory;
+        }
+        Ok(())
+    }
+
+    /// The same again goes on; anything else takes its place.
+    fn wish(&self, wish: Wish) {
+        let mut wanted = self.wanted.borrow_mut();
+        if wanted.as_ref() != Some(&wish) {
+            *wanted = Some(wish);
+            self.facts.borrow_mut().refused = None;
+            self.wish_number.set(self.wish_number.get() + 1);
+            self.woken.notify_one();
+        }
+    }
+
+    async fn next_wish(&self) -> (u64, Wish) {
+        loop {
+            if let Some(wish) = &*self.wanted.borrow() {
+                return (self.wish_number.get(), wish.clone());
+            }
+            self.woken.notified().await;
+        }
+    }
+
+    async fn superseded(&self, number: u64) {
+        while self.wish_number.get() == number {
+            self.woken.notified().await;
+        }
+    }
+
+    async fn obey(self: &Rc<Self>, wish: &Wish) -> Result<(), String> {
+        match wish {
+            Wish::ShutDown(patience) => self.shut_down(*patience).await,
+            Wish::Act(action, other) => match action {
+                Action::Start { epoch, .. } => self.start(*epoch).await,
+                Action::Incoming { epoch, .. } => self.incoming(*epoch, other.as_ref()).await,
+                Action::Cont { epoch, .. } => self.cont(*epoch).await,
+                Action::Migrate { .. } => self.migrate(other.as_ref()).await,
+                Action::Continue { .. } => self.continue_migration().await,
+                Action::Cancel { .. } => self.cancel().await,
+                Action::Return { epoch, .. } => self.come_back(*epoch).await,
+                Action::Destroy { .. } => self.destroy().await,
+                Action::Watch { .. } => Ok(()),
+                Action::Reserve { .. } | Action::Raise { .. } | Action::Ask { .. } | Action::PowerOff { .. } => {
+                    Err("this is not for a host".to_owned())
+                }
+            },
+        }
+    }
+
+    fn state(&self) -> State {
+        self.facts.borrow().state
+    }
+
+    fn epoch(&self) -> Option<Epoch> {
+        self.facts.borrow().epoch
+    }
+
+    fn vm(&self) -> Option<Rc<Vm>> {
+        self.facts.borrow().vm.clone()
+    }
+
+    /// Something is new: it is told.
+    fn changed(&self) {
+        self.shared.voice.changed(&self.name);
+    }
+
+    /// Takes note of how the guest is; tells it if that is new.
+    fn is_now(&self, state: State) {
+        let before = std::mem::replace(&mut self.facts.borrow_mut().state, state);
+        if before != state {
+            tracing::info!(vm = %self.name, "{before:?} → {state:?}");
+            self.changed();
+        }
+    }
+
+    fn because(&self, why: Option<String>) {
+        let before = std::mem::replace(&mut self.facts.borrow_mut().why, why.clone());
+        if before != why {
+            if let Some(why) = why {
+                tracing::info!(vm = %self.name, "{why}");
+            }
+            self.changed();
+        }
+    }
+}
+
+/// What the store's word on a VM asks of its host, while no job works on it. A start is never among it: that takes a new
+/// epoch, so it is a job.
+fn wish_for(
+    assignment: &Assignment,
+    newest: Revision,
+    state: State,
+    epoch: Option<Epoch>,
+    host: HostKey,
+) -> Option<Wish> {
+    if assignment.job || newest > assignment.at || state == State::Absent {
+        return None;
+    }
+    let stands = matches!(state, State::Loaded | State::Stopped | State::PostMigrate);
+    match (assignment.owner, assignment.running) {
+        (false, _) => Some(Wish::Act(Action::Destroy { host }, None)),
+        (true, true) if stands && epoch == Some(assignment.epoch) => {
+            Some(Wish::Act(Action::Cont { host, epoch: assignment.epoch }, None))
+        }
+        (true, true) => None,
+        (true, false) => Some(Wish::ShutDown(assignment.patience_ms)),
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::peer::Brief;
+
+    fn assignment(owner: bool, running: bool) -> Assignment {
+        let brief = Brief {
+            vm: "web1".parse().unwrap(),
+            uuid: String::new(),
+            memory_mib: 64,
+            vcpus: 1,
+            cpu: None,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            seed: None,
+            patience_ms: Millis(1),
+        };
+        let (epoch, at, patience_ms) = (Epoch(7), Revision(5), Millis(9));
+        Assignment { brief, owner, epoch, at, job: false, running, patience_ms }
+    }
+
+    /// Goal: without a job a host lets run what it owns, ends what it does not, shuts down what should not run, and starts
+    /// nothing; an older word than the newest order is nothing. Method: a table.
+    #[test]
+    fn the_stores_word_is_obeyed_without_a_job() {
+        let me = HostKey([7; 32]);
+        let wish = |assignment: &Assignment, state, epoch| wish_for(assignment, Revision(5), state, epoch, me);
+        let (here, old) = (Some(Epoch(7)), Some(Epoch(6)));
+        let cont = Some(Wish::Act(Action::Cont { host: me, epoch: Epoch(7) }, None));
+        let destroy = Some(Wish::Act(Action::Destroy { host: me }, None));
+        for state in [State::Loaded, State::Stopped, State::PostMigrate] {
+            assert_eq!(wish(&assignment(true, true), state, here), cont, "{state:?}");
+            assert_eq!(wish(&assignment(true, true), state, old), None, "another epoch is a job's");
+        }
+        assert_eq!(wish(&assignment(true, true), State::Running, here), None);
+        assert_eq!(wish(&assignment(true, true), State::Absent, here), None, "a start is a job");
+        assert_eq!(wish(&assignment(false, true), State::Running, old), destroy);
+        assert_eq!(wish(&assignment(false, false), State::Absent, None), None);
+        assert_eq!(wish(&assignment(true, false), State::Running, here), Some(Wish::ShutDown(Millis(9))));
+        assert_eq!(wish(&Assignment { job: true, ..assignment(false, false) }, State::Running, here), None);
+        assert_eq!(wish_for(&assignment(false, false), Revision(6), State::Running, here, me), None, "a newer order");
+    }
+}

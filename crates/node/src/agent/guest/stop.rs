@@ -1,0 +1,65 @@
+//! A guest is ended: by its power button, or at once.
+
+use super::Guest;
+use cluster::job::Guest as State;
+use host::vm::{Patience, Vm};
+use std::rc::Rc;
+use units::Millis;
+
+/// For QEMU to end after `quit`: it flushes its disks.
+pub(super) const QUIT_MAX: Millis = Millis(5_000);
+/// Killing takes milliseconds, unless a process hangs in a disk.
+const KILL_MAX: Millis = Millis(5_000);
+
+impl Guest {
+    /// Ends its QEMU, whatever that does, and everything around it.
+    pub(super) async fn destroy(self: &Rc<Self>) -> Result<(), String> {
+        self.let_go();
+        self.keep_no_initiator();
+        let cgroup = self.facts.borrow().cgroup.clone();
+        if let Some(cgroup) = cgroup.filter(|cgroup| cgroup.path().exists()) {
+            // Also what the dead-man has frozen.
+            cgroup.kill(KILL_MAX).await.map_err(|error| error.to_string())?;
+        }
+        if let Some(process) = Vm::process_in(&self.folder()?).map_err(|error| error.to_string())? {
+            let failed = |error| format!("QEMU cannot be ended: {error}");
+            process.end_at_once().map_err(failed)?;
+            process.end(KILL_MAX).await.map_err(failed)?;
+        }
+        self.leave_nothing().await;
+        self.because(None);
+        self.is_now(State::Absent);
+        Ok(())
+    }
+
+    /// Presses the power button and gives the guest its time; then the plug.
+    pub(super) async fn shut_down(self: &Rc<Self>, patience: Millis) -> Result<(), String> {
+        let Some(vm) = self.vm() else { return self.destroy().await };
+        // What it says from here on is expected.
+        if let Some(watching) = self.facts.borrow_mut().watching.take() {
+            watching.abort();
+        }
+        let ended = vm.shutdown(Patience { guest: patience, quit: QUIT_MAX }).await;
+        tracing::info!(vm = %self.name, "shut down: {ended:?}");
+        self.destroy().await
+    }
+
+    /// The guest switched itself off: QEMU waits only to say so.
+    pub(super) async fn switched_off(self: &Rc<Self>, vm: &Vm) {
+        if let Err(error) = self.remember(|memory| memory.powered_off = true) {
+            tracing::error!(vm = %self.name, "{error}");
+        }
+        let ended = vm.shutdown(Patience { guest: Millis(0), quit: QUIT_MAX }).await;
+        tracing::info!(vm = %self.name, "the guest switched itself off; QEMU: {ended:?}");
+        self.ended(None).await;
+    }
+
+    /// QEMU is gone: told first, then cleared away.
+    pub(super) async fn ended(self: &Rc<Self>, why: Option<String>) {
+        // The watching task stays known until all is cleared away, so that a start that comes in between ends it.
+        self.facts.borrow_mut().vm = None;
+        self.because(why);
+        self.is_now(State::Absent);
+        self.leave_nothing().await;
+    }
+}

@@ -1,0 +1,191 @@
+//! What QEMU says of its guest becomes what is told: by its events, and by asking where they are known to be late.
+
+use super::Guest;
+use super::start::COMMAND_MAX;
+use crate::agent::deadman::{self, Leave};
+use cluster::job::Guest as State;
+use host::vm::{Heard, Vm};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+use units::{ByteLen, Millis};
+use wire::qmp::{EventKind, MigrationInfo, MigrationStatus, QueryMigrate, QueryStatus, RunState, StatusInfo};
+
+/// Between looks where nothing is expected.
+const CALM: Duration = Duration::from_secs(1);
+/// While a migration ends: an event comes before the state that it means is there.
+const TENSE: Duration = Duration::from_millis(20);
+/// Longer than any answer of a monitor that does not hang.
+const LOOK_MAX: Millis = Millis(1_000);
+
+impl Guest {
+    /// Watches a QEMU until it is gone.
+    pub(super) async fn watch(self: Rc<Self>, vm: Rc<Vm>) {
+        let mut events = vm.qmp().events();
+        let mut off = self.look(&vm).await;
+        loop {
+            if off {
+                return self.switched_off(&vm).await;
+            }
+            let pause = self.pace();
+            tokio::select! {
+                biased;
+                ended = vm.ended() => match ended {
+                    Ok(ended) => return self.ended(Some(ended.to_string())).await,
+                    // That we cannot wait for it says nothing about it.
+                    Err(error) => {
+                        self.because(Some(error.to_string()));
+                        tokio::time::sleep(pause).await;
+                    }
+                },
+                heard = events.recv() => match heard {
+                    Ok(heard) => off = self.hear(&heard),
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return self.monitor_lost(&vm).await,
+                },
+                () = tokio::time::sleep(pause) => {}
+            }
+            while let Ok(heard) = events.try_recv() {
+                off |= self.hear(&heard);
+            }
+            off |= self.look(&vm).await;
+        }
+    }
+
+    fn pace(&self) -> Duration {
+        let facts = self.facts.borrow();
+        // An incoming machine is told of its switch by nobody.
+        let tense = matches!(facts.state, State::PreSwitchover | State::Switching)
+            || facts.state == State::Incoming && facts.port.is_some();
+        if tense { TENSE } else { CALM }
+    }
+
+    /// Takes an event; whether the guest switched itself off.
+    fn hear(&self, heard: &Heard) -> bool {
+        tracing::debug!(vm = %self.name, "event: {:?}", heard.event.kind);
+        match &heard.event.kind {
+            EventKind::Stop => self.facts.borrow_mut().stopped = Some(heard.at),
+            EventKind::Resume => {
+                self.facts.borrow_mut().resumed = Some(heard.at);
+                if self.state() != State::Copying {
+                    self.is_now(State::Running);
+                }
+            }
+            EventKind::Shutdown { guest: true, .. } => return true,
+            EventKind::BlockIoError { node_name, operation, reason, .. } => {
+                let node = node_name.as_deref().unwrap_or("a disk");
+                self.because(Some(format!("{node} failed a {operation:?}, so it stands: {reason}")));
+            }
+            EventKind::GuestPanicked { action } => self.because(Some(format!("the guest panicked ({action})"))),
+            _ => {}
+        }
+        false
+    }
+
+    /// Asks how it is; whether the guest has switched itself off. A monitor that hangs changes nothing.
+    async fn look(&self, vm: &Vm) -> bool {
+        let Ok(status) = vm.qmp().run(QueryStatus {}, LOOK_MAX).await else { return false };
+        let Ok(info) = vm.qmp().run(QueryMigrate {}, LOOK_MAX).await else { return false };
+        if status.status == RunState::Shutdown {
+            return true;
+        }
+        if let (Some(ram), true) = (info.ram, is_source(&info, status)) {
+            let measured = &mut self.facts.borrow_mut().measured;
+            (measured.bytes, measured.rounds) = (Some(ByteLen(ram.transferred)), Some(ram.rounds));
+        }
+        if let (Some(MigrationStatus::Failed), Some(error)) = (info.status, &info.error_desc) {
+            self.because(Some(format!("the migration failed: {error}")));
+        }
+        let state = judge(status, info.status);
+        // What came by a migration and has run since is not waiting to be let go.
+        let has_run = self.facts.borrow().resumed.is_some();
+        let state = if state == State::Loaded && has_run { State::Stopped } else { state };
+        if matches!(state, State::Stopped | State::Running) {
+            let paused = state == State::Stopped && deadman::leave(&self.shared.place).await != Leave::Given;
+            self.facts.borrow_mut().paused = paused;
+        }
+        self.is_now(state);
+        false
+    }
+
+    /// The connection is gone, not the process: another one is made.
+    async fn monitor_lost(self: &Rc<Self>, vm: &Vm) {
+        if let Ok(Ok(ended)) = tokio::time::timeout(CALM, vm.ended()).await {
+            return self.ended(Some(ended.to_string())).await;
+        }
+        loop {
+            match Vm::adopt(vm.folder()).await {
+                Ok(Some(vm)) => return self.hold_from_within(vm),
+                Ok(None) => return self.ended(Some("its QEMU is gone".to_owned())).await,
+                Err(error) => self.because(Some(format!("its QEMU does not listen: {error}"))),
+            }
+            tokio::time::sleep(Duration::from(COMMAND_MAX)).await;
+        }
+    }
+
+    /// As `hold`, by the watching task itself, which ends right after.
+    fn hold_from_within(self: &Rc<Self>, vm: Vm) {
+        self.facts.borrow_mut().watching = None;
+        self.hold(vm);
+    }
+}
+
+/// A destination's counters count too, but not what was sent.
+fn is_source(info: &MigrationInfo, status: StatusInfo) -> bool {
+    match info.status {
+        Some(MigrationStatus::Active | MigrationStatus::PreSwitchover | MigrationStatus::Device) => {
+            status.status != RunState::Inmigrate
+        }
+        Some(MigrationStatus::Completed) => status.status == RunState::Postmigrate,
+        _ => false,
+    }
+}
+
+/// What QEMU's two answers mean together.
+fn judge(status: StatusInfo, migration: Option<MigrationStatus>) -> State {
+    use MigrationStatus as M;
+    match (status.status, migration) {
+        (RunState::Inmigrate, _) => State::Incoming,
+        (RunState::Postmigrate, _) => State::PostMigrate,
+        (_, Some(M::PreSwitchover)) => State::PreSwitchover,
+        (_, Some(M::Device)) if !status.running => State::Switching,
+        (_, Some(M::Setup | M::Active | M::Cancelling)) if status.running => State::Copying,
+        // Its vCPUs stand for the switch, which is not announced yet; or it was continued and sends.
+        (RunState::FinishMigrate, Some(M::Active)) => State::Copying,
+        (RunState::FinishMigrate, _) => State::Switching,
+        _ if status.running => State::Running,
+        (RunState::Paused, Some(M::Completed)) => State::Loaded,
+        _ => State::Stopped,
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// Goal: QEMU's two answers are read as they were measured (lab). Method: a table of what was seen.
+    #[test]
+    fn answers_are_read_as_measured() {
+        use {MigrationStatus as M, RunState as R};
+        let cases = [
+            (R::Running, None, State::Running),
+            (R::Prelaunch, None, State::Stopped),
+            (R::Running, Some(M::Active), State::Copying),
+            (R::FinishMigrate, Some(M::Active), State::Copying),
+            (R::FinishMigrate, Some(M::PreSwitchover), State::PreSwitchover),
+            (R::FinishMigrate, Some(M::Device), State::Switching),
+            (R::FinishMigrate, Some(M::Completed), State::Switching),
+            (R::Postmigrate, Some(M::Completed), State::PostMigrate),
+            (R::Inmigrate, Some(M::Active), State::Incoming),
+            (R::Paused, Some(M::Completed), State::Loaded),
+            (R::Running, Some(M::Completed), State::Running),
+            (R::Running, Some(M::Cancelled), State::Running),
+            (R::IoError, Some(M::Failed), State::Stopped),
+            (R::Paused, Some(M::Cancelled), State::Stopped),
+        ];
+        for (status, migration, state) in cases {
+            let info = StatusInfo { status, running: status == R::Running };
+            assert_eq!(judge(info, migration), state, "{status:?} {migration:?}");
+        }
+    }
+}
