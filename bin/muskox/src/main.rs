@@ -59,6 +59,12 @@ enum NodeVerb {
     Join(node::JoinArguments),
     /// Serve: the daemon of every machine.
     Run(node::RunArguments),
+    /// Write the store's objects into a file, also while the node runs.
+    StoreBackup(node::BackupArguments),
+    /// Bring a backup of the store back, while the node does not run.
+    StoreRestore(node::RestoreArguments),
+    /// Have systemd run the daemon.
+    Install(node::InstallArguments),
     #[command(flatten)]
     Ask(cli::NodeVerb),
 }
@@ -77,6 +83,9 @@ fn main() -> ExitCode {
             log_to_stderr(run.verbose);
             run.run()
         }
+        Role::Node(NodeVerb::StoreBackup(backup)) => backup.run(),
+        Role::Node(NodeVerb::StoreRestore(restore)) => restore.run(),
+        Role::Node(NodeVerb::Install(install)) => install.run(),
         Role::Node(NodeVerb::Ask(ask)) => ask.run(),
         Role::Target { config, verbose } => {
             log_to_stderr(verbose);

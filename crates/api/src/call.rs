@@ -1,6 +1,8 @@
 //! The table of calls: the server's router, the clients and the document all read it.
 
-use crate::node::{Certificate, Done, JoinRequest, Joined, NodeList, RenewRequest, Token, TokenRequest};
+use crate::node::{
+    Certificate, Done, JoinRequest, Joined, NodeList, RenewRequest, StoreBackupRequest, Token, TokenRequest,
+};
 use crate::schema::Schema;
 use crate::storage::{
     Pool, PoolCreateRequest, PoolList, PoolReplaceRequest, PoolStartRequest, Volume, VolumeCreateRequest, VolumeList,
@@ -89,7 +91,7 @@ const SPEC: Option<Shape> = Some(("VmSpecRequest", VmSpecRequest::schema));
 use Method::{Delete, Get, Post};
 
 /// Every call.
-pub const CALLS: [Call; 32] = [
+pub const CALLS: [Call; 33] = [
     members("node_list", (Get, "/v1/nodes"), "All machines of the cluster.", None, ("NodeList", NodeList::schema)),
     members(
         "node_remove",
@@ -225,6 +227,13 @@ pub const CALLS: [Call; 32] = [
         "Begins to copy an image file of this machine into a volume.",
         Some(("ImageImportRequest", ImageImportRequest::schema)),
         WORK,
+    ),
+    owner(
+        "store_backup",
+        (Post, "/v1/store/backup"),
+        "Writes the store's objects into a new file of this machine; only where the store is.",
+        Some(("StoreBackupRequest", StoreBackupRequest::schema)),
+        DONE,
     ),
     owner("work_show", (Get, "/v1/works/{name}"), "A piece of long work of this machine.", None, WORK),
     owner("work_cancel", (Post, "/v1/works/{name}/cancel"), "Ends a piece of long work before its time.", None, WORK),

@@ -15,7 +15,8 @@ mod work;
 
 pub use call::{CALLS, Call, Method, Who, find};
 pub use node::{
-    Certificate, Done, JoinRequest, Joined, Member, NodeList, NodeState, RenewRequest, Role, Token, TokenRequest,
+    Certificate, Done, JoinRequest, Joined, Member, NodeList, NodeState, RenewRequest, Role, StoreBackupRequest, Token,
+    TokenRequest,
 };
 pub use openapi::document;
 pub use problem::{Code, Problem};

@@ -138,6 +138,15 @@ message! {
 }
 
 message! {
+    /// Asks for a file with the store's objects.
+    #[serde(deny_unknown_fields)]
+    pub struct StoreBackupRequest {
+        /// The new file, an absolute path on the machine that is asked.
+        pub path: String,
+    }
+}
+
+message! {
     /// It is done.
     pub struct Done {
         /// What was done, for people.

@@ -1,8 +1,10 @@
 //! The words of `muskox node init`, `join` and `run`: what touches this machine's files and so is not the API's.
 
 use crate::agent::HostConfig;
+use crate::backup;
 use crate::identity::Seat;
-use crate::init::{Became, init};
+use crate::init::init;
+use crate::install;
 use crate::join::join;
 use crate::root::Root;
 use crate::run::run;
@@ -86,6 +88,72 @@ pub struct RunArguments {
     /// Log more.
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+/// Writes the store's objects into a file, also while the node runs.
+#[derive(Args, Debug)]
+pub struct BackupArguments {
+    /// The new file; only its owner may read it.
+    file: PathBuf,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Brings a backup of the store back, while the node does not run. No epoch goes back.
+#[derive(Args, Debug)]
+pub struct RestoreArguments {
+    /// What `store-backup` wrote.
+    file: PathBuf,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Has systemd run the daemon from now on.
+#[derive(Args, Debug)]
+pub struct InstallArguments {
+    /// Only print the unit.
+    #[arg(long)]
+    print: bool,
+    /// Print the outcome as JSON.
+    #[arg(long, conflicts_with = "print")]
+    json: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl BackupArguments {
+    /// Does it and prints the outcome.
+    #[must_use]
+    pub fn run(&self) -> ExitCode {
+        let done = in_runtime(backup::backup(&Root::new(&self.place.root), &self.file));
+        finish(self.json, done, |done| format!("{}\n", done.text))
+    }
+}
+
+impl RestoreArguments {
+    /// Does it and prints the outcome.
+    #[must_use]
+    pub fn run(&self) -> ExitCode {
+        let done = in_runtime(backup::restore(&Root::new(&self.place.root), &self.file));
+        finish(self.json, done, |done| format!("{}\nnext: start the node\n", done.text))
+    }
+}
+
+impl InstallArguments {
+    /// Does it and prints the outcome.
+    #[must_use]
+    pub fn run(&self) -> ExitCode {
+        if self.print {
+            return finish(false, install::own_unit(&self.place.root), String::clone);
+        }
+        finish(self.json, install::install(&self.place.root), |done| format!("{}\n", done.text))
+    }
 }
 
 impl InitArguments {
@@ -176,10 +244,10 @@ fn in_runtime<T>(work: impl Future<Output = Result<T, Problem>>) -> Result<T, Pr
     LocalSet::new().block_on(&runtime, work)
 }
 
-fn finish(json: bool, outcome: Result<Became, Problem>, text: impl FnOnce(&Became) -> String) -> ExitCode {
+fn finish<T: serde::Serialize>(json: bool, outcome: Result<T, Problem>, text: impl FnOnce(&T) -> String) -> ExitCode {
     match outcome {
-        Ok(became) => {
-            let text = if json { as_json(&became) } else { text(&became) };
+        Ok(done) => {
+            let text = if json { as_json(&done) } else { text(&done) };
             // A closed pipe is not worth a complaint: it was done.
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS

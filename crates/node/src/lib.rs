@@ -11,13 +11,18 @@
 
 mod agent;
 mod authority;
+mod backup;
 mod client;
 mod clock;
 mod command;
+mod control;
 mod director;
+mod doctor;
 mod door;
 mod identity;
+mod image;
 mod init;
+mod install;
 mod join;
 mod keep;
 mod peer;
@@ -29,8 +34,9 @@ mod storage;
 mod store;
 mod token;
 mod vms;
+mod works;
 
-pub use command::{InitArguments, JoinArguments, RunArguments};
+pub use command::{BackupArguments, InitArguments, InstallArguments, JoinArguments, RestoreArguments, RunArguments};
 
 /// The version that a node tells the others.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

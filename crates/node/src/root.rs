@@ -81,6 +81,24 @@ impl Root {
         self.0.join(name)
     }
 
+    /// Sockets and what else ends with the machine's boot.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.0.join("run/muskox")
+    }
+
+    /// Where systemd looks for units of the machine's owner.
+    #[must_use]
+    pub fn units(&self) -> PathBuf {
+        self.0.join("etc/systemd/system")
+    }
+
+    /// What stays.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.0.join("var/lib/muskox")
+    }
+
     /// Makes the folders, and tries that they can be written to.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use crate::keep;
 use crate::root::{Root, read_secret, read_text};
 use crate::service::{Keeper, Node};
 use crate::store::Store;
+use crate::works;
 use api::{Code, Problem};
 use host::net::{Listener, ServerTls};
 use std::cell::RefCell;
@@ -44,6 +45,7 @@ pub async fn run(root: Root) -> Result<(), Problem> {
         tokio::task::spawn_local(keep::certificate(Rc::clone(&node), tls)),
         tokio::task::spawn_local(agent::run(Rc::clone(&node))),
         tokio::task::spawn_local(director::run(Rc::clone(&node))),
+        tokio::task::spawn_local(works::run(Rc::clone(&node))),
         tokio::task::spawn_local(keep::sync(node)),
     ];
     tracing::info!("'{name}' is ready at {address}");

@@ -3,16 +3,21 @@
 
 use crate::agent::Agent;
 use crate::authority::{Authority, key_of_request};
+use crate::backup;
 use crate::client::{self, Answer};
 use crate::clock::now_s;
 use crate::director::Director;
+use crate::doctor;
 use crate::identity::{Identity, Seat, StoreAt, check_address, check_portals};
+use crate::image;
 use crate::peer::{Ask, Lines, Reply, SyncReport};
 use crate::registry::{self, Record, Standing};
 use crate::root::Root;
+use crate::storage::{self, Names, claims};
 use crate::store::Store;
 use crate::token::{JoinToken, Secret};
 use crate::vms;
+use crate::works::Works;
 use api::{
     Call, Certificate, Code, Done, JoinRequest, Joined, Member, NodeList, NodeState, Problem, RenewRequest, Token,
     TokenRequest, Who,
@@ -59,6 +64,10 @@ pub struct Node {
     /// When the certificate in use ends; its owner is [`crate::keep`].
     pub certificate_until_s: RefCell<u64>,
     heard: RefCell<BTreeMap<NodeName, Heard>>,
+    /// Long work that goes on here.
+    pub works: Works,
+    /// Pools and volumes that something is being done to.
+    pub names: Names,
 }
 
 /// What holding the store takes.
@@ -83,8 +92,8 @@ impl Node {
     pub fn new(root: Root, identity: Identity, key: HostKey, keeper: Option<Keeper>) -> Self {
         let (certificate_until_s, heard) = (RefCell::new(0), RefCell::default());
         let agent = Agent::new(&root, &identity, key);
-        let lines = Lines::default();
-        Self { root, identity, key, agent, lines, keeper, certificate_until_s, heard }
+        let (lines, works, names) = (Lines::default(), Works::default(), Names::default());
+        Self { root, identity, key, agent, lines, keeper, certificate_until_s, heard, works, names }
     }
 
     /// The files of its TLS.
@@ -115,7 +124,11 @@ impl Node {
         let answered = match ask {
             Ask::Act(act) => Ok(Reply::Acted(self.agent.act(*act).await)),
             Ask::Target { request } => Ok(Reply::Target { answer: self.agent.target(request).await }),
-            Ask::Look => Ok(Reply::Look(Box::new(self.agent.look().await))),
+            Ask::Look => {
+                let mut report = self.agent.look().await;
+                report.complaints.extend(doctor::complaints(&self.root));
+                Ok(Reply::Look(Box::new(report)))
+            }
             Ask::Tell(told) => match self.speaker(from).await {
                 Ok((keeper, from)) => {
                     keeper.director.told(self, &from, told).await;
@@ -130,8 +143,23 @@ impl Node {
                 }
                 Err(problem) => Err(problem),
             },
+            Ask::Filling { volume } => Ok(Reply::Filling { goes_on: self.works.fills(&volume) }),
+            ask @ (Ask::Claim { .. } | Ask::Release { .. } | Ask::Claims) => match self.speaker(from).await {
+                Ok((keeper, from)) => self.claims(keeper, &from, ask).await,
+                Err(problem) => Err(problem),
+            },
         };
         answered.unwrap_or_else(|problem| Reply::Problem { problem })
+    }
+
+    async fn claims(&self, keeper: &Keeper, from: &Record, ask: Ask) -> Result<Reply, Problem> {
+        match ask {
+            Ask::Claim { volume } => claims::claim(self, keeper, from, volume).await.map(Reply::Claimed),
+            Ask::Release { volume, epoch } => {
+                claims::release(self, keeper, from, volume, epoch).await.map(|()| Reply::Released)
+            }
+            _ => claims::of_machine(keeper, &from.name).await.map(|claims| Reply::Claims { claims }),
+        }
     }
 
     /// Who speaks to the machine with the store.
@@ -145,14 +173,29 @@ impl Node {
 
     /// Answers a call.
     pub async fn answer(&self, caller: Caller, call: &'static Call, path: &str, name: &str, body: Bytes) -> Answer {
-        let answered = match (&self.keeper, &self.identity.store) {
+        let answered = match call.who {
+            Who::Owner => self.own(caller, call, name, &body).await,
+            Who::Members | Who::Anybody => self.decided(caller, call, path, name, body).await,
+        };
+        answered.unwrap_or_else(|problem| refusal(&problem))
+    }
+
+    /// Has the machine with the store answer a call.
+    async fn decided(
+        &self,
+        caller: Caller,
+        call: &'static Call,
+        path: &str,
+        name: &str,
+        body: Bytes,
+    ) -> Result<Answer, Problem> {
+        match (&self.keeper, &self.identity.store) {
             (Some(keeper), _) => self.decide(keeper, caller, call, name, &body).await,
             (None, Some(store)) if caller == Caller::Local && call.who == Who::Members => {
                 self.pass_on(store, call, path, body).await
             }
             (None, store) => Err(not_the_store(store.as_ref())),
-        };
-        answered.unwrap_or_else(|problem| refusal(&problem))
+        }
     }
 
     async fn pass_on(&self, store: &StoreAt, call: &Call, path: &str, body: Bytes) -> Result<Answer, Problem> {
@@ -186,8 +229,47 @@ impl Node {
             "join" => self.join(keeper, parse(body)?).await.map(|it| done(&it)),
             "renew" => self.renew(keeper, parse(body)?).await.map(|it| done(&it)),
             _ if vms::answers(call) => vms::answer(keeper, call, name, body, &self.who(member.as_ref())).await,
+            "doctor" => doctor::examine(self, keeper).await.map(|it| done(&it)),
+            _ if storage::answers(call) => storage::answer(self, keeper, call, name, body).await,
             other => unreachable!("'{other}' is in the table of calls and nobody answers it"),
         }
+    }
+
+    /// Answers a call about this machine itself.
+    async fn own(&self, caller: Caller, call: &'static Call, name: &str, body: &[u8]) -> Result<Answer, Problem> {
+        if caller != Caller::Local {
+            let text = "this call is for the machine's own owner";
+            return Err(Problem::new(Code::Forbidden, text, "ask on that machine, over its node's socket"));
+        }
+        match call.name {
+            "image_import" => image::begin(self, parse(body)?).await.map(|it| done(&it)),
+            "store_backup" => backup::answer(self, parse(body)?).await.map(|it| done(&it)),
+            "work_show" => self.works.show(name).map(|it| done(&it)),
+            "work_cancel" => self.works.cancel(name).map(|it| done(&it)),
+            other => unreachable!("'{other}' is in the table of calls and nobody answers it"),
+        }
+    }
+
+    /// Makes a members' call as this machine's owner, wherever the store is.
+    ///
+    /// # Errors
+    /// The answer's, or what stands between.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        call: &'static Call,
+        name: &str,
+        request: Option<&impl Serialize>,
+    ) -> Result<T, Problem> {
+        let body = request.map_or_else(Vec::new, |request| serde_json::to_vec(request).expect("requests are JSON"));
+        let answer = self.decided(Caller::Local, call, &call.path_for(name), name, body.into()).await?;
+        let foreign = |error: serde_json::Error| {
+            let text = format!("the reply to '{}' is not understood: {error}", call.name);
+            Problem::new(Code::Failed, text, "run the same muskox version on all machines")
+        };
+        if answer.status == 200 {
+            return serde_json::from_slice(&answer.body).map_err(foreign);
+        }
+        Err(serde_json::from_slice::<Problem>(&answer.body).map_err(foreign)?)
     }
 
     /// Whether the caller may make members' calls; which machine it is, if it is not this one's owner.
@@ -254,7 +336,11 @@ impl Node {
 
     async fn remove(&self, keeper: &Keeper, name: NodeName) -> Result<Done, Problem> {
         let holder = self.identity.name.clone();
-        let work = move |engine: &mut dyn cluster::store::Engine| registry::remove(engine, &name, &holder, now_s());
+        let work = move |engine: &mut dyn cluster::store::Engine| {
+            let members = registry::members(engine)?;
+            storage::check_free(engine, &members, &name)?;
+            registry::remove(engine, &name, &holder, now_s())
+        };
         let removed = keeper.store.ask(work).await?;
         self.heard.borrow_mut().remove(&removed.name);
         tracing::info!("'{}' ({}) was removed", removed.name, removed.key);

@@ -5,5 +5,8 @@
 mod accidents;
 mod agent;
 mod certificates;
+mod images;
 mod membership;
+mod storage;
 mod support;
+mod upkeep;

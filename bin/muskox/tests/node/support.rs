@@ -4,6 +4,7 @@ use host::net::{ClientTls, Expect, StrangerTls, TlsFiles, connect_tcp};
 use host::vm::{Identity, Process};
 use serde_json::Value;
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -126,6 +127,36 @@ impl Machine {
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         process.stdin.take().unwrap().write_all(format!("{token}\n").as_bytes()).unwrap();
         assert!(process.wait().unwrap().success());
+    }
+
+    /// A call of the API, as `curl --unix-socket` makes it: the status and what was answered.
+    pub fn api(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let mut stream = UnixStream::connect(self.path("run/muskox/node.sock")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let len = body.len();
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: node\r\nContent-Length: {len}\r\n\r\n{body}").unwrap();
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
+        let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
+        (status, serde_json::from_str(body).expect("JSON"))
+    }
+
+    /// A call that must work.
+    pub fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.api(method, path, body);
+        assert_eq!(status, 200, "{}: {method} {path} {body}: {answer}\nthe log:\n{}", self.name, self.log());
+        answer
+    }
+
+    /// A call that must be refused with this code; what it said.
+    pub fn ask_refused(&self, method: &str, path: &str, body: &Value, code: &str) -> String {
+        let (status, answer) = self.api(method, path, body);
+        assert_ne!(status, 200, "{}: {method} {path} {body}: {answer}", self.name);
+        assert_eq!(answer["code"], code, "{}: {method} {path} {body}: {answer}", self.name);
+        assert_ne!(answer["hint"], "", "{answer}");
+        answer["detail"].as_str().expect("a text").to_owned()
     }
 
     /// Starts the daemon and waits until it is ready.

@@ -143,6 +143,14 @@ impl Process {
         tokio::time::timeout(KILL_MAX, self.ended()).await.map_err(late)?
     }
 
+    /// Ends it without asking.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn kill(&self) -> io::Result<()> {
+        self.signal(Signal::KILL)
+    }
+
     /// Waits until it ends, and collects it if it is our child. May be asked again.
     ///
     /// # Errors

@@ -17,7 +17,8 @@ pub const PATH: &str = "/peer/v1";
 /// [`Code::Unreachable`] and what else stands between, or what the machine says.
 pub async fn ask(node: &Node, machine: &Record, ask: Ask) -> Result<Reply, Problem> {
     if machine.key == node.key {
-        return settled(node.answer_peer(node.key, ask).await);
+        // Boxed: an answer may ask others in turn.
+        return settled(Box::pin(node.answer_peer(node.key, ask)).await);
     }
     over_the_wire(node, machine.address, machine.key, &ask).await
 }
@@ -36,7 +37,7 @@ pub async fn tell(node: &Node, told: Tell) -> Result<(), Problem> {
 /// As [`ask`].
 pub async fn to_the_store(node: &Node, ask: Ask) -> Result<Reply, Problem> {
     match &node.identity.store {
-        None => settled(node.answer_peer(node.key, ask).await),
+        None => settled(Box::pin(node.answer_peer(node.key, ask)).await),
         Some(store) => over_the_wire(node, store.address, store.key, &ask).await,
     }
 }

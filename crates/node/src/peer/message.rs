@@ -8,7 +8,7 @@ use cluster::migrate::Measured;
 use cluster::store::Revision;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
-use units::{ByteLen, Epoch, HostKey, Millis, NodeName, VmName};
+use units::{ByteLen, Epoch, HostKey, Millis, NodeName, VmName, VolumeName};
 use wire::control;
 
 /// What is asked of a node.
@@ -28,6 +28,25 @@ pub enum Ask {
     Tell(Tell),
     /// Of the machine with the store, every second: how everything is here; answered with how it should be.
     Sync(Box<SyncReport>),
+    /// Of the machine with the store: this machine wants to fill a volume that is nobody's.
+    Claim {
+        /// Which.
+        volume: VolumeName,
+    },
+    /// Of the machine with the store: this machine is done with it.
+    Release {
+        /// Which.
+        volume: VolumeName,
+        /// The claim's epoch; a later claim is not touched.
+        epoch: Epoch,
+    },
+    /// Of the machine with the store: what this machine has claimed, also in a former life.
+    Claims,
+    /// Of any machine: whether it fills this volume right now.
+    Filling {
+        /// Which.
+        volume: VolumeName,
+    },
 }
 
 /// What is answered; one kind for each kind of question.
@@ -47,11 +66,38 @@ pub enum Reply {
     Heard,
     /// To `Sync`.
     Synced(Box<Synced>),
+    /// To `Claim`.
+    Claimed(Claimed),
+    /// To `Release`.
+    Released,
+    /// To `Claims`.
+    Claims {
+        /// Each with its epoch.
+        claims: Vec<(VolumeName, Epoch)>,
+    },
+    /// To `Filling`.
+    Filling {
+        /// It does.
+        goes_on: bool,
+    },
     /// To anything: it was not done.
     Problem {
         /// Why not.
         problem: Problem,
     },
+}
+
+/// A volume that the asking machine may fill.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claimed {
+    /// At this epoch.
+    pub epoch: Epoch,
+    /// Where its target listens, on each storage segment.
+    pub portals: Vec<SocketAddr>,
+    /// Who the target is.
+    pub target: HostKey,
+    /// How long it is.
+    pub size: ByteLen,
 }
 
 /// An action for a host's VM.

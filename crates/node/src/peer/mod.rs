@@ -14,4 +14,6 @@ mod message;
 pub use brief::{Brief, BriefDisk, BriefNic, BriefSeed};
 pub use call::{PATH, ask, tell, to_the_store};
 pub use lines::Lines;
-pub use message::{Act, Acted, Ask, Assignment, HostReport, Other, Reply, SyncReport, Synced, Tell, WitnessAt};
+pub use message::{
+    Act, Acted, Ask, Assignment, Claimed, HostReport, Other, Reply, SyncReport, Synced, Tell, WitnessAt,
+};

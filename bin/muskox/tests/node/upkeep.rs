@@ -1,0 +1,121 @@
+//! What an owner does now and then: a look at everything, a backup, its way back, the unit, a machine that goes.
+
+use crate::storage::{pool_of, storage_machine, volume_of, wait_until_served};
+use crate::support::{Machine, Machines, mode_of};
+use serde_json::{Value, json};
+use std::process::Command;
+
+fn file_of(machine: &Machine, name: &str) -> String {
+    machine.path(name).to_str().unwrap().to_owned()
+}
+
+/// Goal: a backup made while the node runs brings everything back, except that no epoch goes back; a running node, another
+/// cluster's backup and half a file are refused and change nothing; a lost store is made anew only from a backup.
+/// Method: a pool, a backup, an import (epochs grow), a volume more; restore; lose the store; restore.
+#[test]
+fn a_backup_comes_back_and_no_epoch_does() {
+    let machines = Machines::new();
+    let (mut alpha, _target) = storage_machine(&machines);
+    alpha.ask("POST", "/v1/pools", &pool_of(&alpha, &["d0", "d1"]));
+    alpha.ask("POST", "/v1/volumes", &volume_of("web1", 8));
+    wait_until_served(&alpha, "web1");
+    let file = file_of(&alpha, "backup");
+    assert!(alpha.node("store-backup", &[&file]).contains("objects"));
+    assert_eq!(mode_of(&alpha.path("backup")), 0o600);
+    assert_eq!(alpha.refused("store-backup", &[&file])["code"], "files", "nothing is overwritten");
+    assert_eq!(alpha.refused("store-restore", &[&file])["code"], "in_use");
+
+    std::fs::write(alpha.path("image"), vec![7; 1 << 20]).unwrap();
+    let begun = alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1"}));
+    let work = format!("/v1/works/{}", begun["id"].as_str().unwrap());
+    alpha.wait("an import", |alpha| alpha.ask("GET", &work, &Value::Null)["state"] == "done");
+    alpha.ask("POST", "/v1/volumes", &volume_of("later", 4));
+    wait_until_served(&alpha, "later");
+
+    alpha.stop();
+    let other = machines.machine("alpha2");
+    other.init(&[]);
+    let foreign = file_of(&other, "backup");
+    other.node("store-backup", &[&foreign]);
+    assert_eq!(alpha.refused("store-restore", &[&foreign])["code"], "bad_request");
+    let whole = std::fs::read(alpha.path("backup")).unwrap();
+    std::fs::write(alpha.path("torn"), &whole[..whole.len() / 2]).unwrap();
+    assert_eq!(alpha.refused("store-restore", &[&file_of(&alpha, "torn")])["code"], "bad_request");
+    assert!(alpha.node("store-restore", &[&file]).contains("no epoch"));
+    let names = |alpha: &Machine| {
+        let all = alpha.ask("GET", "/v1/volumes", &Value::Null);
+        all["volumes"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    alpha.start();
+    assert_eq!(names(&alpha), ["web1"]);
+    // The floor is the import's: the next one is above it.
+    let begun = alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1"}));
+    let work = format!("/v1/works/{}", begun["id"].as_str().unwrap());
+    alpha.wait("an import", |alpha| alpha.ask("GET", &work, &Value::Null)["state"] == "done");
+    assert_eq!(alpha.ask("GET", "/v1/volumes/web1", &Value::Null)["epoch"], 4);
+
+    alpha.stop();
+    for left in ["store.db", "store.db-wal", "store.db-shm"] {
+        let _ = std::fs::remove_file(alpha.path("var/lib/muskox").join(left));
+    }
+    assert!(alpha.start_refused().contains("store.db' is gone"));
+    assert!(alpha.node("store-restore", &[&file]).contains("gone"));
+    alpha.start();
+    assert_eq!(names(&alpha), ["web1"]);
+}
+
+/// Goal: doctor names what is wrong on each machine, and nothing that is not; it answers although a machine is dead; a
+/// machine that has a pool does not go. Method: two machines, the target killed, one node killed.
+#[test]
+fn doctor_and_a_machine_that_stays() {
+    let machines = Machines::new();
+    let (alpha, mut target) = storage_machine(&machines);
+    let mut beta = machines.machine("beta");
+    let token = alpha.token();
+    beta.node("join", &[&beta.join_words(&token)[..], &["--roles", "witness"]].concat());
+    beta.start();
+    beta.wait_until_up("beta");
+    alpha.ask("POST", "/v1/pools", &pool_of(&alpha, &["d0", "d1"]));
+    let healthy = |alpha: &Machine| alpha.ask("GET", "/v1/pools/tank", &Value::Null)["state"] == "healthy";
+    alpha.wait("the first resync's end", healthy);
+    let found = |what: &str, node: &str| {
+        let doctor = alpha.ask("GET", "/v1/doctor", &Value::Null);
+        let checks = doctor["checks"].as_array().unwrap();
+        let found = checks.iter().find(|check| check["what"] == what && check["node"] == node);
+        found.unwrap_or_else(|| panic!("no {what} of {node} in {doctor}")).clone()
+    };
+    assert_eq!(found("votes", "alpha")["grade"], "warning");
+    assert_eq!(found("node", "beta")["grade"], "good");
+    assert_eq!(found("pool tank", "alpha")["grade"], "good");
+    assert_eq!(found("target", "alpha")["grade"], "good");
+    assert_eq!(found("certificate", "beta")["grade"], "good");
+    assert_eq!(beta.ask("GET", "/v1/doctor", &Value::Null)["checks"][0]["node"], "alpha");
+    target.kill();
+    let dead = found("target", "alpha");
+    assert!(dead["grade"] == "bad" && !dead["hint"].as_str().unwrap().is_empty(), "{dead}");
+    beta.kill();
+    assert_eq!(found("node", "beta")["grade"], "bad");
+
+    let mut gamma = machines.machine("gamma");
+    gamma.join(&alpha.token());
+    gamma.start();
+    alpha.node("remove", &["gamma"]);
+    assert!(alpha.refused("remove", &["alpha"])["detail"].as_str().unwrap().contains("the pool 'tank'"));
+}
+
+/// Goal: the unit is one that systemd understands, and installing says what was done. Method: `systemd-analyze verify`, and an
+/// install under a folder.
+#[test]
+fn the_unit_is_a_unit() {
+    let machines = Machines::new();
+    let alpha = machines.machine("alpha");
+    let printed = alpha.node("install", &["--print"]);
+    assert!(!alpha.path("etc/systemd").exists(), "printing writes nothing");
+    assert!(alpha.node("install", &[]).contains("systemd was not told"));
+    let unit = alpha.path("etc/systemd/system/muskox-node.service");
+    assert_eq!(std::fs::read_to_string(&unit).unwrap(), printed);
+    let oracle = Command::new("systemd-analyze").arg("verify").arg(&unit).output();
+    let oracle = oracle.expect("systemd-analyze is installed");
+    let said = String::from_utf8_lossy(&oracle.stderr).into_owned();
+    assert!(oracle.status.success() && !said.contains("muskox-node.service:"), "{said}");
+}

@@ -1,0 +1,66 @@
+//! VMs that should run and do not, guests that stand still, jobs that wait.
+
+use super::{Findings, check};
+use crate::peer::Tell;
+use api::{Check, Grade};
+use cluster::job::Guest;
+use serde::Deserialize;
+
+/// A VM's object, as far as it matters here.
+#[derive(Deserialize)]
+pub struct VmAtAGlance {
+    /// Its name.
+    pub name: units::VmName,
+    /// `running` or `stopped`.
+    pub wish: String,
+}
+
+/// A job's object, as far as it matters here.
+#[derive(Deserialize)]
+pub struct JobAtAGlance {
+    /// Which.
+    pub id: String,
+    /// What it waits for, longer than it should.
+    pub blocked: Option<String>,
+    /// What it came to; none: it goes on.
+    pub outcome: Option<serde::de::IgnoredAny>,
+}
+
+pub fn judge(findings: &Findings) -> Vec<Check> {
+    let jobs = findings.jobs.iter().filter(|job| job.outcome.is_none());
+    let blocked = jobs.filter_map(|job| {
+        let text = format!("it waits for: {}", job.blocked.as_ref()?);
+        let hint = format!("`muskox job show {}` says since when; see to what it waits for", job.id);
+        Some(check(&findings.store, &format!("job {}", job.id), Grade::Bad, text, &hint))
+    });
+    findings.vms.iter().filter_map(|vm| down(findings, vm)).chain(still(findings)).chain(blocked).collect()
+}
+
+fn down(findings: &Findings, vm: &VmAtAGlance) -> Option<Check> {
+    let mut tells = findings.looks.values().flatten().flat_map(|report| &report.guests).filter(|it| it.vm == vm.name);
+    if vm.wish != "running" || tells.any(|tell| !matches!(tell.guest, Guest::Absent)) {
+        return None;
+    }
+    let silent = findings.looks.values().any(Result::is_err);
+    let (grade, text) = if silent {
+        (Grade::Warning, "it should run, and no machine that answers has it")
+    } else {
+        (Grade::Bad, "it should run and does not")
+    };
+    let hint = format!("`muskox vm why {}` says why", vm.name);
+    Some(check(&findings.store, &format!("VM {}", vm.name), grade, text, &hint))
+}
+
+fn still(findings: &Findings) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (node, report) in &findings.looks {
+        let Ok(report) = report else { continue };
+        let still = |tell: &&Tell| tell.paused || tell.guest == Guest::Stopped;
+        for tell in report.guests.iter().filter(still) {
+            let why = tell.why.clone().unwrap_or_else(|| "its host does not say why".to_owned());
+            let hint = format!("`muskox vm why {}`; it goes on by itself when its volumes and its host do", tell.vm);
+            checks.push(check(node, &format!("VM {}", tell.vm), Grade::Bad, format!("it stands still: {why}"), &hint));
+        }
+    }
+    checks
+}

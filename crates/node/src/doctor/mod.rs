@@ -1,0 +1,164 @@
+//! `muskox doctor`: looks at every machine at once, for a short time, and says what is wrong and what to do.
+//!
+//! Here it is asked and read; what that comes to is judged in `machines` and `storage`, from [`Findings`] alone.
+
+mod guests;
+mod local;
+mod machines;
+mod storage;
+
+pub use local::complaints;
+
+use crate::clock::now_s;
+use crate::peer::{self, Ask, HostReport, Reply};
+use crate::registry;
+use crate::service::{Keeper, Node};
+use crate::storage::look_at_all;
+use crate::storage::object::{self, ClaimObject, PoolObject, VolumeObject};
+use crate::store::failed;
+use api::{Check, Code, Doctor, Grade, Member, Problem};
+use cluster::store::Engine;
+use futures_util::future::join_all;
+use guests::{JobAtAGlance, VmAtAGlance};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use units::{NodeName, VolumeName};
+use wire::control::StatusReport;
+
+/// A machine that is well answers in milliseconds.
+const LOOK_WITHIN: Duration = Duration::from_secs(4);
+
+/// Everything that was asked and read.
+struct Findings {
+    now_s: u64,
+    /// How long a certificate is good.
+    certificate_s: u64,
+    /// The machine with the store: what concerns the whole cluster is said of it.
+    store: NodeName,
+    members: Vec<Member>,
+    looks: BTreeMap<NodeName, Result<HostReport, Problem>>,
+    targets: BTreeMap<NodeName, Result<StatusReport, Problem>>,
+    pools: Vec<PoolObject>,
+    volumes: Vec<VolumeObject>,
+    claims: Vec<ClaimObject>,
+    /// Volumes that some machine says it fills right now.
+    filling: Vec<VolumeName>,
+    vms: Vec<VmAtAGlance>,
+    jobs: Vec<JobAtAGlance>,
+}
+
+/// What lies in the store, read at one moment.
+struct Stored {
+    certificate_s: u64,
+    pools: Vec<PoolObject>,
+    volumes: Vec<VolumeObject>,
+    claims: Vec<ClaimObject>,
+    vms: Vec<VmAtAGlance>,
+    jobs: Vec<JobAtAGlance>,
+}
+
+/// Looks at everything.
+///
+/// # Errors
+/// [`Code::StoreFailed`]; a machine that does not answer is a finding.
+pub async fn examine(node: &Node, keeper: &Keeper) -> Result<Doctor, Problem> {
+    let stored = keeper.store.ask(read).await?;
+    let members = node.members(keeper).await?.nodes;
+    let filling = filling(node, keeper, &stored.claims);
+    let (looks, targets, filling) = tokio::join!(looks(node, keeper), look_at_all(node, keeper), filling);
+    let Stored { certificate_s, pools, volumes, claims, vms, jobs } = stored;
+    let findings = Findings {
+        now_s: now_s(),
+        certificate_s,
+        store: node.identity.name.clone(),
+        members,
+        looks: looks?,
+        targets: targets?,
+        pools,
+        volumes,
+        claims,
+        filling: filling?,
+        vms,
+        jobs,
+    };
+    Ok(Doctor { checks: judge(&findings) })
+}
+
+fn judge(findings: &Findings) -> Vec<Check> {
+    let mut checks = machines::judge(findings);
+    checks.extend(storage::judge(findings));
+    checks.extend(guests::judge(findings));
+    // By machine, what is bad first.
+    checks.sort_by(|one, two| (&one.node, weight(one.grade)).cmp(&(&two.node, weight(two.grade))));
+    checks
+}
+
+const fn weight(grade: Grade) -> u8 {
+    match grade {
+        Grade::Bad => 0,
+        Grade::Warning => 1,
+        Grade::Good => 2,
+    }
+}
+
+fn check(node: &NodeName, what: &str, grade: Grade, text: impl Into<String>, hint: &str) -> Check {
+    Check { node: node.clone(), what: what.to_owned(), grade, text: text.into(), hint: hint.to_owned() }
+}
+
+fn read(engine: &mut dyn Engine) -> Result<Stored, Problem> {
+    Ok(Stored {
+        certificate_s: registry::settings(engine)?.certificate_s,
+        pools: object::pools(engine)?,
+        volumes: object::volumes(engine)?,
+        claims: object::claims(engine)?,
+        vms: glances(engine, "/vm/")?,
+        jobs: glances(engine, "/job/")?,
+    })
+}
+
+/// The few fields that matter here of objects that others own.
+fn glances<T: DeserializeOwned>(engine: &mut dyn Engine, prefix: &str) -> Result<Vec<T>, Problem> {
+    let entries = engine.range(prefix).map_err(|error| failed(&error))?.entries;
+    let read = |entry: &cluster::store::Entry| {
+        serde_json::from_str(&entry.value).map_err(|error| {
+            let text = format!("the store's object {} is not understood: {error}", entry.key);
+            Problem::new(Code::StoreFailed, text, "run the muskox version that wrote it")
+        })
+    };
+    entries.iter().map(read).collect()
+}
+
+async fn looks(node: &Node, keeper: &Keeper) -> Result<BTreeMap<NodeName, Result<HostReport, Problem>>, Problem> {
+    let machines = keeper.store.ask(registry::members).await?;
+    let looks = machines.iter().map(|machine| async {
+        let silent = || {
+            let text = format!("it has not answered within {} s", LOOK_WITHIN.as_secs());
+            Err(Problem::new(Code::Unreachable, text, "check that `muskox node run` runs there"))
+        };
+        let asked = tokio::time::timeout(LOOK_WITHIN, peer::ask(node, machine, Ask::Look)).await;
+        let looked = match asked.unwrap_or_else(|_| silent()) {
+            Ok(Reply::Look(report)) => Ok(*report),
+            Ok(other) => Err(Problem::new(Code::Failed, format!("it answered something else: {other:?}"), "")),
+            Err(problem) => Err(problem),
+        };
+        (machine.name.clone(), looked)
+    });
+    Ok(join_all(looks).await.into_iter().collect())
+}
+
+async fn filling(node: &Node, keeper: &Keeper, claims: &[ClaimObject]) -> Result<Vec<VolumeName>, Problem> {
+    let machines = keeper.store.ask(registry::members).await?;
+    let asked = claims.iter().map(|claim| async {
+        let machine = machines.iter().find(|machine| machine.name == claim.machine)?;
+        let asked = peer::ask(node, machine, Ask::Filling { volume: claim.volume.clone() });
+        match tokio::time::timeout(LOOK_WITHIN, asked).await {
+            Ok(Ok(Reply::Filling { goes_on: true })) => Some(claim.volume.clone()),
+            _ => None,
+        }
+    });
+    Ok(join_all(asked).await.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod test;

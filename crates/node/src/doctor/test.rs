@@ -1,0 +1,189 @@
+//! What is found is said: one disease at a time.
+
+use super::*;
+use crate::peer::Tell;
+use api::{NodeState, Role};
+use cluster::job::Guest;
+use cluster::store::Revision;
+use units::{ArrayId, ByteLen, Epoch, HostKey, Millis, VolumeId};
+use wire::control::{PoolReport, PoolState, ServeState, VolumeReport};
+
+fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+fn member(text: &str) -> Member {
+    Member {
+        name: name(text),
+        address: "127.0.0.1:1".parse().unwrap(),
+        portals: Vec::new(),
+        roles: vec![Role::Storage, Role::Host, Role::Witness],
+        key: HostKey([1; 32]),
+        joined_s: 0,
+        state: NodeState::Up,
+        heard_ms: Some(1),
+        certificate_until_s: Some(1_000_000),
+        version: Some(crate::VERSION.to_owned()),
+    }
+}
+
+fn report() -> HostReport {
+    HostReport {
+        memory: ByteLen::mib(1024),
+        free: ByteLen::mib(512),
+        cpus: 2,
+        qemu: Some((10, 0)),
+        accelerator: "kvm".to_owned(),
+        bridges: Vec::new(),
+        guests: Vec::new(),
+        target_up: Some(Millis(1)),
+        deadman: true,
+        complaints: Vec::new(),
+    }
+}
+
+fn status() -> StatusReport {
+    let pool = PoolReport {
+        pool: "tank".parse().unwrap(),
+        array: Some(ArrayId([1; 16])),
+        state: PoolState::Healthy,
+        reason: None,
+        size: ByteLen::mib(100),
+        free: ByteLen::mib(50),
+        members: Vec::new(),
+        resync: None,
+    };
+    let volume = VolumeReport {
+        volume: "web1".parse().unwrap(),
+        id: VolumeId([2; 16]),
+        pool: "tank".parse().unwrap(),
+        size: ByteLen::mib(8),
+        state: ServeState::Serving,
+        reason: None,
+        epoch: Epoch(1),
+        sessions: 0,
+        zeroing: None,
+    };
+    let (pools, volumes) = (vec![pool], vec![volume]);
+    StatusReport { version: String::new(), up: Millis(5_000), pools, volumes, sessions: Vec::new() }
+}
+
+/// A cluster in which nothing is wrong.
+fn healthy() -> Findings {
+    let names = ["one", "three", "two"];
+    Findings {
+        now_s: 0,
+        certificate_s: 1_200_000,
+        store: name("one"),
+        members: names.map(member).to_vec(),
+        looks: names.map(|text| (name(text), Ok(report()))).into(),
+        targets: [(name("one"), Ok(status()))]
+            .into_iter()
+            .chain(["three", "two"].map(|text| {
+                let empty = StatusReport { pools: Vec::new(), volumes: Vec::new(), ..status() };
+                (name(text), Ok(empty))
+            }))
+            .collect(),
+        pools: vec![PoolObject { version: 1, name: "tank".parse().unwrap(), node: name("one") }],
+        volumes: vec![VolumeObject {
+            version: 1,
+            name: "web1".parse().unwrap(),
+            id: Some(VolumeId([2; 16])),
+            pool: "tank".parse().unwrap(),
+            node: name("one"),
+            size: ByteLen::mib(8),
+            vm: None,
+        }],
+        claims: Vec::new(),
+        filling: Vec::new(),
+        vms: Vec::new(),
+        jobs: Vec::new(),
+    }
+}
+
+fn target(findings: &mut Findings) -> &mut StatusReport {
+    findings.targets.get_mut(&name("one")).unwrap().as_mut().unwrap()
+}
+
+fn look(findings: &mut Findings) -> &mut HostReport {
+    findings.looks.get_mut(&name("two")).unwrap().as_mut().unwrap()
+}
+
+fn guest(kind: Guest) -> Tell {
+    Tell {
+        vm: "vm1".parse().unwrap(),
+        at: Revision(1),
+        guest: kind,
+        epoch: None,
+        refused: None,
+        measured: cluster::migrate::Measured::default(),
+        stopped_ago_ms: None,
+        resumed_ago_ms: None,
+        port: None,
+        powered_off: false,
+        paused: false,
+        why: None,
+    }
+}
+
+/// Goal: each disease is named once, with what to do, and a healthy cluster has none. Method: a healthy one, spoiled in one
+/// place at a time.
+#[test]
+fn each_disease_is_named() {
+    assert!(judge(&healthy()).iter().all(|check| check.grade == Grade::Good), "{:?}", judge(&healthy()));
+    type Spoil = fn(&mut Findings);
+    let cases: [(&str, Grade, Spoil); 20] = [
+        ("votes", Grade::Warning, |it| drop(it.members.pop())),
+        ("node", Grade::Bad, |it| {
+            let gone = Problem::new(Code::Unreachable, "it does not answer", "start it");
+            it.looks.insert(name("two"), Err(gone));
+        }),
+        ("node", Grade::Warning, |it| it.members[1].state = NodeState::Silent),
+        ("certificate", Grade::Bad, |it| it.now_s = 1_000_001),
+        ("certificate", Grade::Warning, |it| it.members[0].certificate_until_s = Some(1_000)),
+        ("version", Grade::Warning, |it| it.members[0].version = Some("0.0.0".to_owned())),
+        ("QEMU", Grade::Bad, |it| look(it).qemu = None),
+        ("KVM", Grade::Warning, |it| look(it).accelerator = "tcg".to_owned()),
+        ("dead-man", Grade::Bad, |it| look(it).deadman = false),
+        ("machine", Grade::Warning, |it| look(it).complaints.push(("x".to_owned(), "y".to_owned()))),
+        ("target", Grade::Bad, |it| {
+            let gone = Problem::new(Code::Failed, "no target", "");
+            it.targets.insert(name("two"), Err(gone));
+        }),
+        ("pool tank", Grade::Warning, |it| target(it).pools[0].state = PoolState::Degraded),
+        ("pool tank", Grade::Bad, |it| target(it).pools.clear()),
+        ("pool tank", Grade::Warning, |it| it.pools.clear()),
+        ("volume web1", Grade::Bad, |it| target(it).volumes[0].state = ServeState::BlockedFloor),
+        ("volume web1", Grade::Bad, |it| target(it).volumes.clear()),
+        ("volume web1", Grade::Warning, |it| it.volumes.clear()),
+        ("VM vm1", Grade::Bad, |it| {
+            it.vms.push(VmAtAGlance { name: "vm1".parse().unwrap(), wish: "running".to_owned() });
+            look(it).guests.push(guest(Guest::Absent));
+        }),
+        ("VM vm1", Grade::Bad, |it| look(it).guests.push(guest(Guest::Stopped))),
+        ("job j1", Grade::Bad, |it| {
+            let blocked = Some("votes".to_owned());
+            it.jobs.push(JobAtAGlance { id: "j1".to_owned(), blocked, outcome: None });
+        }),
+    ];
+    for (what, grade, spoil) in cases {
+        let mut findings = healthy();
+        spoil(&mut findings);
+        let checks = judge(&findings);
+        let bad: Vec<&Check> = checks.iter().filter(|check| check.grade != Grade::Good && check.what == what).collect();
+        assert!(!bad.is_empty() && bad.iter().all(|check| check.grade == grade), "{what}: {checks:?}");
+        assert!(bad.iter().all(|check| !check.hint.is_empty() && !check.text.is_empty()), "{bad:?}");
+    }
+}
+
+/// Goal: a claim is a finding only when nobody fills the volume any more.
+#[test]
+fn a_claim_left_over_is_named() {
+    let mut findings = healthy();
+    let volume: VolumeName = "web1".parse().unwrap();
+    let claim = ClaimObject { version: 1, volume: volume.clone(), machine: name("two"), epoch: Epoch(3), since_s: 0 };
+    findings.claims.push(claim);
+    assert!(judge(&findings).iter().any(|check| check.node == name("two") && check.grade == Grade::Warning));
+    findings.filling.push(volume);
+    assert!(judge(&findings).iter().all(|check| check.grade == Grade::Good));
+}
