@@ -80,6 +80,8 @@ pub struct Desk {
     restarts: RefCell<BTreeMap<VmName, Restarts>>,
     /// Why nothing was done last, so that it is told once.
     quiet: RefCell<BTreeMap<VmName, String>>,
+    /// Guests that a dead-man stands on, and since when.
+    paused: RefCell<BTreeMap<(VmName, HostKey), Moment>>,
     /// Until when votes say that a host is dead.
     verdicts: RefCell<BTreeMap<HostKey, Moment>>,
     /// When each machine's target began its life, as far as floors were told.
@@ -144,6 +146,7 @@ impl Desk {
             placing: tokio::sync::Mutex::new(()),
             restarts: RefCell::default(),
             quiet: RefCell::default(),
+            paused: RefCell::default(),
             verdicts: RefCell::default(),
             lives: RefCell::default(),
         })
