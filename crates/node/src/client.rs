@@ -72,26 +72,40 @@ pub async fn call<T: DeserializeOwned>(
     Err(serde_json::from_slice::<Problem>(&answer.body).map_err(foreign)?)
 }
 
-/// Sends a request and takes the reply as it is.
+/// Sends a request and takes the reply as it is; the connection ends with it.
 ///
 /// # Errors
 /// [`Code::Unreachable`], [`Code::ClockSkew`].
 pub async fn exchange(transport: Transport, method: &str, path: &str, body: Bytes) -> Result<Answer, Problem> {
-    let lost = |error: &(dyn Error + 'static)| match tls_cause(error) {
-        Some(cause) => tls_problem("the other machine", &TlsError::Refused(cause.clone())),
-        None => Problem::new(Code::Unreachable, format!("the connection broke: {error}"), "ask again"),
-    };
+    send(&mut open(transport).await?, method, path, body).await
+}
+
+/// A connection to send requests on, one after the other. It ends when this is dropped.
+pub type Sender = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
+
+/// Begins HTTP on a connection.
+///
+/// # Errors
+/// [`Code::Unreachable`].
+pub async fn open(transport: Transport) -> Result<Sender, Problem> {
+    let shaken = hyper::client::conn::http1::handshake(TokioIo::new(transport)).await;
+    let (sender, connection) = shaken.map_err(|error| lost(&error))?;
+    // It ends when the sender is gone; its own error comes out of the request as well.
+    tokio::task::spawn_local(async move { drop(connection.await) });
+    Ok(sender)
+}
+
+/// Sends a request and takes the reply as it is.
+///
+/// # Errors
+/// [`Code::Unreachable`], [`Code::ClockSkew`].
+pub async fn send(sender: &mut Sender, method: &str, path: &str, body: Bytes) -> Result<Answer, Problem> {
     let request = Request::builder().method(method).uri(path).header("host", "muskox").header("content-type", JSON);
     let request = request.body(Full::new(body)).map_err(|error| lost(&error))?;
     let exchange = async {
-        let shaken = hyper::client::conn::http1::handshake(TokioIo::new(transport)).await;
-        let (mut sender, connection) = shaken.map_err(|error| lost(&error))?;
-        // The connection's own error comes out of the request as well.
-        let driver = tokio::task::spawn_local(async move { drop(connection.await) });
         let reply = sender.send_request(request).await.map_err(|error| lost(&error))?;
         let status = reply.status().as_u16();
         let body = Limited::new(reply.into_body(), BODY_MAX_BYTES).collect().await;
-        driver.abort();
         let cut = |error: Box<dyn Error + Send + Sync>| {
             Problem::new(Code::Unreachable, format!("the reply broke off: {error}"), "ask again")
         };
@@ -102,6 +116,14 @@ pub async fn exchange(transport: Transport, method: &str, path: &str, body: Byte
         Problem::new(Code::Unreachable, text, "look with `muskox node list`, then ask again")
     };
     tokio::time::timeout(ANSWER_MAX, exchange).await.unwrap_or_else(|_| Err(silent()))
+}
+
+/// A connection that broke, for people.
+fn lost(error: &(dyn Error + 'static)) -> Problem {
+    match tls_cause(error) {
+        Some(cause) => tls_problem("the other machine", &TlsError::Refused(cause.clone())),
+        None => Problem::new(Code::Unreachable, format!("the connection broke: {error}"), "ask again"),
+    }
 }
 
 /// The TLS error in a chain of causes: after a TLS 1.3 handshake the server's refusal shows at the first read.

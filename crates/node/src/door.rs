@@ -1,5 +1,5 @@
-//! Where calls come in: TCP under TLS for machines, a Unix socket for this machine's owner. HTTP/1.1, one request a
-//! connection: a node gets a few calls a second, and a connection that ends says so to both sides.
+//! Where calls come in: TCP under TLS for machines, a Unix socket for this machine's owner. HTTP/1.1. A call has a connection
+//! of its own, that ends with it and says so to both sides; between nodes connections are kept for the next question.
 
 use crate::client::Answer;
 use crate::console;
@@ -9,9 +9,9 @@ use api::{Code, JSON, PROBLEM_JSON, Problem};
 use host::net::{Listener, ServerTls, Transport};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -93,10 +93,18 @@ async fn connection(node: Rc<Node>, plain: Transport, tls: Option<ServerTls>, st
     };
     let service = service_fn(move |request| {
         let node = Rc::clone(&node);
-        async move { Ok::<_, Infallible>(respond(&node, caller, request).await) }
+        async move {
+            let stays = request.uri().path() == peer::PATH;
+            let mut response = respond(&node, caller, request).await;
+            if !stays && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.keep_alive(false).max_headers(HEADERS_MAX).timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
+    // Peers ask again soon; everybody else is told that the connection ends.
+    http.keep_alive(true).max_headers(HEADERS_MAX).timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
     if let Err(error) = http.serve_connection(TokioIo::new(transport), service).with_upgrades().await {
         tracing::debug!("a connection broke: {error}");
     }

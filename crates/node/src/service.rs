@@ -10,7 +10,7 @@ use crate::director::Director;
 use crate::doctor;
 use crate::identity::{Identity, Seat, StoreAt, check_address, check_portals};
 use crate::image;
-use crate::peer::{Ask, Reply, SyncReport};
+use crate::peer::{Ask, Lines, Reply, SyncReport};
 use crate::registry::{self, Record, Standing};
 use crate::root::Root;
 use crate::storage::{self, Names, claims};
@@ -57,6 +57,8 @@ pub struct Node {
     pub key: HostKey,
     /// What it does on its own machine.
     pub agent: Agent,
+    /// Connections to other nodes that are kept.
+    pub lines: Lines,
     /// What only the machine has that holds the store.
     pub keeper: Option<Keeper>,
     /// When the certificate in use ends; its owner is [`crate::keep`].
@@ -90,8 +92,8 @@ impl Node {
     pub fn new(root: Root, identity: Identity, key: HostKey, keeper: Option<Keeper>) -> Self {
         let (certificate_until_s, heard) = (RefCell::new(0), RefCell::default());
         let agent = Agent::new(&root, &identity, key);
-        let (works, names) = (Works::default(), Names::default());
-        Self { root, identity, key, agent, keeper, certificate_until_s, heard, works, names }
+        let (lines, works, names) = (Lines::default(), Works::default(), Names::default());
+        Self { root, identity, key, agent, lines, keeper, certificate_until_s, heard, works, names }
     }
 
     /// The files of its TLS.

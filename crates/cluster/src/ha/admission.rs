@@ -40,7 +40,7 @@ pub enum NoRoom {
     /// After a host was lost.
     #[error(
         "with VM '{vm}' running, VM '{stranded}' would fit nowhere if host {lost} died; add memory, or start it with \
-         --without-spare"
+         --overcommit"
     )]
     AfterLosing {
         /// Which VM was to start.

@@ -35,9 +35,9 @@ impl Hosts {
         self.reports.insert(host, (report, now));
     }
 
-    /// A machine says how one guest is; what it had said before.
-    pub fn told(&mut self, host: HostKey, tell: &Tell, now: Moment) -> Option<Tell> {
-        self.guests.insert((tell.vm.clone(), host), (tell.clone(), now)).map(|(before, _)| before)
+    /// A machine says how one guest is.
+    pub fn told(&mut self, host: HostKey, tell: &Tell, now: Moment) {
+        self.guests.insert((tell.vm.clone(), host), (tell.clone(), now));
     }
 
     /// The newest report, if it is fresh.

@@ -16,6 +16,8 @@ mod jobs;
 mod place;
 mod recover;
 mod runs;
+#[cfg(test)]
+mod test;
 mod view;
 mod votes;
 
@@ -78,6 +80,10 @@ pub struct Desk {
     restarts: RefCell<BTreeMap<VmName, Restarts>>,
     /// Why nothing was done last, so that it is told once.
     quiet: RefCell<BTreeMap<VmName, String>>,
+    /// Guests that a dead-man stands on, and since when.
+    paused: RefCell<BTreeMap<(VmName, HostKey), Moment>>,
+    /// Until when votes say that a host is dead.
+    verdicts: RefCell<BTreeMap<HostKey, Moment>>,
     /// When each machine's target began its life, as far as floors were told.
     lives: RefCell<BTreeMap<HostKey, Moment>>,
     began: Moment,
@@ -121,11 +127,17 @@ impl Director {
 }
 
 impl Desk {
-    /// A desk with nothing on it.
+    /// The desk of this machine, with nothing on it, since this moment.
     #[must_use]
-    pub fn new(me: HostKey, store: Store, machines: Rc<dyn Machines>, ballot: Rc<dyn Ballot>) -> Rc<Self> {
+    pub fn new(
+        (me, began): (HostKey, Moment),
+        store: Store,
+        machines: Rc<dyn Machines>,
+        ballot: Rc<dyn Ballot>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             me,
+            began,
             store,
             machines,
             ballot,
@@ -134,8 +146,9 @@ impl Desk {
             placing: tokio::sync::Mutex::new(()),
             restarts: RefCell::default(),
             quiet: RefCell::default(),
+            paused: RefCell::default(),
+            verdicts: RefCell::default(),
             lives: RefCell::default(),
-            began: now(),
         })
     }
 
@@ -154,7 +167,7 @@ pub async fn run(node: Rc<Node>) {
         return std::future::pending().await;
     };
     let ballot = Rc::new(DeadMan::new(&node.root));
-    let desk = Desk::new(node.key, keeper.store.clone(), Rc::new(Wire(Rc::clone(&node))), ballot);
+    let desk = Desk::new((node.key, now()), keeper.store.clone(), Rc::new(Wire(Rc::clone(&node))), ballot);
     if keeper.director.desk.set(Rc::clone(&desk)).is_err() {
         unreachable!("a node has one director");
     }

@@ -26,6 +26,8 @@ const WATCH_EVERY: Duration = Duration::from_millis(100);
 const TEND_EVERY: Duration = Duration::from_millis(500);
 /// Between two questions about the same silence: votes bind for seconds.
 const ASK_EVERY: Millis = Millis(250);
+/// A host that called just now answers soon; meanwhile the other VMs wait.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 /// After a restart of this node hosts call within a second; until this, who was not heard is not judged.
 const SETTLE: Millis = Millis(3_000);
 /// A VM that others wait for counts as up after it has run so long.
@@ -161,12 +163,11 @@ impl Desk {
         self.heed_power_off(&view).await?;
         let down: Vec<VmName> = view.vms.keys().filter(|vm| self.is_down(&view, vm)).cloned().collect();
         let order = self.starting_order(&view, &down);
-        for vm in ha::due(&order) {
-            if down.contains(vm) {
-                let _placing = self.placing.lock().await;
-                if let Err(problem) = self.raise_up(vm).await {
-                    tracing::warn!("VM '{vm}' is not brought back: {problem}; hint: {}", problem.hint);
-                }
+        // Nobody waits for one that failed, and it waits for nobody but its back-off.
+        let failed = order.iter().filter(|it| it.failed).map(|it| &it.vm);
+        for vm in ha::due(&order).into_iter().chain(failed).filter(|vm| down.contains(vm)) {
+            if let Err(problem) = self.see_to(&view, vm).await {
+                tracing::warn!("VM '{vm}' is not brought back: {problem}; hint: {}", problem.hint);
             }
         }
         Ok(())
@@ -202,43 +203,47 @@ impl Desk {
         wished.filter(|vm| vm.wished() && vm.spec().is_ok_and(|spec| spec.autostart)).map(one).collect()
     }
 
-    /// Starts a VM that is down: where it was if it can, else elsewhere. Its owner is asked once more: what it said last
-    /// may have been on its way for long.
-    async fn raise_up(self: &Rc<Self>, vm: &VmName) -> Result<(), Problem> {
-        let before = self.view().await?;
-        let owner = before.ownership(vm)?.owner;
-        if let Some(owner) = owner {
+    /// Brings a VM back that is down. Its owner is asked once more: what it said last may have been on its way for long.
+    async fn see_to(self: &Rc<Self>, view: &View, vm: &VmName) -> Result<(), Problem> {
+        let owned = view.ownership(vm)?;
+        if let Some(owner) = owned.owner {
             let told = self.hosts.borrow().tell(vm, owner).and_then(|tell| tell.why.clone());
-            if !self.is_absent(&before, vm, owner).await {
+            if !self.is_absent(view, vm, owner).await {
                 return Ok(());
             }
-            self.note_death(vm, &before.name(owner), told);
+            self.note_death(vm, &view.name(owner), told);
         }
         if !self.may_start(vm) {
             return Ok(());
         }
+        let _placing = self.placing.lock().await;
+        self.raise_up(vm, owned).await
+    }
+
+    /// Starts a VM whose ownership is still as it was: where it was if it can, else elsewhere.
+    async fn raise_up(self: &Rc<Self>, vm: &VmName, owned: &Ownership) -> Result<(), Problem> {
         let view = self.view().await?;
-        let (spec, owned) = (view.vm(vm)?.spec()?, view.ownership(vm)?.clone());
-        if !self.wanted(&view, vm) || owned.owner != owner {
+        if !self.wanted(&view, vm) || view.ownership(vm)? != owned {
             return Ok(());
         }
+        let spec = view.vm(vm)?.spec()?;
         let fits = fits(&view, &self.hosts.borrow(), &spec, now());
-        let Some((to, spare)) = choose(&fits, &spec, owner) else {
+        let Some((to, spare)) = choose(&fits, &spec, owned.owner) else {
             let why: Vec<String> = fits.iter().flat_map(|fit| fit.objections.clone()).collect();
             self.nothing_done(vm, &format!("no host can take it: {}", why.join(", ")));
             return Ok(());
         };
         self.note_back_off(vm);
         self.start_as_described(vm).await?;
-        let (plan, after) = Recovery::new(&owned, to, spare, POWER);
-        self.begin(Task::Recover(plan), (&owned, &after), DEADLINE).await.map(drop)
+        let (plan, after) = Recovery::new(owned, to, spare, POWER);
+        self.begin(Task::Recover(plan), (owned, &after), DEADLINE).await.map(drop)
     }
 
     /// Whether the host says now that it has no guest of this VM.
     async fn is_absent(self: &Rc<Self>, view: &View, vm: &VmName, host: HostKey) -> bool {
         let Some(machine) = view.member(host) else { return false };
-        match self.machines.ask(machine, Ask::Look).await {
-            Ok(Reply::Look(report)) => {
+        match tokio::time::timeout(LOOK_MAX, self.machines.ask(machine, Ask::Look)).await {
+            Ok(Ok(Reply::Look(report))) => {
                 let absent = guest_of(&report, vm) == Guest::Absent;
                 self.hosts.borrow_mut().reported(host, *report, now());
                 absent

@@ -10,8 +10,10 @@ use crate::peer::Tell;
 use crate::service::random;
 use crate::store::failed;
 use api::{Code, Problem};
-use cluster::job::{Action, Command, Event, JobId, Outcome, Ownership, PREFIX, Record, Report, Run, Task, expired};
-use cluster::migrate::Measured;
+use cluster::job::{
+    Action, Command, Event, Guest, JobId, Outcome, Ownership, PREFIX, Record, Report, Run, Task, expired,
+};
+use cluster::migrate::{Measured, Stage};
 use cluster::store::{Engine, Entry};
 use cluster::why::Happened;
 use host::runtime::now;
@@ -103,12 +105,11 @@ impl Desk {
 
     /// A host says how a guest is.
     pub fn heard(self: &Rc<Self>, from: HostKey, tell: Tell) {
-        let when = now();
-        let before = self.hosts.borrow_mut().told(from, &tell, when);
-        self.note_changes(from, before.as_ref(), &tell);
+        self.hosts.borrow_mut().told(from, &tell, now());
+        self.note_pause(from, &tell);
         if let Some(handle) = self.runs.borrow().get(&tell.vm) {
             // A full inbox loses it; the run asks again.
-            let _ = handle.to.try_send(Said::Told { from, when, tell: Box::new(tell) });
+            let _ = handle.to.try_send(Said::Told { from, when: now(), tell: Box::new(tell) });
         }
     }
 
@@ -119,17 +120,28 @@ impl Desk {
         }
     }
 
-    fn note_changes(self: &Rc<Self>, from: HostKey, before: Option<&Tell>, tell: &Tell) {
-        let was_paused = before.is_some_and(|before| before.paused);
-        if tell.paused && !was_paused {
-            let desk = Rc::clone(self);
-            let vm = tell.vm.clone();
-            tokio::task::spawn_local(async move {
-                let name = vm.clone();
-                if let Ok(view) = desk.store.ask(move |engine| View::of(engine, &name)).await {
+    /// The dead-man stands on a guest, or does not any more.
+    pub fn note_pause(self: &Rc<Self>, from: HostKey, tell: &Tell) {
+        let place = (tell.vm.clone(), from);
+        let stands = tell.paused && matches!(tell.guest, Guest::Stopped | Guest::Running | Guest::Copying);
+        let known = self.paused.borrow().get(&place).copied();
+        match known {
+            None if stands => {
+                self.paused.borrow_mut().insert(place, now());
+                let (desk, vm) = (Rc::clone(self), tell.vm.clone());
+                tokio::task::spawn_local(async move {
+                    let name = vm.clone();
+                    let view = desk.store.ask(move |engine| View::of(engine, &name)).await.unwrap_or_default();
                     desk.happened(&vm, Happened::Paused { host: view.name(from) });
+                });
+            }
+            Some(since) if !tell.paused => {
+                self.paused.borrow_mut().remove(&place);
+                if tell.guest == Guest::Running {
+                    self.happened(&tell.vm, Happened::WentOn { after_ms: now().since(since) });
                 }
-            });
+            }
+            None | Some(_) => {}
         }
     }
 }
@@ -248,7 +260,14 @@ impl Carrier {
         if let Some((action, why)) = &tell.refused {
             self.step(Event::Report(tell.at, Report::Refused(action.clone(), words(why))));
         }
-        self.step(Event::Report(tell.at, Report::Guest { host: from, guest: tell.guest }));
+        if !(tell.guest == Guest::Absent && self.is_awaited(from)) {
+            self.step(Event::Report(tell.at, Report::Guest { host: from, guest: tell.guest }));
+        }
+    }
+
+    /// Whether this host is making the destination's QEMU: that there is none yet says nothing. What it cannot do it refuses.
+    fn is_awaited(&self, host: HostKey) -> bool {
+        matches!(&self.run.record().plan, Task::Migrate(plan) if plan.stage == Stage::Prepare && plan.destination == host)
     }
 
     fn fenced(&mut self, epoch: Epoch, targets: usize) {

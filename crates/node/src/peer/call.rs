@@ -1,7 +1,6 @@
 //! Asking another node, or this one: the same words, with and without a wire.
 
 use super::{Ask, Reply, Tell};
-use crate::client;
 use crate::registry::Record;
 use crate::service::{Caller, Node};
 use api::{Code, Problem};
@@ -49,8 +48,7 @@ pub async fn to_the_store(node: &Node, ask: Ask) -> Result<Reply, Problem> {
 /// As [`ask`].
 pub async fn over_the_wire(node: &Node, address: SocketAddr, key: HostKey, ask: &Ask) -> Result<Reply, Problem> {
     let body = serde_json::to_vec(ask).expect("messages are JSON");
-    let transport = client::as_member(&node.tls_files(), address, key).await?;
-    let answer = client::exchange(transport, "POST", PATH, body.into()).await?;
+    let answer = node.lines.post(&node.tls_files(), (address, key), PATH, body.into()).await?;
     let foreign = |error: serde_json::Error| {
         let text = format!("the reply of {address} is not understood: {error}");
         Problem::new(Code::Failed, text, "run the same muskox version on all machines")

@@ -8,10 +8,12 @@
 
 mod brief;
 mod call;
+mod lines;
 mod message;
 
 pub use brief::{Brief, BriefDisk, BriefNic, BriefSeed};
 pub use call::{PATH, ask, tell, to_the_store};
+pub use lines::Lines;
 pub use message::{
     Act, Acted, Ask, Assignment, Claimed, HostReport, Other, Reply, SyncReport, Synced, Tell, WitnessAt,
 };

@@ -193,7 +193,7 @@ impl Desk {
 }
 
 /// What to do when there is no room.
-const ADD_MEMORY: &str = "stop something, add memory, or overcommit: then a lost host may leave VMs without a place";
+const ADD_MEMORY: &str = "nothing was changed; with --overcommit a lost host may leave VMs without a place";
 
 /// The host that was asked for, or the one with the most room; and without a wished host, the others that fit.
 fn choose(

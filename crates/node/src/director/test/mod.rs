@@ -1,0 +1,301 @@
+//! The director with a real store and real jobs against scripted machines.
+
+mod world;
+
+use super::{Desk, recover, runs};
+use api::{Code, VmMigrateRequest, VmStartRequest, VmState, VmStopRequest};
+use cluster::job::{Guest, VolumeFloor};
+use host::runtime::now;
+use std::rc::Rc;
+use std::time::Duration;
+use units::{Epoch, Millis, VmName};
+use world::{World, ended, key, local, record, running, spec, until};
+
+fn name(text: &str) -> VmName {
+    text.parse().expect("a name")
+}
+
+async fn said(desk: &Rc<Desk>, vm: &str, what: &str) -> bool {
+    let why = desk.vm_why(vm).await.expect("it is there");
+    why.sentences.iter().any(|line| line.contains(what))
+}
+
+/// Goal: a VM is made, started, moved and stopped, each with its epoch at the target and its story told. Method: all of it.
+#[test]
+fn a_vm_starts_moves_and_stops() {
+    local(async {
+        let world = World::new(&["web1"]).await;
+        let desk = world.direct().await;
+        running(&desk, "web1", 1).await;
+        assert_eq!(world.state.borrow().floors[&"web1".parse().unwrap()], Epoch(1));
+        let request = VmMigrateRequest { host: Some("gamma".parse().unwrap()), deadline_ms: None };
+        let begun = desk.vm_migrate("web1", &request).await.expect("it can");
+        let job = ended(&desk, &begun.job.expect("a job")).await;
+        assert_eq!(job.outcome.as_deref(), Some("done"), "{job:?}");
+        let receipt = job.receipt.expect("a migration has one");
+        assert!(receipt.cpu_blackout_ms.is_some_and(|ms| ms < 1_000), "{receipt:?}");
+        println!("hand-over {:?} ms, blackout {:?} ms", receipt.hand_over_ms, receipt.cpu_blackout_ms);
+        let shown = desk.vm_show("web1").await.unwrap();
+        assert_eq!((shown.vm.state, shown.vm.host, shown.vm.epoch), (VmState::Running, "gamma".parse().ok(), 3));
+        assert_eq!(world.state.borrow().floors[&"web1".parse().unwrap()], Epoch(3));
+        until("the move is told", async || said(&desk, "web1", "it moved from beta to gamma").await).await;
+        let stopped = desk.vm_stop("web1", &VmStopRequest { patience_ms: Some(5) }, "the test").await.unwrap();
+        assert!(stopped.text.contains("being shut down on 'gamma'"), "{stopped:?}");
+        assert_eq!(desk.vm_show("web1").await.unwrap().vm.state, VmState::Stopping);
+        let members = api::NodeList { cluster: units::CaFingerprint([1; 32]), nodes: Vec::new() };
+        let synced = desk.synced(&record(2), world.report(2), members).await.unwrap();
+        let [assignment] = &synced.assignments[..] else { panic!("{synced:?}") };
+        assert!(assignment.owner && !assignment.running && !assignment.job);
+        assert_eq!((assignment.epoch, assignment.patience_ms), (Epoch(3), Millis(5)));
+        assert_eq!((synced.witnesses.len(), synced.witnesses[2].portals[0].port()), (3, 10_812));
+        world.becomes(2, "web1", |tell| tell.guest = Guest::Absent);
+        desk.tend().await.unwrap();
+        assert_eq!(desk.vm_show("web1").await.unwrap().vm.state, VmState::Stopped, "it is not brought back");
+        desk.vm_delete("web1").await.expect("it is off");
+    });
+}
+
+/// Goal: a target that does not answer blocks the fence, visibly; the job survives its director; when the target is back the
+/// guest starts, not before. Method: the first director's tasks are dropped, a second one takes over.
+#[test]
+fn a_blocked_job_is_taken_over_and_goes_on() {
+    let (world, job) = local(async {
+        let world = World::new(&["web1"]).await;
+        let desk = world.direct().await;
+        desk.vm_create(&spec("web1", "")).await.expect("it is made");
+        world.state.borrow_mut().target_down = true;
+        let begun = desk.vm_start("web1", &VmStartRequest { host: None, overcommit: false }, "the test").await;
+        let job = begun.expect("it begins").job.expect("a job");
+        until("it is blocked", async || desk.job_show(&job).await.unwrap().blocked.is_some()).await;
+        (world, job)
+    });
+    assert!(world.state.borrow().starts.is_empty());
+    local(async {
+        let desk = world.direct().await;
+        runs::take_over_all(&desk).await;
+        assert!(desk.working(&name("web1")).is_some());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(world.state.borrow().starts.is_empty());
+        world.state.borrow_mut().target_down = false;
+        let job = ended(&desk, &job).await;
+        assert_eq!(job.outcome.as_deref(), Some("done"), "{job:?}");
+        assert!(job.history.iter().any(|note| note.why.as_deref() == Some("taken over")), "{job:?}");
+        assert_eq!(world.state.borrow().starts.len(), 1);
+    });
+}
+
+/// Goal: a silent host loses its VM only with a majority of votes and a destination, and then it does, once. Method: each
+/// of the three alone, then all.
+#[test]
+fn a_dead_host_loses_its_vms_by_votes_only() {
+    local(async {
+        let world = World::new(&["web1"]).await;
+        let desk = world.direct().await;
+        running(&desk, "web1", 1).await;
+        world.state.borrow_mut().dead.insert(1);
+        world.state.borrow_mut().silent.insert(1, Millis(2_900));
+        world.state.borrow_mut().votes = vec![0, 2];
+        assert!(!desk.bury_the_dead().await.unwrap(), "not silent for long enough");
+        world.state.borrow_mut().silent.insert(1, Millis(3_100));
+        world.state.borrow_mut().votes = vec![0];
+        assert!(desk.bury_the_dead().await.unwrap());
+        desk.tend().await.unwrap();
+        assert_eq!(desk.vm_show("web1").await.unwrap().vm.epoch, 1, "one vote of three");
+        world.state.borrow_mut().votes = vec![0, 2];
+        world.state.borrow_mut().no_qemu = [0, 2].into();
+        world.sync_all(&desk).await;
+        desk.bury_the_dead().await.unwrap();
+        desk.bury_the_dead().await.unwrap();
+        assert_eq!(desk.vm_show("web1").await.unwrap().vm.epoch, 1, "nowhere to go");
+        until("why nothing is done", async || said(&desk, "web1", "nothing was done because no other host").await)
+            .await;
+        world.state.borrow_mut().no_qemu.clear();
+        world.sync_all(&desk).await;
+        desk.bury_the_dead().await.unwrap();
+        until("it runs elsewhere", async || world.state.borrow().starts.len() == 2).await;
+        until("the story", async || said(&desk, "web1", "it started on").await).await;
+        let shown = desk.vm_show("web1").await.unwrap();
+        assert_eq!((shown.vm.epoch, shown.vm.state), (2, VmState::Running), "{shown:?}");
+        assert_ne!(shown.vm.host, "beta".parse().ok());
+        for what in ["2 of 3 witnesses voted beta dead after 3.1 s", "its target refuses everything older than epoch 2"]
+        {
+            until(what, async || said(&desk, "web1", what).await).await;
+        }
+        desk.bury_the_dead().await.unwrap();
+        assert_eq!(desk.vm_show("web1").await.unwrap().vm.epoch, 2);
+    });
+}
+
+/// Goal: a QEMU that dies is started again in place, at a new epoch, the second time later; a host that is merely silent
+/// loses nothing; a guest that switches itself off stays off. Method: the director's own loop, and the guest's end.
+#[test]
+fn a_dead_qemu_is_restarted_in_place_more_and_more_slowly() {
+    local(async {
+        let world = World::new(&["web1"]).await;
+        let desk = world.direct().await;
+        running(&desk, "web1", 1).await;
+        let tending = Rc::clone(&desk);
+        tokio::task::spawn_local(async move { recover::tend(&tending).await });
+        let dies = |tell: &mut crate::peer::Tell| {
+            (tell.guest, tell.why) = (Guest::Absent, Some("it crashed".to_owned()));
+        };
+        world.becomes(1, "web1", dies);
+        until("the first restart", async || world.state.borrow().starts.len() == 2).await;
+        until("its end", async || desk.working(&name("web1")).is_none()).await;
+        let died = now();
+        world.becomes(1, "web1", dies);
+        until("the second restart", async || world.state.borrow().starts.len() == 3).await;
+        assert!(now().since(died) >= Millis(1_000), "{}", now().since(died));
+        assert!(world.state.borrow().starts.iter().all(|(host, _)| *host == 1), "in place");
+        until("the story", async || said(&desk, "web1", "it had died 2 times soon after starting").await).await;
+        until("its end", async || desk.working(&name("web1")).is_none()).await;
+        assert_eq!(desk.vm_show("web1").await.unwrap().vm.epoch, 3);
+        world.becomes(1, "web1", |tell| (tell.guest, tell.powered_off) = (Guest::Absent, true));
+        until("it is heeded", async || !desk.vm_show("web1").await.unwrap().vm.wished).await;
+        world.state.borrow_mut().dead.insert(1);
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        assert_eq!(world.state.borrow().starts.len(), 3);
+        world.state.borrow_mut().dead.clear();
+        running(&desk, "web1", 1).await;
+        tokio::time::sleep(Duration::from_millis(1_000)).await;
+        assert!(desk.vm_show("web1").await.unwrap().vm.wished, "an old power-off is not heeded again");
+    });
+}
+
+/// Goal: what a host said under an older order moves no job; a wish to stop that comes while a job runs is done after it.
+/// Method: a host that does not start the guest, and a report that it runs, of an order before the job's.
+#[test]
+fn old_news_is_ignored_and_a_stop_waits_for_the_job() {
+    local(async {
+        let world = World::new(&["web1"]).await;
+        let desk = world.direct().await;
+        desk.vm_create(&spec("web1", "")).await.expect("it is made");
+        world.state.borrow_mut().sluggish = [0, 1, 2].into();
+        let request = VmStartRequest { host: Some("beta".parse().unwrap()), overcommit: false };
+        let job = desk.vm_start("web1", &request, "the test").await.unwrap().job.expect("a job");
+        until("the order to start", async || world.state.borrow().guests.contains_key(&(1, name("web1")))).await;
+        let at = world.state.borrow().guests[&(1, name("web1"))].at;
+        desk.heard(key(1), super::hosts::test::tell("web1", at.0 - 1, Guest::Running));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(desk.job_show(&job).await.unwrap().outcome, None);
+        let stopped = desk.vm_stop("web1", &VmStopRequest { patience_ms: None }, "the test").await.unwrap();
+        assert!(stopped.text.contains("when job"), "{stopped:?}");
+        let again = desk.vm_start("web1", &request, "the test").await.expect_err("a job works on it");
+        assert_eq!(again.code, Code::InUse);
+        world.becomes(1, "web1", |tell| tell.guest = Guest::Running);
+        assert_eq!(ended(&desk, &job).await.outcome.as_deref(), Some("done"));
+        let shown = desk.vm_show("web1").await.unwrap().vm;
+        assert_eq!((shown.wished, shown.state), (false, VmState::Stopping));
+    });
+}
+
+/// Goal: a move that cannot be begun is refused with all reasons and changes nothing; one that copies for ever is undone
+/// when it is cancelled, soon. Method: a host without QEMU and bridge; a source that is stuck.
+#[test]
+fn a_move_is_refused_with_reasons_or_cancelled() {
+    local(async {
+        let world = World::new(&["web1", "db"]).await;
+        let desk = world.direct().await;
+        running(&desk, "web1", 1).await;
+        world.state.borrow_mut().no_qemu.insert(2);
+        world.sync_all(&desk).await;
+        let to = |host: &str| VmMigrateRequest { host: host.parse().ok(), deadline_ms: None };
+        let refused = desk.vm_migrate("web1", &to("gamma")).await.expect_err("no QEMU");
+        assert!(refused.code == Code::NotPossible && refused.text.contains("gamma has no QEMU"), "{refused:?}");
+        let refused = desk.vm_migrate("web1", &to("beta")).await.expect_err("there already");
+        assert!(refused.text.contains("runs on beta already"), "{refused:?}");
+        desk.vm_create(&spec("db", "")).await.expect("it is made");
+        let refused = desk.vm_migrate("db", &to("beta")).await.expect_err("it does not run");
+        assert!(refused.text.contains("does not run"), "{refused:?}");
+        world.state.borrow_mut().stuck = true;
+        let job = desk.vm_migrate("web1", &to("alpha")).await.expect("it can").job.expect("a job");
+        until("it copies", async || desk.job_show(&job).await.unwrap().stage == "copy").await;
+        assert_eq!(desk.vm_show("web1").await.unwrap().vm.state, VmState::Migrating);
+        let before = now();
+        desk.job_cancel(&job).await.expect("it goes on");
+        let job = ended(&desk, &job).await;
+        assert!(now().since(before) < Millis(3_000), "{}", now().since(before));
+        assert_eq!(job.outcome.as_deref(), Some("undone"), "{job:?}");
+        assert_eq!(desk.job_cancel(&job.id).await.expect_err("it has ended").code, Code::NotPossible);
+        let shown = desk.vm_show("web1").await.unwrap().vm;
+        assert_eq!((shown.host, shown.epoch, shown.state), ("beta".parse().ok(), 1, VmState::Running));
+        assert_eq!(desk.job_list().await.unwrap().jobs[0].id, job.id, "the newest first");
+    });
+}
+
+/// Goal: volumes are one VM's, not while they are filled, and a volume's next VM begins above everything that was promised
+/// of it. Method: make, edit, delete, make again.
+#[test]
+fn volumes_are_one_vms_and_floors_never_go_back() {
+    local(async {
+        let world = World::new(&["web1", "db"]).await;
+        let desk = world.direct().await;
+        running(&desk, "web1", 1).await;
+        let other = spec("db", "").replace("volume='db'", "volume='web1'");
+        assert_eq!(desk.vm_create(&other).await.expect_err("web1's").code, Code::InUse);
+        assert_eq!(desk.vm_create(&spec("web1", "")).await.expect_err("twice").code, Code::Exists);
+        let macs = desk.vm_show("web1").await.unwrap().macs;
+        let more = spec("web1", "").replace("memory=512", "memory=700");
+        assert_eq!(desk.vm_edit("web1", &more).await.expect("memory may change").macs, macs);
+        let briefed = desk.view().await.unwrap().brief(&name("web1")).unwrap();
+        assert_eq!(briefed.memory_mib, 512, "it runs as it was started");
+        let disks = format!("{more}\n[[disk]]\nvolume='db'\n");
+        assert_eq!(desk.vm_edit("web1", &disks).await.expect_err("it runs").code, Code::InUse);
+        assert_eq!(desk.vm_delete("web1").await.expect_err("it runs").code, Code::InUse);
+        desk.vm_stop("web1", &VmStopRequest { patience_ms: None }, "the test").await.unwrap();
+        world.becomes(1, "web1", |tell| tell.guest = Guest::Absent);
+        desk.vm_edit("web1", &disks).await.expect("it is off");
+        let briefed = desk.view().await.unwrap().brief(&name("web1")).unwrap();
+        assert_eq!((briefed.memory_mib, briefed.disks.len()), (700, 2));
+        desk.vm_delete("web1").await.expect("it is off");
+        let floor = |engine: &mut dyn cluster::store::Engine| {
+            let entry = super::get(engine, &VolumeFloor::key(&"web1".parse().unwrap()))?.expect("it stays");
+            Ok(VolumeFloor::read(&entry.value).unwrap())
+        };
+        assert_eq!(desk.store.ask(floor).await.unwrap(), VolumeFloor::new(Epoch(1), None));
+        let claim = |put: bool| {
+            move |engine: &mut dyn cluster::store::Engine| {
+                let key = crate::storage::object::claim_key(&"web1".parse().unwrap());
+                let op = if put { crate::registry::put(&key, &1) } else { cluster::store::Op::Delete(key) };
+                engine.txn(&cluster::store::Txn { then: vec![op], ..Default::default() }).unwrap();
+                Ok(())
+            }
+        };
+        desk.store.ask(claim(true)).await.unwrap();
+        assert_eq!(desk.vm_create(&spec("web1", "")).await.expect_err("it is filled").code, Code::InUse);
+        desk.store.ask(claim(false)).await.unwrap();
+        desk.vm_create(&spec("web1", "")).await.expect("it is nobody's");
+        assert_eq!(desk.vm_show("web1").await.unwrap().vm.epoch, 1);
+        running(&desk, "web1", 2).await;
+        assert_eq!(desk.vm_show("web1").await.unwrap().vm.epoch, 2);
+        assert_eq!(
+            desk.store_changes("0").await.unwrap().next,
+            desk.store_changes("0").await.unwrap().changes.last().unwrap().revision
+        );
+    });
+}
+
+/// Goal: two hosts never take more than one of them could carry alone, unless that is asked for. Method: hosts of 2 GiB free.
+#[test]
+fn a_start_leaves_room_for_a_lost_host() {
+    local(async {
+        let world = World::new(&["a", "b", "c", "d"]).await;
+        let desk = world.direct().await;
+        for vm in ["a", "b", "c", "d"] {
+            let text = spec(vm, "hosts=['beta','gamma']").replace("memory=512", "memory=1900");
+            desk.vm_create(&text).await.expect("it is made");
+        }
+        let start = |vm: &'static str, overcommit| {
+            let desk = Rc::clone(&desk);
+            async move { desk.vm_start(vm, &VmStartRequest { host: None, overcommit }, "the test").await }
+        };
+        // They never run: what was given away counts, used or not.
+        world.state.borrow_mut().sluggish = [0, 1, 2].into();
+        for vm in ["a", "b"] {
+            start(vm, false).await.expect("there is room");
+        }
+        let refused = start("c", false).await.expect_err("both allowed hosts are full");
+        assert!(refused.code == Code::NotPossible && refused.text.contains("memory free"), "{refused:?}");
+        assert!(!desk.vm_show("c").await.unwrap().vm.wished, "nothing was changed");
+    });
+}

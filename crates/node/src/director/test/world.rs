@@ -1,0 +1,277 @@
+//! Three hosts, one of them with the target, and their witnesses, as scripts: they do at once what they are asked unless
+//! they are told to be dead, deaf or stuck. The store is a real one, in memory; jobs, clocks and tasks are the real ones.
+
+use super::super::votes::Ballot;
+use super::super::{Desk, Later, Machines};
+use crate::identity::Seat;
+use crate::peer::{Act, Acted, Ask, HostReport, Reply, Tell};
+use crate::registry::{self, Record, Settings};
+use crate::storage::object::{VolumeObject, volume_key};
+use crate::store::{Store, failed};
+use api::{Code, NodeList, Problem, Role};
+use cluster::ha::Answer;
+use cluster::job::{Action, Guest, Orders};
+use cluster::lease::Vote;
+use cluster::store::{Memory, Txn};
+use host::runtime::now;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+use units::{ByteLen, CaFingerprint, Epoch, HostKey, Millis, Moment, VmName, VolumeId, VolumeName};
+use wire::control::{self, Refusal, Request};
+
+pub const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
+/// Tests wait at most so long for what must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct World {
+    pub store: Store,
+    pub state: RefCell<State>,
+    desk: RefCell<Weak<Desk>>,
+}
+
+#[derive(Default)]
+pub struct State {
+    /// Machines that do not answer.
+    pub dead: BTreeSet<usize>,
+    /// The target of alpha does not answer.
+    pub target_down: bool,
+    /// Sources that copy memory for ever.
+    pub stuck: bool,
+    /// Hosts whose guests do not start.
+    pub sluggish: BTreeSet<usize>,
+    pub no_qemu: BTreeSet<usize>,
+    pub floors: BTreeMap<VolumeName, Epoch>,
+    pub guests: BTreeMap<(usize, VmName), Tell>,
+    pub orders: BTreeMap<(usize, VmName), Orders>,
+    pub silent: BTreeMap<usize, Millis>,
+    pub votes: Vec<usize>,
+    pub starts: Vec<(usize, Moment)>,
+}
+
+pub fn key(n: usize) -> HostKey {
+    HostKey([u8::try_from(n).expect("three"); 32])
+}
+
+fn index(key: HostKey) -> usize {
+    usize::from(key.0[0])
+}
+
+pub fn record(n: usize) -> Record {
+    let mut roles = vec![Role::Host, Role::Witness];
+    if n == 0 {
+        roles.push(Role::Storage);
+    }
+    let address = format!("127.0.0.{}:10811", n + 1).parse().expect("an address");
+    Record::new(Seat { name: NAMES[n].parse().expect("a name"), address, portals: Vec::new(), roles }, key(n), 0)
+}
+
+pub fn spec(name: &str, more: &str) -> String {
+    format!("name='{name}'\nmemory=512\nvcpus=1\n{more}\n[[disk]]\nvolume='{name}'\n[[nic]]\nbridge='lan'\n")
+}
+
+impl World {
+    /// A cluster with a volume for each of these names.
+    pub async fn new(volumes: &[&str]) -> Rc<Self> {
+        let store = Store::serve(Memory::new()).expect("a thread");
+        let volumes: Vec<VolumeName> = volumes.iter().map(|name| name.parse().expect("a name")).collect();
+        let found = move |engine: &mut dyn cluster::store::Engine| {
+            registry::found(engine, &record(0), Settings::new(1_000))?;
+            let nodes =
+                (1..3).map(|n| registry::put(&format!("/node/{}", NAMES[n]).parse().expect("a key"), &record(n)));
+            let volumes = volumes.into_iter().map(|name| {
+                let (pool, node) = ("tank".parse().expect("a name"), NAMES[0].parse().expect("a name"));
+                let (id, size) = (Some(VolumeId([7; 16])), ByteLen::mib(64));
+                registry::put(&volume_key(&name), &VolumeObject { version: 1, name, id, pool, node, size, vm: None })
+            });
+            let txn = Txn { then: nodes.chain(volumes).collect(), ..Txn::default() };
+            engine.txn(&txn).map(drop).map_err(|error| failed(&error))
+        };
+        store.ask(found).await.expect("an empty store");
+        Rc::new(Self { store, state: RefCell::default(), desk: RefCell::default() })
+    }
+
+    /// A director, that has run for a while, with machines that call it.
+    pub async fn direct(self: &Rc<Self>) -> Rc<Desk> {
+        let began = Moment(now().0.saturating_sub(10_000));
+        let machines: Rc<dyn Machines> = Rc::clone(self) as _;
+        let desk = Desk::new((key(0), began), self.store.clone(), machines, Rc::clone(self) as Rc<dyn Ballot>);
+        self.desk.replace(Rc::downgrade(&desk));
+        self.sync_all(&desk).await;
+        let (world, calls) = (Rc::clone(self), Rc::downgrade(&desk));
+        tokio::task::spawn_local(async move {
+            while let Some(desk) = calls.upgrade() {
+                world.sync_all(&desk).await;
+                drop(desk);
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+        desk
+    }
+
+    /// Every living machine calls.
+    pub async fn sync_all(&self, desk: &Rc<Desk>) {
+        for n in 0..3 {
+            if !self.state.borrow().dead.contains(&n) {
+                let members = NodeList { cluster: CaFingerprint([1; 32]), nodes: Vec::new() };
+                desk.synced(&record(n), self.report(n), members).await.expect("the store works");
+            }
+        }
+    }
+
+    pub fn report(&self, n: usize) -> HostReport {
+        let state = self.state.borrow();
+        let guests = state.guests.iter().filter(|((host, _), _)| *host == n).map(|(_, tell)| tell.clone());
+        let mut report = super::super::hosts::test::report(guests.collect());
+        if state.no_qemu.contains(&n) {
+            report.qemu = None;
+        }
+        report
+    }
+
+    /// A guest changes by itself, and its host tells.
+    pub fn becomes(&self, n: usize, vm: &str, change: impl FnOnce(&mut Tell)) {
+        let vm: VmName = vm.parse().expect("a name");
+        let tell = {
+            let mut state = self.state.borrow_mut();
+            let tell = state.guests.get_mut(&(n, vm)).expect("it is there");
+            change(tell);
+            tell.clone()
+        };
+        if let Some(desk) = self.desk.borrow().upgrade() {
+            desk.heard(key(n), tell);
+        }
+    }
+
+    fn act(&self, n: usize, act: &Act) -> Acted {
+        let (vm, place) = (act.order.vm.clone(), (n, act.order.vm.clone()));
+        let admitted = self.state.borrow_mut().orders.entry(place.clone()).or_default().admit(&act.order);
+        let mut tell = self
+            .state
+            .borrow()
+            .guests
+            .get(&place)
+            .cloned()
+            .unwrap_or_else(|| super::super::hosts::test::tell(vm.as_str(), 0, Guest::Absent));
+        if !admitted {
+            return Acted { admitted, told: tell };
+        }
+        tell.at = act.order.at;
+        tell.powered_off = false;
+        self.obey(n, act, &mut tell);
+        self.state.borrow_mut().guests.insert(place, tell.clone());
+        Acted { admitted, told: tell }
+    }
+
+    fn obey(&self, n: usize, act: &Act, tell: &mut Tell) {
+        let mut state = self.state.borrow_mut();
+        match &act.action {
+            Action::Start { .. } if state.sluggish.contains(&n) => {}
+            Action::Start { .. } if tell.guest != Guest::Running => {
+                state.starts.push((n, now()));
+                tell.guest = Guest::Running;
+            }
+            Action::Destroy { .. } => tell.guest = Guest::Absent,
+            Action::Incoming { .. } => (tell.guest, tell.port) = (Guest::Incoming, Some(10_820)),
+            Action::Migrate { .. } if state.stuck => tell.guest = Guest::Copying,
+            Action::Migrate { .. } => {
+                assert!(act.other.as_ref().is_some_and(|other| other.port == Some(10_820)), "{:?}", act.other);
+                (tell.guest, tell.stopped_ago_ms) = (Guest::PreSwitchover, Some(Millis(0)));
+            }
+            Action::Continue { .. } => {
+                tell.guest = Guest::PostMigrate;
+                drop(state);
+                let other = index(act.other.as_ref().expect("a destination").key);
+                let at = act.order.at;
+                self.becomes(other, tell.vm.as_str(), |tell| (tell.guest, tell.at) = (Guest::Loaded, at));
+            }
+            Action::Cont { .. } => (tell.guest, tell.resumed_ago_ms) = (Guest::Running, Some(Millis(0))),
+            Action::Cancel { .. } => tell.guest = Guest::Running,
+            _ => {}
+        }
+    }
+
+    fn target(&self, request: Request) -> Result<control::Reply, Refusal> {
+        let (volume, epoch) = match request {
+            Request::Raise { volume, epoch, .. } | Request::Floor { volume, epoch } => (volume, epoch),
+            _ => return Ok(control::Reply::Done),
+        };
+        let mut state = self.state.borrow_mut();
+        let floor = state.floors.entry(volume).or_insert(Epoch(0));
+        if epoch < *floor {
+            return Err(Refusal::new(control::Code::Fenced, "an older epoch", ""));
+        }
+        *floor = epoch;
+        Ok(control::Reply::Done)
+    }
+}
+
+impl Machines for World {
+    fn ask<'a>(&'a self, machine: &'a Record, ask: Ask) -> Later<'a, Result<Reply, Problem>> {
+        let n = index(machine.key);
+        Box::pin(async move {
+            let silent = || Problem::new(Code::Unreachable, "it does not answer", "");
+            if self.state.borrow().dead.contains(&n) {
+                return Err(silent());
+            }
+            match ask {
+                Ask::Target { .. } if self.state.borrow().target_down => Err(silent()),
+                Ask::Target { request } => Ok(Reply::Target { answer: self.target(request) }),
+                Ask::Act(act) => Ok(Reply::Acted(self.act(n, &act))),
+                Ask::Look => Ok(Reply::Look(Box::new(self.report(n)))),
+                other => panic!("nobody asks a machine for {other:?}"),
+            }
+        })
+    }
+}
+
+impl Ballot for World {
+    fn silence(&self) -> Later<'_, Result<Vec<(HostKey, Millis)>, Problem>> {
+        let silent = self.state.borrow().silent.iter().map(|(n, silent)| (key(*n), *silent)).collect();
+        Box::pin(async { Ok(silent) })
+    }
+
+    fn votes(&self, host: HostKey) -> Later<'_, Result<Vec<Answer>, Problem>> {
+        let vote = match self.state.borrow().dead.contains(&index(host)) {
+            true => Vote::Dead { valid_for: Millis(10_000) },
+            false => Vote::Alive { silent_for: Millis(0) },
+        };
+        let answers = self.state.borrow().votes.iter().map(|n| Answer { by: key(*n), asked: now(), vote }).collect();
+        Box::pin(async { Ok(answers) })
+    }
+}
+
+/// Runs a test as a node runs its tasks.
+pub fn local<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, work)
+}
+
+/// Waits until it is so.
+pub async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("it never came to be: {what}"));
+}
+
+/// Waits for a job's end.
+pub async fn ended(desk: &Rc<Desk>, job: &str) -> api::Job {
+    until("the job's end", async || desk.job_show(job).await.expect("it is there").outcome.is_some()).await;
+    desk.job_show(job).await.expect("it is there")
+}
+
+/// A VM that runs on this host.
+pub async fn running(desk: &Rc<Desk>, vm: &str, host: usize) {
+    if desk.vm_show(vm).await.is_err() {
+        desk.vm_create(&spec(vm, "")).await.expect("it is made");
+    }
+    let request = api::VmStartRequest { host: Some(NAMES[host].parse().expect("a name")), overcommit: false };
+    let begun = desk.vm_start(vm, &request, "the test").await.expect("it begins");
+    let job = ended(desk, &begun.job.expect("a job")).await;
+    assert_eq!(job.outcome.as_deref(), Some("done"), "{job:?}");
+}
