@@ -29,8 +29,9 @@ pub fn run(config: &mut Config) -> anyhow::Result<()> {
         write_if_new(Path::new("/etc/hostname"), &format!("{name}\n"), 0o644)?;
     }
     if !seed.ssh_keys.is_empty() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create("/root/.ssh")?;
-        write_if_new(Path::new("/root/.ssh/authorized_keys"), &(seed.ssh_keys.join("\n") + "\n"), 0o600)?;
+        let folder = Path::new("/root").join(".ssh");
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        write_if_new(&folder.join("authorized_keys"), &(seed.ssh_keys.join("\n") + "\n"), 0o600)?;
     }
     connect(&seed)
 }

@@ -1,3 +1,5 @@
+//! Overlaps of made-up series, and logs that are written as QEMU and `trim_log` write them.
+
 use super::*;
 use crate::demo::guest::words;
 use crate::demo::lines;

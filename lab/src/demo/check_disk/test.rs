@@ -1,3 +1,5 @@
+//! Disks as a guest leaves them, whole and spoiled in one place at a time.
+
 use super::*;
 use crate::demo::guest::record::Boot;
 use crate::demo::guest::{CANARY_GUEST_BYTES, SLOTS_AT};

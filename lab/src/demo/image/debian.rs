@@ -73,7 +73,7 @@ mod test {
     /// Goal: the guest is made of this release's own archive, each source once. Method: what apt may list.
     #[test]
     fn only_the_releases_own_sources_count() {
-        let listed = "bookworm main http://mirror.example/debian/\nbookworm main http://mirror.example/debian/\nbookworm contrib http://mirror.example/debian/\nbookworm-updates main http://mirror.example/debian/\nbookworm-security main http://mirror.example/debian-security/\nbookworm-backports main http://mirror.example/debian/\nnodistro main https://other.example/node/\n\n";
+        let listed = "bookworm main http://mirror.example/debian/\nbookworm main http://mirror.example/debian/\nbookworm contrib http://third.example/debian/\nbookworm-updates main http://mirror.example/debian/\nbookworm-security main http://mirror.example/debian-security/\nbookworm-backports main http://mirror.example/debian/\nnodistro main https://other.example/node/\n\n";
         assert_eq!(
             own_sources(listed, "bookworm"),
             [

@@ -46,12 +46,13 @@ Restart=always
 RestartSec=500ms
 ";
 
-/// The kernel has ext4 built in; its disk and network are modules.
+/// The kernel has ext4 built in; its disk, network and power button are modules. udev loads them long before the guest's
+/// program starts, so that a button that is pressed early is not pressed in vain.
 const INITRAMFS_HOOK: &str = "\
 #!/bin/sh
 [ \"$1\" = prereqs ] && exit 0
 . /usr/share/initramfs-tools/hook-functions
-manual_add_modules virtio_pci virtio_blk virtio_net
+manual_add_modules virtio_pci virtio_blk virtio_net button evdev
 ";
 const INITRAMFS_CONF: &str = "MODULES=list\nCOMPRESS=gzip\nCOMPRESSLEVEL=1\n";
 /// Logs in memory: the root disk is the workload's.
