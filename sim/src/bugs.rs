@@ -42,7 +42,7 @@ pub const ALL: [Planted; 13] = [
     planted(Bug::IncarnationOvertakes, &[Invariant::B11], 15),
     planted(Bug::FlushNotPassedOn, &[Invariant::I3], 2),
     planted(Bug::FuaIgnored, &[Invariant::I3], 0),
-    planted(Bug::ResyncOverwritesNewer, &[Invariant::I6, Invariant::I3], 13),
+    planted(Bug::ResyncOverwritesNewer, &[Invariant::I6, Invariant::I3], 11),
     planted(Bug::EioRetried, &[Invariant::I11], 2),
     planted(Bug::DegradedAckFirst, &[Invariant::I6], 2),
     // A crash within microseconds of one write: seeds meet it too rarely (once in some 400), the crash harness always.

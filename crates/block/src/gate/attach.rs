@@ -21,6 +21,12 @@ pub(super) struct Waiting {
     needs: u64,
 }
 
+impl Waiting {
+    pub(super) fn host(&self) -> HostKey {
+        self.attachment.host
+    }
+}
+
 enum Verdict {
     Admit,
     Wait,

@@ -9,7 +9,7 @@
 //! ```
 
 use super::attach::Waiting;
-use super::raise::{Promise, Raising};
+use super::raise::{Patience, Promise, Raising};
 use super::record::Grant;
 use super::refusal::{Blocked, Declined, Refusal};
 use super::rights::Rights;
@@ -100,6 +100,8 @@ pub struct Gate {
     pub(super) waiting: Vec<Waiting>,
     pub(super) raising: Option<Raising>,
     pub(super) promises: Vec<Promise>,
+    /// An attach waits for the operations of its host's closed sessions.
+    pub(super) drain: Option<Patience>,
     /// A FailLaggards is under way.
     pub(super) failing_laggards: bool,
     pub(super) shown: (State, Moment),
@@ -142,6 +144,7 @@ impl Gate {
             waiting: Vec::new(),
             raising: None,
             promises: Vec::new(),
+            drain: None,
             failing_laggards: false,
             shown: (State::Serving, now),
         };
@@ -221,6 +224,7 @@ impl Gate {
         self.settle_raise(out);
         self.settle_promises(out);
         self.settle_waiting(out);
+        self.settle_drain(now, out);
         let state = self.state();
         if state != self.shown.0 {
             self.shown = (state, now);
@@ -288,6 +292,8 @@ impl Gate {
             self.rights.grant = newest;
         } else if newest.epoch > self.rights.epoch() {
             self.on_floor(newest.epoch, out);
+        } else if self.rights.learn(&newest) {
+            self.sweep(out);
         }
     }
 

@@ -25,12 +25,18 @@ pub(super) struct Raising {
     pub(super) asks: Vec<AskId>,
     /// The change of the grant that must be durable.
     pub(super) needs: u64,
-    /// Disks that hang are failed from this moment on.
-    laggards_at: Moment,
-    /// Whether a tick was asked for that moment.
-    tick_asked: bool,
+    patience: Patience,
     /// What was in the way when members that hang were last to be failed.
     pub(super) hindered: Option<Blocked>,
+}
+
+/// How long disks are still waited for.
+#[derive(Debug)]
+pub(super) struct Patience {
+    /// Those that hang are failed from this moment on.
+    until: Moment,
+    /// Whether a tick was asked for that moment.
+    tick_asked: bool,
 }
 
 /// A reservation that is not durable yet.
@@ -40,6 +46,23 @@ pub(super) struct Promise {
     epoch: Epoch,
     host: HostKey,
     needs: u64,
+}
+
+impl Patience {
+    fn from(now: Moment) -> Self {
+        Self { until: now + FENCE_DRAIN_MAX, tick_asked: false }
+    }
+
+    /// Asks for a tick at its end, once.
+    fn ask(&mut self, out: &mut Vec<Command>) {
+        if !std::mem::replace(&mut self.tick_asked, true) {
+            out.push(Command::WakeAt(self.until));
+        }
+    }
+
+    fn again(&mut self, now: Moment) {
+        *self = Self { until: self.until.max(now + LAGGARDS_AGAIN), tick_asked: false };
+    }
 }
 
 impl Gate {
@@ -65,13 +88,11 @@ impl Gate {
         let raising = self.raising.get_or_insert_with(|| Raising {
             asks: Vec::new(),
             needs,
-            laggards_at: now + FENCE_DRAIN_MAX,
-            tick_asked: false,
+            patience: Patience::from(now),
             hindered: None,
         });
         if again {
-            raising.laggards_at = now + FENCE_DRAIN_MAX;
-            raising.tick_asked = false;
+            raising.patience = Patience::from(now);
         }
         raising.needs = needs;
         raising.asks.push(ask);
@@ -110,17 +131,30 @@ impl Gate {
             self.raising = None;
             let rights = &self.rights;
             self.sessions.promote(|attachment| rights.may_write(attachment));
-        } else if !raising.tick_asked {
-            raising.tick_asked = true;
-            out.push(Command::WakeAt(raising.laggards_at));
+        } else {
+            raising.patience.ask(out);
+        }
+    }
+
+    /// The drain that an attach waits for has a bound of its own (rules 4 and 5): a disk that hangs must not keep a
+    /// restarted initiator out, raise or no raise.
+    pub(super) fn settle_drain(&mut self, now: Moment, out: &mut Vec<Command>) {
+        let waits = self.waiting.iter().any(|waiting| self.sessions.host_drains(waiting.host()));
+        if waits {
+            self.drain.get_or_insert_with(|| Patience::from(now)).ask(out);
+        } else {
+            self.drain = None;
         }
     }
 
     /// A hanging disk holds up the store as well as the drain, so either is reason enough to fail it.
     pub(super) fn on_tick(&mut self, now: Moment, out: &mut Vec<Command>) {
-        let Some(raising) = &self.raising else { return };
-        let hangs = !self.storing.failed(raising.needs) || self.sessions.older_in_flight(self.rights.grant.epoch);
-        if hangs && now >= raising.laggards_at && !self.failing_laggards {
+        let over = |patience: &Patience| now >= patience.until;
+        let raise_hangs = self.raising.as_ref().is_some_and(|raising| {
+            let hangs = !self.storing.failed(raising.needs) || self.sessions.older_in_flight(self.rights.grant.epoch);
+            hangs && over(&raising.patience)
+        });
+        if (raise_hangs || self.drain.as_ref().is_some_and(over)) && !self.failing_laggards {
             self.failing_laggards = true;
             out.push(Command::FailLaggards(Moment(now.0.saturating_sub(FENCE_DRAIN_MAX.0))));
         }
@@ -128,14 +162,16 @@ impl Gate {
 
     pub(super) fn on_laggards_failed(&mut self, now: Moment, laggards: Laggards) {
         self.failing_laggards = false;
+        if let Some(drain) = &mut self.drain {
+            drain.again(now);
+        }
         if let Some(raising) = &mut self.raising {
             raising.hindered = match laggards {
                 Laggards::Failed => None,
                 Laggards::LastMember => Some(Blocked::Fence),
                 Laggards::Unrecorded => Some(Blocked::Witness),
             };
-            raising.laggards_at = raising.laggards_at.max(now + LAGGARDS_AGAIN);
-            raising.tick_asked = false;
+            raising.patience.again(now);
         }
     }
 

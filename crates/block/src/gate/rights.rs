@@ -1,6 +1,6 @@
 //! What the grant and the store's floor say about a host: pure questions, asked in one place only.
 
-use super::record::{Grant, Owner};
+use super::record::{Grant, Owner, Reservation};
 use super::refusal::{Declined, Refused};
 use super::{Attachment, Claim};
 use crate::DeviceError;
@@ -96,6 +96,38 @@ impl Rights {
         };
         *highest.expect("asked only after check() found the right") = incarnation;
         grant.change += 1;
+    }
+
+    /// Takes from another record of the granted epoch what only goes up: incarnations and the promise. A member that was
+    /// missing may have admitted more than the ones that were here. Whether there was something.
+    pub fn learn(&mut self, other: &Grant) -> bool {
+        if other.epoch != self.grant.epoch {
+            return false;
+        }
+        let mut grant = self.grant.clone();
+        for owner in &mut grant.owners {
+            let theirs = other.owners.iter().find(|theirs| theirs.host == owner.host);
+            owner.incarnation = theirs.map_or(owner.incarnation, |theirs| theirs.incarnation.max(owner.incarnation));
+        }
+        grant.reservation = match (grant.reservation, other.reservation) {
+            (Some(ours), Some(theirs)) if (ours.epoch, ours.host) == (theirs.epoch, theirs.host) => {
+                Some(Reservation { incarnation: ours.incarnation.max(theirs.incarnation), ..ours })
+            }
+            // One promise at a time, and a later one is higher.
+            (ours, theirs) => {
+                if theirs.map(|r| r.epoch) > ours.map(|r| r.epoch) {
+                    theirs
+                } else {
+                    ours
+                }
+            }
+        };
+        if grant == self.grant {
+            return false;
+        }
+        grant.change = grant.change.max(other.change) + 1;
+        self.grant = grant;
+        true
     }
 
     /// Grants `claim`, higher than the grant. Incarnations start anew, but for a standby that becomes the owner.

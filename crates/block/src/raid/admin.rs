@@ -60,7 +60,8 @@ impl Array {
     }
 
     /// Fails every member on which an operation admitted before `older_than` still hangs, recorded on the others when
-    /// this answers; the composite operations then end without them. What hangs runs out in the background.
+    /// this answers; the composite operations then end without them. What hangs runs out in the background. Time in which
+    /// this process was not scheduled does not count.
     ///
     /// # Errors
     /// [`RaidError::LastMember`]: operations hang on every member in sync; none of those is failed, as that would
@@ -68,8 +69,10 @@ impl Array {
     /// free nothing either. [`RaidError::Broken`].
     pub async fn fail_laggards(&self, older_than: Moment) -> Result<(), RaidError> {
         let now = self.0.rt.now();
-        let laggards: Vec<Rc<Leg>> = self.0.live().into_iter().filter(|leg| leg.lags(older_than, now)).collect();
-        let others = self.0.in_sync().into_iter().any(|leg| !leg.lags(older_than, now));
+        let trusted = self.0.trusted(now);
+        let lags = |leg: &Rc<Leg>| leg.lags(older_than, now, trusted);
+        let laggards: Vec<Rc<Leg>> = self.0.live().into_iter().filter(|leg| lags(leg)).collect();
+        let others = self.0.in_sync().iter().any(|leg| !lags(leg));
         for leg in &laggards {
             if leg.standing() == Standing::Recovering || others {
                 let failed = self.0.fail(leg, "operations hung on it while a fence waited");

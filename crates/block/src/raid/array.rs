@@ -8,6 +8,7 @@ use super::chunks::ChunkSet;
 use super::facts::Records;
 use super::leg::{Leg, Standing};
 use super::superblock::Role;
+use super::watchdog::Pulse;
 use super::witness::Watch;
 use crate::device::{DeviceError, Geometry};
 use crate::runtime::Rt;
@@ -104,8 +105,7 @@ pub(super) struct Inner {
     pub broken: Cell<Option<DeviceError>>,
     pub geometry: Cell<Geometry>,
     pub watch: Watch,
-    /// The watchdog is at work.
-    pub looked_after: Cell<bool>,
+    pub pulse: Pulse,
     /// Members whose slot another one has, with operations that still run on them.
     pub ghosts: RefCell<Vec<Rc<Leg>>>,
 }
@@ -134,7 +134,7 @@ impl Inner {
             broken: Cell::new(None),
             geometry: Cell::new(geometry),
             watch: Watch::default(),
-            looked_after: Cell::new(false),
+            pulse: Pulse::default(),
             ghosts: RefCell::default(),
         });
         inner.measure();

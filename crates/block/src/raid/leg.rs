@@ -125,9 +125,12 @@ impl Leg {
     }
 
     /// Whether an operation that started before `moment` is still under way, or one that others wait for in turn
-    /// (a superblock's) for longer than a fence may take.
-    pub fn lags(&self, moment: Moment, now: Moment) -> bool {
-        let lags = |call: &Call| call.started < moment || now.since(call.started) >= HUNG_MS;
+    /// (a superblock's) for longer than a fence may take. What was before `trusted` counts for nobody.
+    pub fn lags(&self, moment: Moment, now: Moment, trusted: Moment) -> bool {
+        let lags = |call: &Call| {
+            let since = call.started.max(trusted);
+            since < moment || now.since(since) >= HUNG_MS
+        };
         self.calls.borrow().calls.iter().flatten().any(lags)
     }
 

@@ -27,6 +27,12 @@ struct World {
     array: Rc<Array>,
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        self.hand.end();
+    }
+}
+
 fn member(disk: &Rc<MemDisk>, label: &str) -> Member {
     Member { disk: disk.disk(), label: label.to_owned() }
 }

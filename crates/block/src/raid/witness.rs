@@ -105,12 +105,13 @@ impl Inner {
         Ok(())
     }
 
-    /// Who waits for the witness looks at it again when it has been silent for too long.
+    /// Who waits for the witness looks at it again when it has been silent for too long. An array that is gone by then is
+    /// not kept for this.
     fn notice_silence(self: &Rc<Self>) {
-        let inner = Rc::clone(self);
+        let (inner, rt) = (Rc::downgrade(self), Rc::clone(&self.rt));
         self.rt.spawn(Box::pin(async move {
-            sleep(&inner.rt, AGAIN).await;
-            inner.progress.changed.wake_all();
+            sleep(&rt, AGAIN).await;
+            inner.upgrade().into_iter().for_each(|inner| inner.progress.changed.wake_all());
         }));
     }
 

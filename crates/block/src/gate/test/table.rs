@@ -171,7 +171,7 @@ fn rule_4_incarnations_only_grow() {
         attach 2 A e7 i3 rw => admitted 2 e7 i3
         attach 3 A e7 i3 rw => admitted 3 e7 i3
         write 2 => passed
-        attach 4 A e7 i4 rw => revoke 2 3; store e7 A:rw:4
+        attach 4 A e7 i4 rw => revoke 2 3; store e7 A:rw:4; wake 1500
         write 3 => the device is closed
         stored =>
         attach 5 A e7 i6 rw => store e7 A:rw:6; refused 4: volume web1 has admitted incarnation 6 of this host, you hold incarnation 4: a later life of this initiator has replaced it for good
@@ -191,6 +191,51 @@ fn rule_4_incarnations_only_grow() {
 }
 
 #[test]
+fn rules_4_and_5_the_drain_is_bounded_too() {
+    play(
+        "a disk hangs under a life that is over",
+        "e7 A:rw:1",
+        true,
+        "
+        attach 1 A e7 i1 rw => admitted 1 e7 i1
+        write 1 => passed
+        pass 5000 =>
+        attach 2 A e7 i2 rw => revoke 1; store e7 A:rw:2; wake 6500
+        stored =>
+        pass 1499 =>
+        tick =>
+        pass 1 =>
+        tick => fail-laggards 5000
+        tick =>
+        laggards-failed => wake 7000
+        pass 500 =>
+        tick => fail-laggards 5500
+        last-member => wake 7500
+        state => serving
+        end 1 => admitted 2 e7 i2
+        pass 500 =>
+        tick =>
+    ",
+    );
+    play(
+        "a disk hangs under a dead session",
+        "e7 A:rw:1",
+        true,
+        "
+        attach 1 A e7 i1 rw => admitted 1 e7 i1
+        write 1 => passed
+        detach 1 =>
+        attach 2 A e7 i1 rw => wake 1500
+        pass 1500 =>
+        tick => fail-laggards 0
+        detach 2 =>
+        laggards-failed =>
+        end 1 =>
+    ",
+    );
+}
+
+#[test]
 fn rule_5_a_dead_sessions_drain() {
     play(
         "a retry does not overtake",
@@ -202,7 +247,7 @@ fn rule_5_a_dead_sessions_drain() {
         write 1 => passed
         write 2 => passed
         detach 1 =>
-        attach 3 A e7 i1 rw =>
+        attach 3 A e7 i1 rw => wake 1500
         end 2 =>
         end 1 => admitted 3 e7 i1
     ",
@@ -217,7 +262,7 @@ fn rule_5_a_dead_sessions_drain() {
         stored => admitted 1 e7 i5; admitted 2 e7 i5
         write 1 => passed
         detach 1 =>
-        stock 3 A rw =>
+        stock 3 A rw => wake 1500
         end 1 => admitted 3 e7 i5
         detach 2 =>
         detach 3 =>
@@ -238,7 +283,7 @@ fn rule_5_a_dead_sessions_drain() {
         attach 1 A e7 i4 rw => admitted 1 e7 i4
         write 1 => passed
         detach 1 =>
-        stock 2 A rw => store e7 A:rw:5
+        stock 2 A rw => store e7 A:rw:5; wake 1500
         stored =>
         end 1 => admitted 2 e7 i5
     ",
@@ -302,7 +347,16 @@ fn rule_6_what_else_opens_or_closes() {
         stored =>
         attach 1 A e7 i1 rw => refused 1: volume web1 is at epoch 9, you hold epoch 7: a later start or takeover has replaced this one for good
         attach 2 B e9 i2 rw => admitted 2 e9 i2
-        found e12 C:rw => revoke 2
+        write 2 => passed
+        found e9 B:rw:1 =>
+        found e9 B:rw:4 +11C => revoke 2; store e9 B:rw:4 +11C:0
+        write 2 => the device is closed
+        stored =>
+        attach 4 B e9 i3 rw => refused 4: volume web1 has admitted incarnation 4 of this host, you hold incarnation 3: a later life of this initiator has replaced it for good
+        reserve 1 e10 A => decline 1: epoch 11 is promised already: take a higher epoch
+        end 2 =>
+        attach 5 B e9 i4 rw => admitted 5 e9 i4
+        found e12 C:rw => revoke 5
         attach 3 C e12 i1 rw => refused 3: volume web1 is at epoch 12, which nobody was granted yet: wait for the raise that grants it
     ");
     play(

@@ -263,7 +263,7 @@ fn blocks_of_4096_bytes_and_an_odd_size() {
         disk.live.borrow_mut()[4096..8192].copy_from_slice(&superblock.encode());
         disk.block_bytes.set(4096);
     }
-    let world = World::reopen(world.disks, Start::AsLeft).unwrap();
+    let world = World::reopen(world.disks.clone(), Start::AsLeft).unwrap();
     let geometry = world.array.disk().geometry();
     assert_eq!((geometry.block_bytes, geometry.size), (4096, ByteLen((2 << 20) - 4096)));
     world.hand.run(world.array.fail(1)).unwrap();

@@ -3,12 +3,22 @@
 use super::*;
 use crate::device::IoFuture;
 use crate::testing::poll;
+use units::Moment;
 
 fn begin(world: &World, at: u64, mark: u8) -> IoFuture<()> {
     let data = IoBuf::copy_of(&[mark; 4096]).freeze();
     let mut write = world.array.disk().write(ByteOffset(at), data, Durability::Cached);
     assert!(!poll(&mut write));
     write
+}
+
+/// Lets time pass as it does for a process that runs.
+fn let_pass(world: &World, ms: u64) {
+    for _ in 0..ms / 250 {
+        world.hand.turn();
+        world.hand.pass(250);
+    }
+    world.hand.turn();
 }
 
 /// Goal: a write that hangs on a failed member never lands on top of newer data (B-11). Method: fail the member under a
@@ -43,14 +53,9 @@ pub(super) fn a_member_that_hangs_for_long_is_failed() {
     world.write(0, 1).unwrap();
     world.disks[0].held.set(true);
     let mut write = begin(&world, 0, 2);
-    for _ in 0..29 {
-        world.hand.pass(1000);
-        world.hand.turn();
-        assert!(!poll(&mut write));
-    }
-    world.hand.pass(1000);
-    world.hand.turn();
-    world.hand.turn();
+    let_pass(&world, 29_500);
+    assert!(!poll(&mut write));
+    let_pass(&world, 1000);
     assert!(poll(&mut write));
     assert_eq!(world.standings(), [Standing::Faulty, Standing::InSync]);
     assert_eq!(superblock_on(&world.disks[1]).roles[0], superblock::Role::Faulty);
@@ -59,10 +64,7 @@ pub(super) fn a_member_that_hangs_for_long_is_failed() {
     // The last one is waited for as long as it takes.
     world.disks[1].held.set(true);
     let mut write = begin(&world, 0, 3);
-    for _ in 0..90 {
-        world.hand.pass(1000);
-        world.hand.turn();
-    }
+    let_pass(&world, 90_000);
     assert!(!poll(&mut write));
     world.disks[1].release();
     world.hand.run(write).unwrap();
@@ -79,12 +81,7 @@ fn who_waited_for_a_hung_member_is_no_laggard() {
     let [a, b, c] = [&world.disks[0], &world.disks[1], &world.disks[2]];
     a.held.set(true);
     let mut waits_for_the_bitmap = begin(&world, 1 << 20, 2);
-    let pass = |seconds| {
-        for _ in 0..seconds {
-            world.hand.turn();
-            world.hand.pass(1000);
-        }
-    };
+    let pass = |seconds: u64| let_pass(&world, 1000 * seconds);
     pass(20);
     c.held.set(true);
     let younger = begin(&world, 0, 3);
@@ -117,6 +114,32 @@ fn a_stopped_process_fails_nobody() {
     world.disks[0].release();
     world.hand.run(write).unwrap();
     assert_eq!(world.standings(), [Standing::InSync; 2]);
+}
+
+/// Goal: the same for a fence: who could not be heard is not failed, and is after the full patience. Method: two members, a
+/// write that one holds, this process not scheduled for a while, at each place of the fence's patience.
+#[test]
+fn a_fence_does_not_count_its_own_pause() {
+    for before in [0, 250, 1000] {
+        let world = World::new(2);
+        world.write(0, 1).unwrap();
+        world.disks[0].held.set(true);
+        let write = begin(&world, 0, 2);
+        let fence = || {
+            let older_than = Moment(world.hand.rt().now().0 - 1500);
+            world.hand.run(world.array.fail_laggards(older_than)).unwrap();
+            world.standings()[0]
+        };
+        let_pass(&world, before);
+        world.hand.pass(60_000);
+        assert_eq!(fence(), Standing::InSync, "{before}: right after the pause, before anything else ran");
+        let_pass(&world, 1250);
+        assert_eq!(fence(), Standing::InSync, "{before}: the patience is not over");
+        let_pass(&world, 500);
+        assert_eq!(fence(), Standing::Faulty, "{before}: it hangs");
+        world.hand.run(write).unwrap();
+        world.disks[0].release();
+    }
 }
 
 /// Goal: when stop has answered, nothing is written any more. Method: a write that waits for a resync's window, stop,

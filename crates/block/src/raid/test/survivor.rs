@@ -128,7 +128,10 @@ fn a_fence_is_told_that_nothing_can_be_recorded() {
         let mut write =
             world.array.disk().write(ByteOffset(0), IoBuf::copy_of(&[2; 4096]).freeze(), Durability::Cached);
         assert!(!poll(&mut write));
-        world.hand.pass(1500);
+        for _ in 0..6 {
+            world.hand.turn();
+            world.hand.pass(250);
+        }
         let now = world.hand.rt().now();
         let array = Rc::clone(&world.array);
         let mut fence = Box::pin(async move { array.fail_laggards(now).await });
