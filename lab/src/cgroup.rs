@@ -107,10 +107,9 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Who is in it.
+    /// Who is in it, and in those that were made below it.
     pub fn processes(&self) -> Vec<i32> {
-        let text = std::fs::read_to_string(self.door()).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
+        below(&self.path).iter().flat_map(|path| processes_in(path)).collect()
     }
 
     fn write(&self, file: &str, text: &str) -> anyhow::Result<()> {
@@ -129,6 +128,18 @@ impl Cgroup {
     }
 }
 
+/// A cgroup and those below it, the deepest first.
+fn below(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.flat_map(|folder| below(&folder.path())).chain([path.to_owned()]).collect()
+}
+
+fn processes_in(path: &Path) -> Vec<i32> {
+    let text = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
 /// Kills what is in the cgroup at `path` and removes it; one that is gone is fine.
 ///
 /// # Errors
@@ -141,15 +152,18 @@ pub fn remove(path: &Path) -> anyhow::Result<()> {
     Cgroup { path: path.to_owned(), version }.kill()?;
     // The kernel may need a moment between the last process's end and the removal.
     let begun = Instant::now();
-    loop {
-        match std::fs::remove_dir(path) {
-            Err(error) if begun.elapsed() > PATIENCE => {
-                return Err(error).with_context(|| format!("removing cgroup {}", path.display()));
+    for path in below(path) {
+        loop {
+            match std::fs::remove_dir(&path) {
+                Err(error) if begun.elapsed() > PATIENCE => {
+                    return Err(error).with_context(|| format!("removing cgroup {}", path.display()));
+                }
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => std::thread::sleep(LOOK_AGAIN),
+                _ => break,
             }
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => std::thread::sleep(LOOK_AGAIN),
-            _ => return Ok(()),
         }
     }
+    Ok(())
 }
 
 /// The best hierarchy in proc_pid_mountinfo(5): field 5 is the place; after ` - ` come type, source and options.

@@ -232,9 +232,7 @@ async fn look_around(node: Rc<Node>) {
     let place = &node.agent.shared.place;
     loop {
         let status = match place.is(Role::Storage) {
-            true => {
-                crate::control::ask("target", &target::control(place), Request::Status, STATUS_PATIENCE).await.ok()
-            }
+            true => crate::control::ask("target", &target::control(place), Request::Status, STATUS_PATIENCE).await.ok(),
             false => None,
         };
         let since = |up: Millis| Moment(host::runtime::now().0.saturating_sub(up.0));
