@@ -276,6 +276,7 @@ fn a_host_obeys() {
     migrated(&world);
     taken_back(&world);
     switched_off(&world);
+    withheld(&mut world);
 }
 
 /// The node dies and is started anew: QEMU, initiator and target are the same processes, and what was ordered is known.
@@ -427,6 +428,48 @@ fn frozen(world: &World) {
     world.until(|| world.told(0)["epoch"] == 14 && world.told(0)["guest"] == "running", "it runs anew");
     let now = std::fs::read_to_string(group.join("cgroup.procs")).unwrap();
     assert!(members.lines().all(|old| !now.lines().any(|new| new == old)), "{members}{now}");
+}
+
+/// Where witnesses could vote the host dead, a guest is let run by the dead-man's leave only. A dead-man that hears no
+/// majority gives none; one that nobody watches does.
+fn withheld(world: &mut World) {
+    let configure = |world: &World, witnesses: usize| {
+        let (bravo, ip) = (&world.hosts[0], world.ip(0));
+        let tls = |name: &str| bravo.path("etc/muskox").join(name).display().to_string();
+        let mut text = format!(
+            "control = \"{}\"\nlisten = [\"{ip}:10812\"]\nvms = \"{}\"\n[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n\
+             ca = \"{}\"\n[timing]\n",
+            bravo.path("run/muskox/deadman.sock").display(),
+            bravo.path("run/muskox/vm").display(),
+            tls("node.crt"),
+            tls("node.key"),
+            tls("ca.crt")
+        );
+        for index in 0..witnesses {
+            // Nobody listens at the others' ports.
+            let (key, port) = if index == 0 {
+                (world.keys[0], 10_812)
+            } else {
+                (HostKey([9; 32].map(|b| b + u8::try_from(index).unwrap())), 10_800 + index)
+            };
+            text += &format!("[[witness]]\nkey = \"{key}\"\nname = \"w{index}\"\nportals = [\"{ip}:{port}\"]\n");
+        }
+        std::fs::write(bravo.path("etc/muskox/deadman.toml"), text).unwrap();
+    };
+    world.hosts[0].stop();
+    configure(world, 3);
+    world.hosts[0].start();
+    world.until(|| world.look(0)["deadman"] == true, "the dead-man answers");
+    world.raise(16, Some(0));
+    world.order(0, &json!({"do": "start", "epoch": 16}), None);
+    world.until(|| world.told(0)["paused"] == true, "the leave is withheld");
+    assert_eq!(world.told(0)["guest"], "absent");
+
+    configure(world, 1);
+    let deadman = std::fs::read_to_string(world.hosts[0].path("run/muskox/deadman.process")).unwrap();
+    assert!(Command::new("kill").arg(deadman.split(' ').next().unwrap()).status().unwrap().success());
+    let told = world.is(0, "running");
+    assert_eq!(told["paused"], false, "{told}");
 }
 
 fn press_power_button(monitor: &std::path::Path) {
