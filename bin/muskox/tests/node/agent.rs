@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use units::{HostKey, Millis};
 
 /// Nothing here takes longer, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const UUID: &str = "4f7c9e3a-8d51-4c0e-9f00-0123456789ab";
 
 /// A boot sector that writes a counter to sector 1 + n mod 1024 by the BIOS, says `W0000002a` (or `E…`) on the serial port, and
@@ -221,9 +221,20 @@ impl World {
         let begun = Instant::now();
         while !done() {
             let logs = self.hosts.each_ref().map(Machine::log).join("\n--\n");
-            assert!(begun.elapsed() < PATIENCE, "not in time: {what}\n{logs}");
+            let said = [0, 1].map(|host| std::fs::read_to_string(self.console(host)).unwrap_or_default());
+            let said = said.each_ref().map(|said| said.get(said.len().saturating_sub(200)..).unwrap_or_default());
+            assert!(begun.elapsed() < PATIENCE, "not in time: {what}\n{said:?}\n{logs}");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// The guest's control group on a host, and how it is frozen.
+    fn group(&self, host: usize) -> (PathBuf, &'static str, &'static str) {
+        let noted = std::fs::read_to_string(self.hosts[host].path("run/muskox/vm/web1/cgroup")).unwrap();
+        let group = PathBuf::from(noted.trim());
+        let kinds = [("cgroup.freeze", "1"), ("freezer.state", "FROZEN")];
+        let (file, word) = kinds.into_iter().find(|(file, _)| group.join(file).exists()).expect("it can freeze");
+        (group, file, word)
     }
 
     fn console(&self, host: usize) -> PathBuf {
@@ -265,6 +276,7 @@ fn a_host_obeys() {
     migrated(&world);
     taken_back(&world);
     switched_off(&world);
+    withheld(&mut world);
 }
 
 /// The node dies and is started anew: QEMU, initiator and target are the same processes, and what was ordered is known.
@@ -358,14 +370,30 @@ fn taken_back(world: &World) {
     println!("return: {} ms from order to running", begun.elapsed().as_millis());
     assert_eq!(back["epoch"], 9);
     world.writes_on(1);
+
+    // The other end hangs in the middle of the switch.
+    towards(11);
+    world.raise(10, None);
+    let (group, file, word) = world.group(0);
+    std::fs::write(group.join(file), word).unwrap();
+    world.order(1, &json!({"do": "continue"}), None);
+    world.until(|| world.told(1)["guest"] != "pre-switchover", "it sends the rest");
+    world.raise(12, Some(1));
+    let begun = Instant::now();
+    world.order(1, &json!({"do": "return", "epoch": 12}), None);
+    world.until(|| world.told(1)["epoch"] == 12 && world.told(1)["guest"] == "running", "it is taken back");
+    println!("return from a hang: {} ms from order to running", begun.elapsed().as_millis());
+    world.order(0, &json!({"do": "destroy"}), None);
+    world.is(0, "absent");
+    world.writes_on(1);
 }
 
 /// A failover to bravo, a QEMU that dies, and a guest that switches itself off.
 fn switched_off(world: &World) {
-    world.raise(10, Some(0));
+    world.raise(13, Some(0));
     world.order(1, &json!({"do": "destroy"}), None);
     let begun = Instant::now();
-    world.order(0, &json!({"do": "start", "epoch": 10}), None);
+    world.order(0, &json!({"do": "start", "epoch": 13}), None);
     world.is(0, "running");
     println!("failover: {} ms from order to running", begun.elapsed().as_millis());
     world.is(1, "absent");
@@ -376,9 +404,9 @@ fn switched_off(world: &World) {
     let why = gone["why"].as_str().unwrap();
     assert!(why.contains("QEMU") && gone["powered_off"] == false, "{gone}");
 
-    world.raise(12, Some(0));
+    world.raise(15, Some(0));
     let _ = std::fs::remove_file(world.console(0));
-    world.order(0, &json!({"do": "start", "epoch": 12}), None);
+    world.order(0, &json!({"do": "start", "epoch": 15}), None);
     world.is(0, "running");
     world.writes_on(0);
     let monitor = world.hosts[0].path("run/muskox/vm/web1/oob.sock");
@@ -391,20 +419,57 @@ fn switched_off(world: &World) {
 
 /// What the dead-man froze is ended all the same by a start at a newer epoch. Both kinds of control groups are known.
 fn frozen(world: &World) {
-    let noted = std::fs::read_to_string(world.hosts[0].path("run/muskox/vm/web1/cgroup")).unwrap();
-    let group = std::path::Path::new(noted.trim());
-    let (file, word) = [("cgroup.freeze", "1"), ("freezer.state", "FROZEN")]
-        .into_iter()
-        .find(|(file, _)| group.join(file).exists())
-        .expect("a group that can freeze");
+    let (group, file, word) = world.group(0);
     let members = std::fs::read_to_string(group.join("cgroup.procs")).unwrap();
     assert_eq!(members.lines().count(), 2, "QEMU and the initiator: {members}");
     std::fs::write(group.join(file), word).unwrap();
-    world.raise(11, Some(0));
-    world.order(0, &json!({"do": "start", "epoch": 11}), None);
-    world.until(|| world.told(0)["epoch"] == 11 && world.told(0)["guest"] == "running", "it runs anew");
+    world.raise(14, Some(0));
+    world.order(0, &json!({"do": "start", "epoch": 14}), None);
+    world.until(|| world.told(0)["epoch"] == 14 && world.told(0)["guest"] == "running", "it runs anew");
     let now = std::fs::read_to_string(group.join("cgroup.procs")).unwrap();
     assert!(members.lines().all(|old| !now.lines().any(|new| new == old)), "{members}{now}");
+}
+
+/// Where witnesses could vote the host dead, a guest is let run by the dead-man's leave only. A dead-man that hears no
+/// majority gives none; one that nobody watches does.
+fn withheld(world: &mut World) {
+    let configure = |world: &World, witnesses: usize| {
+        let (bravo, ip) = (&world.hosts[0], world.ip(0));
+        let tls = |name: &str| bravo.path("etc/muskox").join(name).display().to_string();
+        let mut text = format!(
+            "control = \"{}\"\nlisten = [\"{ip}:10812\"]\nvms = \"{}\"\n[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n\
+             ca = \"{}\"\n[timing]\n",
+            bravo.path("run/muskox/deadman.sock").display(),
+            bravo.path("run/muskox/vm").display(),
+            tls("node.crt"),
+            tls("node.key"),
+            tls("ca.crt")
+        );
+        for index in 0..witnesses {
+            // Nobody listens at the others' ports.
+            let (key, port) = if index == 0 {
+                (world.keys[0], 10_812)
+            } else {
+                (HostKey([9; 32].map(|b| b + u8::try_from(index).unwrap())), 10_800 + index)
+            };
+            text += &format!("[[witness]]\nkey = \"{key}\"\nname = \"w{index}\"\nportals = [\"{ip}:{port}\"]\n");
+        }
+        std::fs::write(bravo.path("etc/muskox/deadman.toml"), text).unwrap();
+    };
+    world.hosts[0].stop();
+    configure(world, 3);
+    world.hosts[0].start();
+    world.until(|| world.look(0)["deadman"] == true, "the dead-man answers");
+    world.raise(16, Some(0));
+    world.order(0, &json!({"do": "start", "epoch": 16}), None);
+    world.until(|| world.told(0)["paused"] == true, "the leave is withheld");
+    assert_eq!(world.told(0)["guest"], "absent");
+
+    configure(world, 1);
+    let deadman = std::fs::read_to_string(world.hosts[0].path("run/muskox/deadman.process")).unwrap();
+    assert!(Command::new("kill").arg(deadman.split(' ').next().unwrap()).status().unwrap().success());
+    let told = world.is(0, "running");
+    assert_eq!(told["paused"], false, "{told}");
 }
 
 fn press_power_button(monitor: &std::path::Path) {

@@ -97,6 +97,7 @@ async fn boots(accelerator: Accelerator, qemu: &Path, scratch: &Path) -> io::Res
         owner: None,
         cgroups: Vec::new(),
         environment: Vec::new(),
+        ends_with_us: true,
         limits: Some(Limits { file_bytes: 1 << 20 }),
     };
     let how = run(program).await;

@@ -64,6 +64,12 @@ impl Cgroup {
         opened.map(OwnedFd::from).map_err(|source| VmError::io(format!("opening {}", path.display()), source))
     }
 
+    /// Puts a process in. From outside, for one that put itself into a frozen group would stop before it is a program, and
+    /// whoever starts it would wait for the thaw.
+    pub(super) fn take_in(&self, pid: i32) -> Result<(), VmError> {
+        self.write("cgroup.procs", &pid.to_string())
+    }
+
     /// Whether it can freeze.
     #[must_use]
     pub fn can_freeze(&self) -> bool {

@@ -57,7 +57,7 @@ impl Daemon {
     /// Starts it.
     ///
     /// # Errors
-    /// If it cannot be started or noted; nothing is left behind.
+    /// If it cannot be started, noted or put into its groups; nothing is left behind.
     pub fn start(&self) -> Result<Process, VmError> {
         let starting = |source| VmError::io(format!("starting {}", self.program.display()), source);
         let kept = |name: &&str| std::env::var_os(name).map(|value| (OsString::from(name), value));
@@ -66,8 +66,9 @@ impl Daemon {
             arguments: self.arguments.clone(),
             log: self.open_log().map_err(|source| VmError::io(format!("opening {}", self.log.display()), source))?,
             owner: None,
-            cgroups: self.cgroups.iter().map(Cgroup::procs).collect::<Result<_, _>>()?,
+            cgroups: Vec::new(),
             environment: self.environment.iter().filter_map(kept).collect(),
+            ends_with_us: false,
             limits: None,
         };
         let mut child = program.start().map_err(starting)?;
@@ -77,7 +78,9 @@ impl Daemon {
             let status = child.wait().map_err(starting)?;
             return Err(starting(io::Error::other(format!("it ended at once ({status})"))));
         };
-        if let Err(error) = self.write_note(process.identity()) {
+        let pid = process.identity().pid;
+        let joined = self.cgroups.iter().try_for_each(|cgroup| cgroup.take_in(pid));
+        if let Err(error) = joined.and_then(|()| self.write_note(process.identity())) {
             let _ = process.signal(rustix::process::Signal::KILL);
             return Err(error);
         }

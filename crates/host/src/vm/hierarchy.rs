@@ -5,21 +5,34 @@
 use super::cgroup::Cgroup;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The kernel lets go of a killed process within milliseconds.
+const REMOVE_AGAIN: Duration = Duration::from_millis(5);
+const REMOVALS_MAX: usize = 40;
 
 /// Makes the control group `name` below this process's own, where a hierarchy can freeze: v2, else v1's freezer. Never
 /// both: a kill by one would wait for the thaw of the other. Where we may not make one there is none: a machine then is
-/// stopped by its monitor and by signals.
+/// stopped by its monitor and by signals. A group that is there already is thawed.
 #[must_use]
 pub fn make_group(name: &str) -> Option<Cgroup> {
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let made = folders(&own, &mounts).into_iter().filter_map(|folder| make(&folder.join(name)).ok());
-    made.filter_map(|path| Cgroup::open(&path).ok()).find(Cgroup::can_freeze)
+    let group = made.filter_map(|path| Cgroup::open(&path).ok()).find(Cgroup::can_freeze)?;
+    // One that is left from a machine that was frozen and killed: whoever enters it frozen never becomes a program.
+    group.thaw().ok().map(|()| group)
 }
 
-/// Removes a group that nobody is in any more. A process that is just ending keeps it; it is made use of again then.
-pub fn remove_group(group: &Cgroup) {
-    let _ = std::fs::remove_dir(group.path());
+/// Removes a group that nobody is in any more. A process that is just ending keeps it for a moment; one that is kept
+/// longer is made use of again.
+pub async fn remove_group(group: &Cgroup) {
+    for _ in 0..REMOVALS_MAX {
+        match std::fs::remove_dir(group.path()) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => tokio::time::sleep(REMOVE_AGAIN).await,
+            _ => return,
+        }
+    }
 }
 
 fn make(path: &Path) -> io::Result<PathBuf> {

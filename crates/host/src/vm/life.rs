@@ -128,6 +128,7 @@ impl Vm {
             owner,
             cgroups: launch.cgroups.iter().map(Cgroup::procs).collect::<Result<_, _>>()?,
             environment: Vec::new(),
+            ends_with_us: false,
             limits: Some(Limits { file_bytes: console::LOG_MAX }),
         };
         let starting = |source| VmError::io(format!("starting {}", launch.qemu.display()), source);

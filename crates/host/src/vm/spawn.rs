@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "pre_exec, and tokio's registration of a descriptor, are unsafe by their signatures")]
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -33,6 +33,8 @@ pub(super) struct Program {
     pub(super) cgroups: Vec<OwnedFd>,
     /// What it needs of our environment.
     pub(super) environment: Vec<(OsString, OsString)>,
+    /// Whether it ends with us: it is of no use to a successor.
+    pub(super) ends_with_us: bool,
     /// What it may not exceed; `None`: as much as we.
     pub(super) limits: Option<Limits>,
 }
@@ -55,9 +57,12 @@ impl Program {
             // std also drops the supplementary groups when root takes another user.
             command.uid(uid).gid(gid);
         }
-        let (cgroups, limits) = (self.cgroups, self.limits);
+        let (cgroups, limits, ends_with_us) = (self.cgroups, self.limits, self.ends_with_us);
         let set_up = move || {
             rustix::process::setsid()?;
+            if ends_with_us {
+                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            }
             for procs in &cgroups {
                 // "0" is the writer itself (cgroups(7)).
                 rustix::io::write(procs.as_fd(), b"0")?;
@@ -77,7 +82,7 @@ impl Program {
             close_on_exec_from(FIRST_FOREIGN_FD)
         };
         // SAFETY: the closure runs in the child after fork, where only async-signal-safe work is allowed. It makes
-        // system calls only (setsid, write, prlimit, rt_sigaction, close_range), touches no lock, allocates nothing
+        // system calls only (setsid, prctl, write, prlimit, rt_sigaction, close_range), touches no lock, allocates nothing
         // (io::Error from a raw number does not allocate), and borrows nothing that could be gone: it owns its captures.
         unsafe { command.pre_exec(set_up) };
         command.spawn()

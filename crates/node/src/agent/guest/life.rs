@@ -147,7 +147,7 @@ impl Guest {
         }
         crate::agent::network::unplug(&self.shared.place, &brief);
         if let Some(cgroup) = cgroup {
-            host::vm::remove_group(&cgroup);
+            host::vm::remove_group(&cgroup).await;
             let _ = std::fs::remove_file(self.shared.place.machine(&self.name).join(CGROUP));
         }
     }
