@@ -58,11 +58,14 @@ async fn act(desk: &Rc<Desk>, task: &Task, order: &Order, action: &Action, host:
     let Some(machine) = view.member(host) else {
         return Ok(());
     };
+    let waits = |key| desk.hosts.borrow().tell(&order.vm, key).and_then(|tell| tell.port);
     let other = other_end(task, host).and_then(|key| view.member(key)).map(|record| Other {
         key: record.key,
         name: record.name.clone(),
         ip: record.address.ip(),
-        port: desk.hosts.borrow().tell(&order.vm, record.key).and_then(|tell| tell.port),
+        // Whoever copies has to know it. Others are told the same whenever they are asked: a host goes on with what it does
+        // as long as the words stay the same.
+        port: if matches!(action, Action::Migrate { .. }) { waits(record.key) } else { None },
     });
     if let (Action::Migrate { destination, .. }, Some(Other { port: None, .. })) = (action, &other) {
         // A director that just took over has not heard where the destination waits: it is asked, and this comes again.

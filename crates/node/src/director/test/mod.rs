@@ -3,6 +3,7 @@
 mod world;
 
 use super::{Desk, recover, runs};
+use crate::vms::object::Wish;
 use api::{Code, VmMigrateRequest, VmStartRequest, VmState, VmStopRequest};
 use cluster::job::{Guest, VolumeFloor};
 use host::runtime::now;
@@ -156,9 +157,9 @@ fn a_dead_qemu_is_restarted_in_place_more_and_more_slowly() {
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         assert_eq!(world.state.borrow().starts.len(), 3);
         world.state.borrow_mut().dead.clear();
-        running(&desk, "web1", 1).await;
-        tokio::time::sleep(Duration::from_millis(1_000)).await;
-        assert!(desk.vm_show("web1").await.unwrap().vm.wished, "an old power-off is not heeded again");
+        desk.wish(&name("web1"), Wish::Running, None).await.expect("it is there");
+        until("an old power-off is not heeded again", async || world.state.borrow().starts.len() == 4).await;
+        assert!(desk.vm_show("web1").await.unwrap().vm.wished);
     });
 }
 

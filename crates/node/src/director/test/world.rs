@@ -160,9 +160,11 @@ impl World {
         }
         tell.at = act.order.at;
         tell.powered_off = false;
+        let before = tell.clone();
         self.obey(n, act, &mut tell);
+        let begun = matches!(act.action, Action::Incoming { .. }) && before.guest == Guest::Absent;
         self.state.borrow_mut().guests.insert(place, tell.clone());
-        Acted { admitted, told: tell }
+        Acted { admitted, told: if begun { before } else { tell } }
     }
 
     fn obey(&self, n: usize, act: &Act, tell: &mut Tell) {
@@ -174,7 +176,16 @@ impl World {
                 tell.guest = Guest::Running;
             }
             Action::Destroy { .. } => tell.guest = Guest::Absent,
-            Action::Incoming { .. } => (tell.guest, tell.port) = (Guest::Incoming, Some(10_820)),
+            Action::Incoming { .. } if tell.guest == Guest::Absent => {
+                // As real ones: what is old is destroyed first, and that is told.
+                let (desk, host, mut later) = (self.desk.borrow().clone(), key(n), tell.clone());
+                (later.guest, later.port) = (Guest::Incoming, Some(10_820));
+                (tell.guest, tell.port) = (Guest::Incoming, Some(10_820));
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    desk.upgrade().expect("the test goes on").heard(host, later);
+                });
+            }
             Action::Migrate { .. } if state.stuck => tell.guest = Guest::Copying,
             Action::Migrate { .. } => {
                 assert!(act.other.as_ref().is_some_and(|other| other.port == Some(10_820)), "{:?}", act.other);
