@@ -23,6 +23,8 @@ pub struct MemDisk {
     pub durable: RefCell<Vec<u8>>,
     /// All operations fail with EIO from now on.
     pub broken: Cell<bool>,
+    /// Sectors that cannot be read until they are written.
+    pub unreadable: RefCell<std::collections::BTreeSet<u64>>,
     /// This many operations succeed before the disk breaks.
     pub breaks_after: Cell<Option<u64>>,
     /// Writes wait while this is set; `release` lets them go on.
@@ -75,6 +77,7 @@ impl MemDisk {
             live: RefCell::new(content.clone()),
             durable: RefCell::new(content),
             broken: Cell::new(false),
+            unreadable: RefCell::default(),
             breaks_after: Cell::new(None),
             held: Cell::new(false),
             held_flushes: Cell::new(false),
@@ -134,6 +137,7 @@ impl MemDisk {
         }
         self.log.borrow_mut().push(Seen::Write { at: at.0, len: bytes.len() as u64, fua });
         let start = usize::try_from(at.0).expect("checked above");
+        self.unreadable.borrow_mut().retain(|sector| !(at.0..at.0 + bytes.len() as u64).contains(sector));
         self.live.borrow_mut()[start..start + bytes.len()].copy_from_slice(bytes);
         if fua {
             self.durable.borrow_mut()[start..start + bytes.len()].copy_from_slice(bytes);
@@ -178,6 +182,10 @@ impl BlockDevice for Shared {
     }
 
     fn read(&self, at: ByteOffset, mut into: IoBuf) -> IoFuture<IoBuf> {
+        let end = at.0 + into.byte_len().0;
+        if self.unreadable.borrow().range(at.0..end).next().is_some() {
+            return IoFuture::ready(Err(DeviceError::Failed { errno: EIO }));
+        }
         IoFuture::ready(self.check(at, into.byte_len()).map(|()| {
             let start = usize::try_from(at.0).expect("checked above");
             let len = into.len();

@@ -249,7 +249,9 @@ impl Inner {
             match joined.await.pop() {
                 Some((_, Outcome::Answered(Ok(filled)))) => return Ok(filled),
                 Some((_, Outcome::Answered(Err(error)))) => {
-                    self.fail(&leg, &format!("a read: {error}")).map_err(|LastOne| error)?;
+                    if let Some(filled) = self.mend(leg, at, len, error).await? {
+                        return Ok(filled);
+                    }
                 }
                 Some((_, Outcome::Abandoned)) | None => {}
             }

@@ -5,6 +5,7 @@
 
 use super::array::Inner;
 use super::chunks::ChunkSet;
+use super::mend::ReadErrors;
 use super::superblock::Superblock;
 use crate::device::{DeviceError, Disk, IoFuture};
 use crate::runtime::Rt;
@@ -45,6 +46,7 @@ pub(super) struct Leg {
     pub by_bitmap: Cell<bool>,
     pub cause: RefCell<Option<String>>,
     pub next_read: Cell<u64>,
+    pub read_errors: RefCell<ReadErrors>,
     standing: Cell<Standing>,
     calls: RefCell<Calls>,
     /// Operations that nobody waits for any more and that may still land.
@@ -80,6 +82,7 @@ impl Leg {
             by_bitmap: Cell::new(false),
             cause: RefCell::new(None),
             next_read: Cell::new(0),
+            read_errors: RefCell::default(),
             standing: Cell::new(standing),
             calls: RefCell::default(),
             left: Cell::new(0),

@@ -11,7 +11,7 @@
 //!                       └───────────────────────────┘
 //! ```
 //! One file one noun: `superblock`, `bitmap`, `facts`, `layout`, `chunks` are formats and sets; `leg` is a member at
-//! work, `array` the state, `meta` its writing; `io` serves, `resync` fills, `tidy` clears; `create`, `assemble`,
+//! work, `array` the state, `meta` its writing; `io` serves, `mend` writes back, `resync` fills, `tidy` clears; `create`, `assemble`,
 //! `admin` and `status` are what an operator asks for.
 
 mod admin;
@@ -24,6 +24,7 @@ pub mod facts;
 mod io;
 pub mod layout;
 mod leg;
+mod mend;
 mod meta;
 mod records;
 mod resync;

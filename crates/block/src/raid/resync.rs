@@ -190,14 +190,14 @@ impl Inner {
 }
 
 /// A range that a resync has for itself.
-struct Window<'a> {
+pub(super) struct Window<'a> {
     inner: &'a Rc<Inner>,
     range: (u64, u64),
 }
 
 impl<'a> Window<'a> {
     /// New writes wait from now on; returns when those that were under way have ended.
-    async fn open(inner: &'a Rc<Inner>, from: u64, to: u64) -> Self {
+    pub async fn open(inner: &'a Rc<Inner>, from: u64, to: u64) -> Self {
         if planted(Bug::ResyncOverwritesNewer) {
             return Self { inner, range: (u64::MAX, u64::MAX) };
         }
@@ -213,7 +213,12 @@ impl<'a> Window<'a> {
 
 impl Drop for Window<'_> {
     fn drop(&mut self) {
-        self.inner.ranges.windows.borrow_mut().retain(|range| *range != self.range);
+        // One of them: two may cover the same range.
+        let mut windows = self.inner.ranges.windows.borrow_mut();
+        if let Some(own) = windows.iter().position(|range| *range == self.range) {
+            windows.swap_remove(own);
+        }
+        drop(windows);
         self.inner.ranges.window_closed.wake_all();
     }
 }

@@ -85,6 +85,40 @@ fn a_failed_read_is_answered_by_the_other_member() {
     }
 }
 
+/// Goal: a bad sector costs a write, not a member, unless there are many. Method: sectors that one member cannot read until
+/// they are written, twenty of them; a flush between, nothing else is written.
+#[test]
+fn a_bad_sector_is_answered_by_the_other_and_written_back() {
+    let world = World::new(2);
+    for block in 0..20 {
+        world.write(block * 4096, 7).unwrap();
+    }
+    let bad = &world.disks[0];
+    for block in 0..20 {
+        bad.unreadable.borrow_mut().insert(DATA as u64 + block * 4096 + 512);
+        // Reads in order go to one member, the first.
+        assert_eq!(world.read(block * 4096).unwrap(), 7);
+        let expect = if block < 19 { Standing::InSync } else { Standing::Faulty };
+        assert_eq!(bad.unreadable.borrow().is_empty(), block < 19);
+        assert_eq!(world.standings(), [expect, Standing::InSync], "bad sector {block}");
+    }
+    assert!(world.array.status().members[0].cause.as_ref().unwrap().starts_with("a read: "));
+}
+
+/// Goal: what neither member can read is an error, and costs no member. Method: the same sector on both, then a write.
+#[test]
+fn what_nobody_can_read_is_an_error() {
+    let world = World::new(2);
+    world.write(0, 7).unwrap();
+    for disk in &world.disks {
+        disk.unreadable.borrow_mut().insert(DATA as u64);
+    }
+    assert!(world.read(0).is_err());
+    assert_eq!(world.standings(), [Standing::InSync, Standing::InSync]);
+    world.write(0, 8).unwrap();
+    assert_eq!(world.read(0).unwrap(), 8);
+}
+
 #[test]
 fn the_last_members_error_goes_up_and_stays() {
     let world = World::new(2);
