@@ -190,7 +190,9 @@ impl Cluster {
         let mut command = Command::new(&self.program);
         command.arg("ctl").arg("--socket").arg(socket).args(["--json", "status"]).stdin(Stdio::null());
         let text = self.finish(command.process_group_of_its_own(), "ctl status")?;
-        serde_json::from_str(&text).with_context(|| format!("`muskox ctl status` printed no JSON: {text:?}"))
+        let reply: Value =
+            serde_json::from_str(&text).with_context(|| format!("`muskox ctl status` printed no JSON: {text:?}"))?;
+        Ok(reply["status"].clone())
     }
 
     /// A disk, as the storage box sees it.
