@@ -8,14 +8,15 @@ use wire::control::{Answer, Ask, Code, Decoder, Refusal, Reply, Request, VERSION
 
 const READ_BYTES: usize = 64 << 10;
 
-/// Asks the process at `socket`, which people call `who`.
+/// Asks the process behind `socket`; `who` it is, for people.
 ///
 /// # Errors
 /// What it refuses; [`Code::Failed`] if it cannot be asked, [`Code::Busy`] if it has not answered in time: it may still
 /// do what was asked.
-pub async fn ask(socket: &Path, who: &str, request: Request, patience: Duration) -> Result<Reply, Refusal> {
+pub async fn ask(who: &str, socket: &Path, request: Request, patience: Duration) -> Result<Reply, Refusal> {
     let late = || {
-        let text = format!("{who} has not answered within {} s; it may still do what was asked", patience.as_secs());
+        let text =
+            format!("the {who} has not answered within {} s; it may still do what was asked", patience.as_secs());
         Refusal::new(Code::Busy, text, "look how it is, then ask again")
     };
     tokio::time::timeout(patience, exchange(socket, who, request)).await.unwrap_or_else(|_| Err(late()))
@@ -24,10 +25,10 @@ pub async fn ask(socket: &Path, who: &str, request: Request, patience: Duration)
 async fn exchange(socket: &Path, who: &str, request: Request) -> Result<Reply, Refusal> {
     let broken = |what: &dyn std::fmt::Display| {
         let hint = format!("check that it runs and answers at '{}'", socket.display());
-        Refusal::new(Code::Failed, format!("{who} does not answer: {what}"), hint)
+        Refusal::new(Code::Failed, format!("the {who} of this machine does not answer: {what}"), hint)
     };
     let foreign = |what: &dyn std::fmt::Display| {
-        Refusal::new(Code::Version, format!("{who} speaks something else: {what}"), "run one muskox version")
+        Refusal::new(Code::Version, format!("the {who} speaks something else: {what}"), "run one muskox version")
     };
     let mut transport = connect_unix(socket).await.map_err(|error| broken(&error))?;
     let question = encode(&Ask { version: VERSION, id: 1, request }).map_err(|error| foreign(&error))?;

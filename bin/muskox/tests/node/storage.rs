@@ -1,26 +1,27 @@
 //! Pools and volumes through the cluster's API: real nodes, real targets, files as disks.
 
-use crate::support::{Machine, Machines, PATIENCE};
+use crate::support::{Machine, Machines};
 use serde_json::{Value, json};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// A storage machine's target: a process beside its node.
+/// A node is ready before that, but not by much.
+const NODE_CONFIGURES_WITHIN: Duration = Duration::from_secs(2);
+
+/// A storage machine's target: a process of its node's, or one of this test's beside a node that keeps none.
 pub struct Target {
-    config: std::path::PathBuf,
-    process: Option<Child>,
+    pid: String,
+    own: Option<Child>,
 }
 
-/// A cluster of one storage machine that has two disks of 96 MiB and a target.
+/// A cluster of one storage machine that has three disks of 96 MiB and a target.
 pub fn storage_machine(machines: &Machines) -> (Machine, Target) {
     let alpha = machines.first(&["--portals", &portal()]);
-    alpha.wait("up", |alpha| alpha.listed("alpha")["portals"][0].is_string());
     for disk in ["d0", "d1", "d2"] {
         std::fs::File::create(alpha.path(disk)).unwrap().set_len(96 << 20).unwrap();
     }
-    let mut target = Target::beside(&alpha);
-    target.start();
+    let target = Target::of(&alpha);
     (alpha, target)
 }
 
@@ -32,6 +33,21 @@ fn portal() -> String {
 }
 
 impl Target {
+    /// A node that keeps a target writes its configuration first of all.
+    fn of(machine: &Machine) -> Self {
+        let begun = Instant::now();
+        while begun.elapsed() < NODE_CONFIGURES_WITHIN {
+            if machine.path("etc/muskox/target.toml").exists() {
+                let note = machine.path("run/muskox/target.process");
+                let pid = || Some(std::fs::read_to_string(&note).ok()?.split_whitespace().next()?.to_owned());
+                machine.wait("target", |it| pid().is_some() && it.path("run/muskox/target.sock").exists());
+                return Self { pid: pid().expect("it was there a moment ago"), own: None };
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self::beside(machine)
+    }
+
     fn beside(machine: &Machine) -> Self {
         let portal = machine.listed(&machine.name)["portals"][0].as_str().unwrap().to_owned();
         let path = |name: &str| machine.path(name).to_str().unwrap().to_owned();
@@ -44,34 +60,38 @@ impl Target {
             path("etc/muskox/node.key"),
             path("etc/muskox/ca.crt"),
         );
-        let config = machine.path("target.toml");
-        std::fs::write(&config, text).unwrap();
-        Self { config, process: None }
-    }
-
-    pub fn start(&mut self) {
-        let log = std::fs::File::create(self.config.with_extension("log")).unwrap();
+        std::fs::write(machine.path("target.toml"), text).unwrap();
+        let log = std::fs::File::create(machine.path("target.log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_muskox"));
-        command.args(["target", "--config"]).arg(&self.config).stdout(Stdio::null()).stderr(log);
-        self.process = Some(command.spawn().unwrap());
-        let begun = Instant::now();
-        while !std::fs::read_to_string(self.config.with_extension("log")).unwrap().contains("ready") {
-            assert!(begun.elapsed() < PATIENCE, "no target");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        command.args(["target", "--config"]).arg(machine.path("target.toml")).stdout(Stdio::null()).stderr(log);
+        let own = command.spawn().unwrap();
+        machine.wait("target", |it| std::fs::read_to_string(it.path("target.log")).unwrap().contains("ready"));
+        Self { pid: own.id().to_string(), own: Some(own) }
     }
 
-    pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
+    /// It hangs.
+    pub fn stop(&self) {
+        self.signal("-STOP");
+    }
+
+    /// It goes on.
+    pub fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.pid]).status().unwrap().success());
     }
 }
 
 impl Drop for Target {
     fn drop(&mut self) {
-        self.kill();
+        if let Some(mut process) = self.own.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        } else {
+            let _ = Command::new("kill").args(["-CONT", &self.pid]).status();
+        }
     }
 }
 
@@ -91,11 +111,11 @@ pub fn wait_until_served(machine: &Machine, volume: &str) {
 
 /// Goal: a pool and a volume are made, seen from every machine, and removed; what cannot be is refused in words that help,
 /// and changes nothing; asking again for what is there is success; a silent target hides only its own. Method: two
-/// machines, every call, the target killed and started.
+/// machines, every call, the target stopped and going on.
 #[test]
 fn pools_and_volumes_come_and_go() {
     let machines = Machines::new();
-    let (alpha, mut target) = storage_machine(&machines);
+    let (alpha, target) = storage_machine(&machines);
     let mut beta = machines.machine("beta");
     let token = alpha.token();
     let words = [&beta.join_words(&token)[..], &["--roles", "host"]].concat();
@@ -127,13 +147,23 @@ fn pools_and_volumes_come_and_go() {
     beta.ask_refused("POST", "/v1/volumes", &volume_of("web1", 16), "exists");
     alpha.ask_refused("GET", "/v1/volumes/web2", &Value::Null, "not_found");
 
-    target.kill();
+    target.stop();
     let silent = beta.ask("GET", "/v1/volumes", &Value::Null);
     assert_eq!(silent["volumes"][0]["state"], "unknown", "{silent}");
     assert_eq!(beta.ask("GET", "/v1/pools", &Value::Null)["pools"][0]["state"], "unknown");
-    alpha.ask_refused("POST", "/v1/volumes", &volume_of("web2", 8), "failed");
-    target.start();
+    alpha.ask_refused("POST", "/v1/volumes", &volume_of("web2", 8), "unreachable");
+    target.go_on();
     wait_until_served(&beta, "web1");
+
+    // Somebody made a volume at the target, behind the cluster's back: it is nobody's new one.
+    let socket = alpha.path("run/muskox/target.sock");
+    let mut ctl = Command::new(env!("CARGO_BIN_EXE_muskox"));
+    ctl.args(["ctl", "--socket"]).arg(&socket).args(["volume", "create", "tank", "stray", "8M"]);
+    assert!(ctl.output().unwrap().status.success());
+    alpha.ask_refused("POST", "/v1/volumes", &volume_of("stray", 8), "exists");
+    alpha.ask_refused("GET", "/v1/volumes/stray", &Value::Null, "not_found");
+    let doctor = beta.ask("GET", "/v1/doctor", &Value::Null).to_string();
+    assert!(doctor.contains("volume stray"), "{doctor}");
 
     let replaced = json!({"old": alpha.path("d1"), "new": alpha.path("d2"), "wipe": false});
     beta.ask("POST", "/v1/pools/tank/replace", &replaced);

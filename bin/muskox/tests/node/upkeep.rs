@@ -65,11 +65,11 @@ fn a_backup_comes_back_and_no_epoch_does() {
 }
 
 /// Goal: doctor names what is wrong on each machine, and nothing that is not; it answers although a machine is dead; a
-/// machine that has a pool does not go. Method: two machines, the target killed, one node killed.
+/// machine that has a pool does not go. Method: two machines, the target stopped, one node killed.
 #[test]
 fn doctor_and_a_machine_that_stays() {
     let machines = Machines::new();
-    let (alpha, mut target) = storage_machine(&machines);
+    let (alpha, target) = storage_machine(&machines);
     let mut beta = machines.machine("beta");
     let token = alpha.token();
     beta.node("join", &[&beta.join_words(&token)[..], &["--roles", "witness"]].concat());
@@ -90,9 +90,10 @@ fn doctor_and_a_machine_that_stays() {
     assert_eq!(found("target", "alpha")["grade"], "good");
     assert_eq!(found("certificate", "beta")["grade"], "good");
     assert_eq!(beta.ask("GET", "/v1/doctor", &Value::Null)["checks"][0]["node"], "alpha");
-    target.kill();
+    target.stop();
     let dead = found("target", "alpha");
     assert!(dead["grade"] == "bad" && !dead["hint"].as_str().unwrap().is_empty(), "{dead}");
+    target.go_on();
     beta.kill();
     assert_eq!(found("node", "beta")["grade"], "bad");
 

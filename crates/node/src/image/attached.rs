@@ -117,7 +117,7 @@ impl Attached {
     async fn report(&self) -> Result<HeldReport, Problem> {
         let socket = self.folder.join("control.sock");
         let failed = |text: String| Problem::new(Code::Failed, text, "see the node's log");
-        match control::ask(&socket, "the import's initiator", Request::Status, ANSWER_WITHIN).await {
+        match control::ask("initiator of the import", &socket, Request::Status, ANSWER_WITHIN).await {
             Ok(Reply::Initiator(mut report)) if report.volumes.len() == 1 => Ok(report.volumes.remove(0)),
             Ok(other) => Err(failed(format!("the import's initiator answered something else: {other:?}"))),
             Err(refusal) => Err(failed(refusal.text)),

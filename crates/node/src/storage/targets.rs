@@ -36,23 +36,21 @@ pub async fn ask(node: &Node, machine: &Record, request: control::Request) -> Re
 pub async fn look_at_all(node: &Node, keeper: &Keeper) -> Result<Looked, Problem> {
     let mut machines = keeper.store.ask(registry::members).await?;
     machines.retain(|machine| machine.roles.contains(&Role::Storage));
-    let looks = machines.iter().map(|machine| async {
-        let looked = tokio::time::timeout(LOOK_WITHIN, look_at(node, machine)).await;
-        let silent = || {
-            let text = format!("'{}' has not answered within {} s", machine.name, LOOK_WITHIN.as_secs());
-            Err(Problem::new(Code::Unreachable, text, "check that `muskox node run` runs there"))
-        };
-        (machine.name.clone(), looked.unwrap_or_else(|_| silent()))
-    });
+    let looks = machines.iter().map(|machine| async { (machine.name.clone(), look_at(node, machine).await) });
     Ok(join_all(looks).await.into_iter().collect())
 }
 
-/// How a target is.
+/// How a target is; one that hangs is not waited for.
 ///
 /// # Errors
-/// As [`ask`].
+/// As [`ask`]; [`Code::Unreachable`].
 pub async fn look_at(node: &Node, machine: &Record) -> Result<StatusReport, Problem> {
-    match ask(node, machine, control::Request::Status).await? {
+    let silent = || {
+        let text = format!("the target of '{}' has not answered within {} s", machine.name, LOOK_WITHIN.as_secs());
+        Problem::new(Code::Unreachable, text, "check that `muskox node run` and its target run there")
+    };
+    let asked = tokio::time::timeout(LOOK_WITHIN, ask(node, machine, control::Request::Status)).await;
+    match asked.map_err(|_| silent())?? {
         control::Reply::Status(status) => Ok(status),
         other => Err(astray(&machine.name, &other)),
     }
