@@ -10,20 +10,15 @@ use api::{Code, Problem};
 use cluster::ha::{Answer, Verdict, verdict};
 use cluster::lease::{Unsure, Vote};
 use host::runtime::now;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 use units::{HostKey, Millis, Moment};
-use wire::control::{self, Ask, CastReport, Decoder, Doubt, Reply, Request, VERSION, VoteReport, encode};
+use wire::control::{CastReport, Doubt, Reply, Request, VoteReport};
 
 /// The dead-man gives its witnesses 400 ms.
 const PATIENCE: Duration = Duration::from_millis(1_000);
 /// A verdict that still holds for so long is used again: longer than a fence takes.
 const LONG_ENOUGH: Millis = Millis(5_000);
-/// An answer of the usual size comes in one read.
-const READ_BYTES: usize = 16 << 10;
 
 /// What is asked of the dead-man.
 pub trait Ballot {
@@ -49,14 +44,8 @@ impl DeadMan {
 
 impl DeadMan {
     async fn ask(&self, request: Request) -> Result<Reply, Problem> {
-        let refused = |text: String| {
-            let text = format!("this machine's dead-man at '{}': {text}", self.socket.display());
-            Problem::new(Code::Unreachable, text, "see its log; without it no host is declared dead")
-        };
-        let answer = tokio::time::timeout(PATIENCE, exchange(&self.socket, request));
-        let answer = answer.await.map_err(|_| refused("no answer in time".to_owned()))?;
-        let answer = answer.map_err(|error| refused(error.to_string()))?;
-        answer.into_result().map_err(|refusal| refused(refusal.text))
+        let answer = crate::control::ask("deadman", &self.socket, request, PATIENCE).await;
+        answer.map_err(|refusal| Problem::new(Code::Unreachable, refusal.text, refusal.hint))
     }
 }
 
@@ -102,22 +91,6 @@ fn answer(cast: &CastReport, before: Moment) -> Option<Answer> {
 fn foreign(reply: &Reply) -> Problem {
     let text = format!("the dead-man answered something else: {reply:?}");
     Problem::new(Code::Failed, text, "run the same muskox version for all processes")
-}
-
-async fn exchange(socket: &Path, request: Request) -> io::Result<control::Answer> {
-    let mut stream = UnixStream::connect(socket).await?;
-    let asked = encode(&Ask { version: VERSION, id: 1, request }).map_err(io::Error::other)?;
-    stream.write_all(&asked).await?;
-    let (mut decoder, mut bytes) = (Decoder::default(), vec![0; READ_BYTES]);
-    loop {
-        if let Some(answer) = decoder.take_message::<control::Answer>().map_err(io::Error::other)? {
-            return Ok(answer);
-        }
-        match stream.read(&mut bytes).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            len => decoder.push(&bytes[..len]),
-        }
-    }
 }
 
 impl Desk {
