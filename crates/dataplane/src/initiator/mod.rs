@@ -19,8 +19,8 @@ use crate::control::{self, Answering};
 use block::hold::{ConnectError, Hold, HoldState};
 use block::runtime::{Rt, sleep};
 use config::{Config, Volume};
-use connect::{Connect, Way};
-use host::net::{ClientTls, Listener, NetError, TlsError};
+use connect::{Connect, Papers, Way};
+use host::net::{Listener, NetError, TlsError};
 use incarnation::{CounterError, Incarnations};
 use serve::Served;
 use std::cell::{Cell, RefCell};
@@ -79,7 +79,7 @@ pub fn run(config_file: &Path) -> Result<(), InitiatorError> {
 async fn serve_all(config: Config, rt: Rt) -> Result<(), InitiatorError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let _lock = lock(&config.state_dir)?;
-    let tls = config.tls.as_ref().map(ClientTls::load).transpose()?;
+    let tls = config.tls.clone().map(Papers::load).transpose()?.map(Rc::new);
     let control = Listener::unix(&config.control)?;
     let mut held = Vec::new();
     for volume in config.volumes {
@@ -121,8 +121,8 @@ struct Held {
 }
 
 impl Held {
-    fn new(config: Volume, state_dir: &Path, tls: Option<&ClientTls>, rt: &Rt) -> Result<Self, InitiatorError> {
-        let tls = config.target.map(|key| (tls.expect("the configuration was checked").clone(), key));
+    fn new(config: Volume, state_dir: &Path, tls: Option<&Rc<Papers>>, rt: &Rt) -> Result<Self, InitiatorError> {
+        let tls = config.target.map(|key| (Rc::clone(tls.expect("the configuration was checked")), key));
         let way = Way {
             volume: config.name.clone(),
             epoch: config.epoch,
