@@ -3,6 +3,7 @@
 
 mod config;
 mod control;
+mod credentials;
 pub mod ctl;
 pub mod deadman;
 mod durable;

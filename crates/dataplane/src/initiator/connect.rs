@@ -4,11 +4,12 @@
 
 use super::incarnation::Incarnations;
 use super::link::Link;
+use crate::credentials::Credentials;
 use block::health::HealthTiming;
 use block::hold::{ConnectError, Connecting, Connector, Session};
 use block::runtime::Rt;
-use host::net::{ClientTls, Expect, TlsError, TlsFiles, Transport, connect_tcp};
-use std::cell::{Cell, RefCell};
+use host::net::{Expect, Transport, connect_tcp};
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,7 +40,7 @@ pub struct Way {
     /// Where the target listens; tried in turn.
     pub portals: Vec<SocketAddr>,
     /// TLS and the target's key; `None`: plaintext, as the configuration asked for.
-    pub tls: Option<(Rc<Papers>, HostKey)>,
+    pub tls: Option<(Rc<Credentials>, HostKey)>,
     /// The counter.
     pub incarnations: Rc<Incarnations>,
     /// When a session counts as dead.
@@ -51,32 +52,6 @@ pub struct Way {
     /// When the newest question was asked that the target answered, on whatever connection: it answers only who owns
     /// the volume.
     pub heard: Rc<Cell<Option<Moment>>>,
-}
-
-/// This host's certificate, as it lies on disk at each connect: it is renewed while an initiator lives for months.
-pub struct Papers {
-    files: TlsFiles,
-    last: RefCell<ClientTls>,
-}
-
-impl Papers {
-    /// The papers in these files.
-    ///
-    /// # Errors
-    /// What is wrong with them.
-    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let last = RefCell::new(ClientTls::load(&files)?);
-        Ok(Self { files, last })
-    }
-
-    /// As they are now; the last good ones if the files cannot be used.
-    fn current(&self) -> ClientTls {
-        match ClientTls::load(&self.files) {
-            Ok(fresh) => *self.last.borrow_mut() = fresh,
-            Err(error) => tracing::warn!("the certificate cannot be read again, the former one is used: {error}"),
-        }
-        self.last.borrow().clone()
-    }
 }
 
 /// A way as a hold wants it.
@@ -150,8 +125,8 @@ impl Way {
                     transport.flush().await?;
                 }
                 Some(ClientCommand::StartTls) => {
-                    let (papers, key) = self.tls.as_ref().expect("only a machine that requires TLS starts it");
-                    transport = papers.current().connect(transport, &Expect::Key(*key), TLS_MAX).await?;
+                    let (credentials, key) = self.tls.as_ref().expect("only a machine that requires TLS starts it");
+                    transport = credentials.client().await.connect(transport, &Expect::Key(*key), TLS_MAX).await?;
                     machine.tls_started();
                 }
                 Some(ClientCommand::Ready(ready)) => return Ok((transport, received, ready)),

@@ -16,10 +16,11 @@ mod serve;
 
 use crate::config::ConfigError;
 use crate::control::{self, Answering};
+use crate::credentials::Credentials;
 use block::hold::{ConnectError, Hold, HoldState};
 use block::runtime::{Rt, sleep};
 use config::{Config, Volume};
-use connect::{Connect, Papers, Way};
+use connect::{Connect, Way};
 use host::net::{Listener, NetError, TlsError};
 use incarnation::{CounterError, Incarnations};
 use serve::Served;
@@ -79,7 +80,7 @@ pub fn run(config_file: &Path) -> Result<(), InitiatorError> {
 async fn serve_all(config: Config, rt: Rt) -> Result<(), InitiatorError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let _lock = lock(&config.state_dir)?;
-    let tls = config.tls.clone().map(Papers::load).transpose()?.map(Rc::new);
+    let tls = config.tls.clone().map(Credentials::load).transpose()?;
     let control = Listener::unix(&config.control)?;
     let mut held = Vec::new();
     for volume in config.volumes {
@@ -121,7 +122,7 @@ struct Held {
 }
 
 impl Held {
-    fn new(config: Volume, state_dir: &Path, tls: Option<&Rc<Papers>>, rt: &Rt) -> Result<Self, InitiatorError> {
+    fn new(config: Volume, state_dir: &Path, tls: Option<&Rc<Credentials>>, rt: &Rt) -> Result<Self, InitiatorError> {
         let tls = config.target.map(|key| (Rc::clone(tls.expect("the configuration was checked")), key));
         let way = Way {
             volume: config.name.clone(),
