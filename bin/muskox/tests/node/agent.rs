@@ -141,7 +141,10 @@ impl World {
             let plain = connect_tcp(to.address.parse().unwrap(), limit).await.unwrap();
             let tls = ClientTls::load(&files).unwrap();
             let mut transport = tls.connect(plain, &Expect::Key(self.keys[host]), limit).await.unwrap();
-            let head = format!("POST /peer/v1 HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head = format!(
+                "POST /peer/v1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
             transport.write_all((head + &body).as_bytes()).await.unwrap();
             transport.flush().await.unwrap();
             let mut reply = String::new();
