@@ -59,18 +59,18 @@ impl World {
         let mut store = machines.machine("alpha");
         store.init(&["--roles", "witness"]);
         store.start();
-        let hosts = [("bravo", "storage,host"), ("charlie", "host")].map(|(name, roles)| {
-            let mut host = machines.machine(name);
+        let mut hosts = [("bravo", "storage,host"), ("charlie", "host")].map(|(name, roles)| {
+            let host = machines.machine(name);
             let token = store.token();
             let words = [&host.join_words(&token)[..], &["--roles", roles]].concat();
             host.node("join", &words);
-            host.start();
             host
         });
         let key = |host: &Machine| store.listed(&host.name)["key"].as_str().unwrap().parse().unwrap();
         let keys = [key(&hosts[0]), key(&hosts[1])];
-        // Nobody decides but this test.
+        // Nobody decides but this test: hosts that never spoke with the store were told of no witness and of no VM.
         store.stop();
+        hosts.iter_mut().for_each(Machine::start);
         let this = Self { orders: Cell::new(0), store, hosts, keys, _machines: machines };
         this.make_volume();
         this
