@@ -3,11 +3,11 @@
 
 mod config;
 mod control;
+mod credentials;
 pub mod ctl;
 pub mod deadman;
 mod durable;
 pub mod initiator;
-mod renewed;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
 mod session;

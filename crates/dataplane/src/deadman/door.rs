@@ -1,8 +1,8 @@
 //! Where the other machines come in: they renew, and ask for this witness's vote. Who has no witness's key is dropped.
 
 use super::core::Core;
-use super::credentials::Credentials;
 use crate::control::{ACCEPT_PAUSE, Answering, Manners, converse};
+use crate::credentials::Credentials;
 use host::net::{Listener, Transport};
 use host::runtime::now;
 use std::cell::Cell;

@@ -2,7 +2,7 @@
 //! made anew at once. TCP's own patience decides nothing.
 
 use super::core::Core;
-use super::credentials::Credentials;
+use crate::credentials::Credentials;
 use block::health::{Health, HealthTiming, Verdict};
 use host::net::{Expect, Transport, connect_tcp};
 use host::runtime::{now, sleep_until};

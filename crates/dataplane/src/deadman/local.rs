@@ -3,11 +3,11 @@
 use super::DeadmanError;
 use super::config::Config;
 use super::core::Core;
-use super::credentials::Credentials;
 use super::door::Doors;
 use super::guests::Keeper;
 use super::link::Link;
 use crate::control::Answering;
+use crate::credentials::Credentials;
 use host::net::{Listener, NetError};
 use host::runtime::{now, sleep_until};
 use std::cell::RefCell;

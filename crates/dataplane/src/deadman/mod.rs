@@ -11,7 +11,6 @@
 
 pub mod config;
 mod core;
-mod credentials;
 mod door;
 mod guests;
 mod link;
@@ -21,8 +20,8 @@ mod record;
 use self::core::{Core, Kind};
 use crate::config::ConfigError;
 use crate::control;
+use crate::credentials::Credentials;
 use config::Config;
-use credentials::Credentials;
 use door::Doors;
 use guests::Keeper;
 use host::net::{Listener, NetError, TlsError};

@@ -4,11 +4,11 @@
 
 use super::incarnation::Incarnations;
 use super::link::Link;
-use crate::renewed::Renewed;
+use crate::credentials::Credentials;
 use block::health::HealthTiming;
 use block::hold::{ConnectError, Connecting, Connector, Session};
 use block::runtime::Rt;
-use host::net::{ClientTls, Expect, Transport, connect_tcp};
+use host::net::{Expect, Transport, connect_tcp};
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -40,7 +40,7 @@ pub struct Way {
     /// Where the target listens; tried in turn.
     pub portals: Vec<SocketAddr>,
     /// TLS and the target's key; `None`: plaintext, as the configuration asked for.
-    pub tls: Option<(Rc<Renewed<ClientTls>>, HostKey)>,
+    pub tls: Option<(Rc<Credentials>, HostKey)>,
     /// The counter.
     pub incarnations: Rc<Incarnations>,
     /// When a session counts as dead.
@@ -125,8 +125,8 @@ impl Way {
                     transport.flush().await?;
                 }
                 Some(ClientCommand::StartTls) => {
-                    let (tls, key) = self.tls.as_ref().expect("only a machine that requires TLS starts it");
-                    transport = tls.current().connect(transport, &Expect::Key(*key), TLS_MAX).await?;
+                    let (credentials, key) = self.tls.as_ref().expect("only a machine that requires TLS starts it");
+                    transport = credentials.client().await.connect(transport, &Expect::Key(*key), TLS_MAX).await?;
                     machine.tls_started();
                 }
                 Some(ClientCommand::Ready(ready)) => return Ok((transport, received, ready)),

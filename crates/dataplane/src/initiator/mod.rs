@@ -16,12 +16,12 @@ mod serve;
 
 use crate::config::ConfigError;
 use crate::control::{self, Answering};
-use crate::renewed::Renewed;
+use crate::credentials::Credentials;
 use block::hold::{ConnectError, Hold, HoldState};
 use block::runtime::{Rt, sleep};
 use config::{Config, Volume};
 use connect::{Connect, Way};
-use host::net::{ClientTls, Listener, NetError, TlsError};
+use host::net::{Listener, NetError, TlsError};
 use incarnation::{CounterError, Incarnations};
 use serve::Served;
 use std::cell::{Cell, RefCell};
@@ -80,7 +80,7 @@ pub fn run(config_file: &Path) -> Result<(), InitiatorError> {
 async fn serve_all(config: Config, rt: Rt) -> Result<(), InitiatorError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let _lock = lock(&config.state_dir)?;
-    let tls = config.tls.as_ref().map(|files| Renewed::open(files, ClientTls::load)).transpose()?.map(Rc::new);
+    let tls = config.tls.clone().map(Credentials::load).transpose()?;
     let control = Listener::unix(&config.control)?;
     let mut held = Vec::new();
     for volume in config.volumes {
@@ -122,12 +122,7 @@ struct Held {
 }
 
 impl Held {
-    fn new(
-        config: Volume,
-        state_dir: &Path,
-        tls: Option<&Rc<Renewed<ClientTls>>>,
-        rt: &Rt,
-    ) -> Result<Self, InitiatorError> {
+    fn new(config: Volume, state_dir: &Path, tls: Option<&Rc<Credentials>>, rt: &Rt) -> Result<Self, InitiatorError> {
         let tls = config.target.map(|key| (Rc::clone(tls.expect("the configuration was checked")), key));
         let way = Way {
             volume: config.name.clone(),

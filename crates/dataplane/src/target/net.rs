@@ -1,30 +1,32 @@
 //! Listeners as the configuration names them, and who comes in there.
 
-use crate::renewed::Renewed;
+use crate::credentials::Credentials;
 use crate::target::config::{Endpoint, Listener, Trust};
 use host::net::{Listener as Socket, NetError, Peer, ServerTls, TlsError, Transport};
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 use units::HostKey;
 
 /// A listening socket and how it learns who a client is.
 pub struct Listening {
     socket: Socket,
     at: Endpoint,
-    entry: Entry,
+    trusted: Trusted,
 }
 
-/// How a listener learns who a client is, whatever becomes of the files.
-enum Entry {
-    Tls(Renewed<ServerTls>),
-    As(HostKey),
-}
-
-/// How a listener learns who this client is.
+/// How it is learnt who a client is.
+#[derive(Clone)]
 pub enum Welcome {
     /// By the key of its certificate.
     Tls(ServerTls),
     /// Everybody who reaches the listener is this host.
+    As(HostKey),
+}
+
+/// The same, for as long as a listener lives: certificates are renewed.
+enum Trusted {
+    Shown(Rc<Credentials>),
     As(HostKey),
 }
 
@@ -45,29 +47,29 @@ impl Listening {
     /// # Errors
     /// [`ListenError`].
     pub fn open(listener: &Listener) -> Result<Self, ListenError> {
-        let entry = match &listener.trust {
-            Trust::Named(host) => Entry::As(*host),
-            Trust::Tls(files) => Entry::Tls(Renewed::open(files, ServerTls::load)?),
+        let trusted = match &listener.trust {
+            Trust::Named(host) => Trusted::As(*host),
+            Trust::Tls(files) => Trusted::Shown(Credentials::load(files.clone())?),
         };
         let socket = match &listener.at {
             Endpoint::Tcp(address) => Socket::tcp(*address)?,
             Endpoint::Unix(path) => Socket::unix(path)?,
         };
-        if let (Endpoint::Tcp(address), Entry::As(host)) = (&listener.at, &entry) {
+        if let (Endpoint::Tcp(address), Trusted::As(host)) = (&listener.at, &trusted) {
             tracing::warn!(%address, "plaintext: whoever reaches this address is taken for {host}, unseen and unchecked");
         }
-        Ok(Self { socket, at: listener.at.clone(), entry })
+        Ok(Self { socket, at: listener.at.clone(), trusted })
     }
 
-    /// The next connection, with the TLS files as they are now.
+    /// The next connection.
     ///
     /// # Errors
     /// What the kernel says.
     pub async fn accept(&self) -> io::Result<(Transport, Welcome)> {
         let transport = self.socket.accept().await?;
-        let welcome = match &self.entry {
-            Entry::Tls(tls) => Welcome::Tls(tls.current()),
-            Entry::As(host) => Welcome::As(*host),
+        let welcome = match &self.trusted {
+            Trusted::Shown(credentials) => Welcome::Tls(credentials.server().await),
+            Trusted::As(host) => Welcome::As(*host),
         };
         Ok((transport, welcome))
     }
@@ -75,9 +77,9 @@ impl Listening {
 
 impl fmt::Display for Listening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = match &self.entry {
-            Entry::Tls(_) => "TLS",
-            Entry::As(_) => "plaintext",
+        let how = match &self.trusted {
+            Trusted::Shown(_) => "TLS",
+            Trusted::As(_) => "plaintext",
         };
         match &self.at {
             Endpoint::Tcp(address) => {

@@ -1,7 +1,7 @@
-//! This machine's certificate, as it is on disk now: it is renewed while the dead-man runs.
+//! This machine's certificate, as it is on disk now: it is renewed while targets, initiators and dead-men run.
 //!
 //! Invariant: the files are read on a thread of their own. A disk that hangs keeps the old certificate in use, and never
-//! this process from pausing guests.
+//! a dead-man from pausing guests.
 
 use host::net::{ClientTls, ServerTls, TlsError, TlsFiles};
 use std::cell::{Cell, RefCell};
