@@ -203,7 +203,7 @@ impl Cluster {
     /// # Errors
     /// When it does not answer.
     pub fn target_status(&self) -> anyhow::Result<Value> {
-        self.status(Role::Storage, "target")
+        Ok(self.ctl_status(Role::Storage, "target")?["status"].clone())
     }
 
     /// What a machine's dead-man says of itself.
@@ -211,17 +211,15 @@ impl Cluster {
     /// # Errors
     /// When it does not answer.
     pub fn deadman_status(&self, role: Role) -> anyhow::Result<Value> {
-        self.status(role, "deadman")
+        Ok(self.ctl_status(role, "deadman")?["deadman"].clone())
     }
 
-    fn status(&self, role: Role, of: &str) -> anyhow::Result<Value> {
+    fn ctl_status(&self, role: Role, of: &str) -> anyhow::Result<Value> {
         let socket = self.root(role).join("run/muskox").join(format!("{of}.sock"));
         let mut command = Command::new(&self.program);
         command.arg("ctl").arg("--socket").arg(socket).args(["--json", "status"]).stdin(Stdio::null());
         let text = self.finish(command.process_group_of_its_own(), "ctl status")?;
-        let reply: Value =
-            serde_json::from_str(&text).with_context(|| format!("`muskox ctl status` printed no JSON: {text:?}"))?;
-        Ok(reply["status"].clone())
+        serde_json::from_str(&text).with_context(|| format!("`muskox ctl status` printed no JSON: {text:?}"))
     }
 
     /// A disk, as the storage box sees it.

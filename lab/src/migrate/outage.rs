@@ -130,7 +130,8 @@ impl Moves {
     fn ask_dead_men(&self, outage: &mut Outage) {
         for role in MEMBERS {
             let status = self.play.cluster.deadman_status(role);
-            let runs = status.as_ref().is_ok_and(|status| status["standing"]["running"].as_u64().is_some());
+            let runs =
+                status.as_ref().is_ok_and(|status| status["standing"]["running"].as_u64().is_some_and(|left| left > 0));
             if !runs {
                 let said = status.map_or_else(|error| format!("{error:#}"), |status| status["standing"].to_string());
                 outage.wrong.push(format!("the dead-man of {}: {said}", role.name()));
