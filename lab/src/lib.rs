@@ -12,6 +12,7 @@ pub mod kills;
 pub mod ledger;
 pub mod load;
 pub mod machine;
+pub mod migrate;
 pub mod net;
 pub mod signals;
 pub mod verify;

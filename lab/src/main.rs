@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lab::demo::{self, guest_try, report};
-use lab::{bench, disks, kills, ledger, load, verify};
+use lab::{bench, disks, kills, ledger, load, migrate, verify};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -32,6 +32,8 @@ enum Command {
     Load(verify::Options),
     /// Kill target, initiator, power and cables under a verifying load.
     Kills(kills::Options),
+    /// Move a guest at work to and fro while something breaks in each move.
+    Migrate(migrate::Options),
     /// Compute a demo's report from its evidence, or verify one.
     Report(report::Options),
     /// The main job, with faults: a guest on a mirrored volume moves, and comes back when its host dies.
@@ -72,6 +74,7 @@ fn run() -> anyhow::Result<i32> {
         Command::NbdLoad(options) => load::run(&options),
         Command::Load(options) => verify::run(&options),
         Command::Kills(options) => kills::run(&options),
+        Command::Migrate(options) => migrate::run(&options),
         Command::Report(options) => report::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Bench(which) => bench::run(&which),

@@ -136,6 +136,23 @@ impl Cluster {
         })
     }
 
+    /// Ends a machine's node with SIGKILL; what it started goes on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill_node(&mut self, role: Role) -> anyhow::Result<()> {
+        let index = self.nodes.iter().position(|(of, _)| *of == role);
+        let index = index.with_context(|| format!("the node of {} does not run", role.name()))?;
+        let (_, child) = self.nodes.remove(index);
+        reap(child);
+        Ok(())
+    }
+
+    /// Whether a machine's node was started and not killed since.
+    pub fn has_node(&self, role: Role) -> bool {
+        self.nodes.iter().any(|(of, _)| *of == role)
+    }
+
     /// Runs a `muskox` verb against a machine's node and gives what it prints.
     ///
     /// # Errors
@@ -186,13 +203,23 @@ impl Cluster {
     /// # Errors
     /// When it does not answer.
     pub fn target_status(&self) -> anyhow::Result<Value> {
-        let socket = self.root(Role::Storage).join("run/muskox/target.sock");
+        Ok(self.ctl_status(Role::Storage, "target")?["status"].clone())
+    }
+
+    /// What a machine's dead-man says of itself.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn deadman_status(&self, role: Role) -> anyhow::Result<Value> {
+        Ok(self.ctl_status(role, "deadman")?["deadman"].clone())
+    }
+
+    fn ctl_status(&self, role: Role, of: &str) -> anyhow::Result<Value> {
+        let socket = self.root(role).join("run/muskox").join(format!("{of}.sock"));
         let mut command = Command::new(&self.program);
         command.arg("ctl").arg("--socket").arg(socket).args(["--json", "status"]).stdin(Stdio::null());
         let text = self.finish(command.process_group_of_its_own(), "ctl status")?;
-        let reply: Value =
-            serde_json::from_str(&text).with_context(|| format!("`muskox ctl status` printed no JSON: {text:?}"))?;
-        Ok(reply["status"].clone())
+        serde_json::from_str(&text).with_context(|| format!("`muskox ctl status` printed no JSON: {text:?}"))
     }
 
     /// A disk, as the storage box sees it.

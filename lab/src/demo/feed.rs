@@ -11,8 +11,6 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Moments of the report that come from here are late by at most this, and the time of a call.
-const EVERY: Duration = Duration::from_millis(20);
 /// While the machine with the store is away.
 const EVERY_WHEN_AWAY: Duration = Duration::from_millis(100);
 
@@ -44,11 +42,11 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Watches from now on.
+    /// Watches from now on. Moments that come from here are late by at most `every`, and the time of a call.
     ///
     /// # Errors
     /// When the kernel gives no thread.
-    pub fn start(socket: PathBuf, writer: Arc<Writer>) -> anyhow::Result<Self> {
+    pub fn start(socket: PathBuf, writer: Arc<Writer>, every: Duration) -> anyhow::Result<Self> {
         let (memory, over) = (Arc::new(Mutex::new(Memory::default())), Arc::new(AtomicBool::new(false)));
         let (shared, end) = (Arc::clone(&memory), Arc::clone(&over));
         let watch = move || {
@@ -60,7 +58,7 @@ impl Feed {
                     Ok(reply) => {
                         take(&shared, &writer, &reply, looked)?;
                         looked = Some(began);
-                        EVERY
+                        every
                     }
                     Err(_) => EVERY_WHEN_AWAY,
                 };
@@ -86,6 +84,13 @@ impl Feed {
     pub fn first_after(&self, revision: u64, wanted: impl Fn(&Seen) -> bool) -> Option<Seen> {
         let memory = self.memory.lock().expect("no panic under this lock");
         memory.all.iter().find(|seen| seen.revision > revision && wanted(seen)).cloned()
+    }
+
+    /// Every change after `revision` that `wanted` says yes to, the oldest first.
+    pub fn all_after(&self, revision: u64, wanted: impl Fn(&Seen) -> bool) -> Vec<Seen> {
+        let memory = self.memory.lock().expect("no panic under this lock");
+        let from = memory.all.partition_point(|seen| seen.revision <= revision);
+        memory.all[from..].iter().filter(|seen| wanted(seen)).cloned().collect()
     }
 
     /// Ends watching.

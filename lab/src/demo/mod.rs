@@ -32,6 +32,7 @@ pub mod screen;
 pub mod task;
 pub mod watch;
 
+pub(crate) use run::Setting;
 pub use run::{Options, run};
 
 use rustix::time::{ClockId, clock_gettime};

@@ -53,10 +53,16 @@ pub fn look(members: &[PathBuf], volumes: &[&str], folder: &Path, writer: &Write
     let (member, offset) = (members.first().context("no member is left")?, offsets[0] * SECTOR);
     let device = Loop::attach(member, offset)?;
     runs.push(asked("lvm", lvm(&device.0, folder, &["pvck", "--dump", "metadata"], true), "pvck", writer)?.0);
-    let fields = "lv_name,lv_size,seg_pe_ranges,seg_start_pe,vg_extent_size,pe_start";
+    let fields = "lv_name,lv_size,seg_pe_ranges,seg_start_pe,vg_extent_size";
     let words = ["lvs", "--noheadings", "--nosuffix", "--units", "b", "--separator", "|", "--segments", "-o", fields];
     let (run, text) = asked("lvm", lvm(&device.0, folder, &words, false), "lvs", writer)?;
     runs.push(run);
+    // It tells of LVs and of PVs not at the same time.
+    let words = ["pvs", "--noheadings", "--nosuffix", "--units", "b", "-o", "pe_start"];
+    let (run, begin) = asked("lvm", lvm(&device.0, folder, &words, false), "pvs", writer)?;
+    runs.push(run);
+    let begin = begin.trim().parse::<u64>().with_context(|| format!("pvs says no begin of the extents: '{begin}'"))?;
+    let offset = offset + begin;
     let mut copies = Vec::new();
     for volume in volumes {
         let to = folder.join(format!("{volume}.img"));
@@ -100,16 +106,17 @@ fn lvm(device: &str, folder: &Path, words: &[&str], names_device: bool) -> Comma
     command
 }
 
-/// Copies a volume out of a member, by what `lvs` says: its one segment's extents, their size, where the first begins.
+/// Copies a volume out of a member, by what `lvs` says: its one segment's extents and their size. The first extent begins
+/// at `offset`.
 fn copy_volume(member: &Path, offset: u64, lvs: &str, volume: &str, to: &Path) -> anyhow::Result<()> {
     let row = lvs.lines().map(|line| line.trim().split('|').collect::<Vec<_>>()).find(|row| row[0] == volume);
-    let row = row.filter(|row| row.len() == 6).with_context(|| format!("lvs knows no volume {volume}:\n{lvs}"))?;
+    let row = row.filter(|row| row.len() == 5).with_context(|| format!("lvs knows no volume {volume}:\n{lvs}"))?;
     // `/dev/loop0:16-31`.
     let extents =
         row[2].rsplit(':').next().and_then(|range| range.split('-').next()).and_then(|n| n.parse::<u64>().ok());
     let number = |text: &str| text.parse::<u64>().with_context(|| format!("lvs says '{text}', not a number"));
     let begin = extents.with_context(|| format!("lvs says extents '{}'", row[2]))?;
-    let start = offset + number(row[5])? + begin * number(row[4])?;
+    let start = offset + begin * number(row[4])?;
     copy(member, start, number(row[1])?, to)
 }
 
@@ -179,8 +186,8 @@ mod test {
         let start = 8192 + 4096 + 3 * 65536;
         bytes[start..start + 4].copy_from_slice(b"mark");
         std::fs::write(&member, &bytes).expect("a member");
-        let lvs = "  other|65536|/dev/loop0:0-0|0|65536|4096\n  web1|131072|/dev/loop0:3-4|0|65536|4096\n";
-        copy_volume(&member, 8192, lvs, "web1", &volume).expect("it is there");
+        let lvs = "  other|65536|/dev/loop0:0-0|0|65536\n  web1|131072|/dev/loop0:3-4|0|65536\n";
+        copy_volume(&member, 8192 + 4096, lvs, "web1", &volume).expect("it is there");
         let read = std::fs::read(&volume).expect("it was made");
         assert_eq!((read.len(), &read[..4]), (131_072, b"mark".as_slice()));
         assert!(copy_volume(&member, 8192, lvs, "web2", &volume).is_err());

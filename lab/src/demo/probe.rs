@@ -29,7 +29,15 @@ pub struct Gap {
 /// The prober at work.
 pub struct Prober {
     task: Task,
-    last: Arc<Mutex<Option<Answer>>>,
+    heard: Arc<Mutex<Heard>>,
+}
+
+/// What the answers so far say.
+#[derive(Clone, Copy, Debug, Default)]
+struct Heard {
+    last: Option<Answer>,
+    /// The longest time between two answers, since somebody asked for it.
+    longest_us: u64,
 }
 
 impl Prober {
@@ -39,8 +47,8 @@ impl Prober {
     /// When the namespace cannot be entered, or the log cannot be written.
     pub fn start(namespace: Option<&Path>, guest: SocketAddr, log: &Path) -> anyhow::Result<Self> {
         let lines = Lines::create(log)?;
-        let last = Arc::new(Mutex::new(None));
-        let latest = Arc::clone(&last);
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let latest = Arc::clone(&heard);
         let prepare = || {
             let any: SocketAddr = if guest.is_ipv4() { ([0; 4], 0).into() } else { ([0; 16], 0).into() };
             let socket = UdpSocket::bind(any).context("opening the prober's socket")?;
@@ -48,12 +56,19 @@ impl Prober {
             Ok(socket)
         };
         let work = move |socket, ending: &Ending| ask(&socket, guest, lines, &latest, ending);
-        Ok(Self { task: Task::begin("prober", namespace, prepare, work)?, last })
+        Ok(Self { task: Task::begin("prober", namespace, prepare, work)?, heard })
     }
 
     /// The latest answer.
     pub fn last(&self) -> Option<Answer> {
-        *self.last.lock().expect("no panic under this lock")
+        self.heard.lock().expect("no panic under this lock").last
+    }
+
+    /// The longest time between two answers since this was asked last; the one that goes on now counts.
+    pub fn take_longest_us(&self) -> u64 {
+        let mut heard = self.heard.lock().expect("no panic under this lock");
+        let ongoing_us = heard.last.map_or(0, |last| now_us().saturating_sub(last.at_us));
+        std::mem::take(&mut heard.longest_us).max(ongoing_us)
     }
 
     /// Ends it; the log is whole then.
@@ -69,7 +84,7 @@ fn ask(
     socket: &UdpSocket,
     guest: SocketAddr,
     mut lines: Lines,
-    latest: &Mutex<Option<Answer>>,
+    latest: &Mutex<Heard>,
     ending: &Ending,
 ) -> anyhow::Result<()> {
     // Of each probe in flight its number and when it left; numbers are consecutive.
@@ -97,7 +112,9 @@ fn ask(
             let (_, sent_us) = waiting.remove(index).expect("it was found there");
             let answer = Answer { at_us, sent_us, n, boot };
             lines.append(&answer)?;
-            *latest.lock().expect("no panic under this lock") = Some(answer);
+            let mut heard = latest.lock().expect("no panic under this lock");
+            let silent_us = heard.last.map_or(0, |last| at_us.saturating_sub(last.at_us));
+            *heard = Heard { last: Some(answer), longest_us: heard.longest_us.max(silent_us) };
         }
         lines.tick()?;
     }

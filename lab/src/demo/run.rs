@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const EVIDENCE: &str = "evidence";
 /// What is of no use after the run, in the demo's folder.
 const RUN: &str = "run";
+/// Moments of the report that come from the store are late by at most this.
+const FEED_EVERY: Duration = Duration::from_millis(20);
 
 /// `muskox-lab demo`.
 #[derive(Debug, clap::Args)]
@@ -85,50 +87,91 @@ pub fn run(options: &Options) -> anyhow::Result<i32> {
 }
 
 fn play(options: &Options, ledger: &Arc<Ledger>, stop: &Stop) -> anyhow::Result<()> {
-    let screen = Screen::default();
-    let folder = absolute(&options.folder)?;
-    let program = options.program.canonicalize().with_context(|| {
-        format!("looking for {}: `cargo build --release -p muskox` builds it", options.program.display())
-    })?;
-    for old in [EVIDENCE, RUN] {
-        let old = folder.join(old);
-        if old.exists() {
-            std::fs::remove_dir_all(&old).with_context(|| format!("taking {} away", old.display()))?;
-        }
-    }
-    let run = folder.join(RUN);
-    std::fs::create_dir_all(&run).with_context(|| format!("making {}", run.display()))?;
-    let guest = std::env::current_exe()?.with_file_name("muskox-guest");
-    let say = |line: &str| screen.note(line);
-    let cache = options.state.join("cache");
-    let image = Builder { cache: &cache, program: &guest, ledger, stop, say: &say }.image()?;
-    let image = absolute(&image)?;
-    let writer = Arc::new(Writer::create(&folder.join(EVIDENCE))?);
-    let plan = Plan {
-        program: &program,
-        folder: &run,
+    let setting = Setting {
+        program: &options.program,
+        build: "cargo build --release -p muskox",
+        folder: &options.folder,
         state: &options.state,
-        applied: &writer.path(APPLIED),
         disk_mib: options.disk_mib,
-        sabotage: options.sabotage.as_deref(),
-    };
-    let cluster = Cluster::build(&plan, ledger, stop)?;
-    let props = Props {
-        cluster,
-        writer,
-        screen,
-        image,
-        folder: run.clone(),
-        ledger: Arc::clone(ledger),
         seed: options.seed,
         rounds: options.rounds,
-        sabotage: options.sabotage.clone(),
+        sabotage: options.sabotage.as_deref(),
+        feed_every: FEED_EVERY,
     };
+    let props = setting.props(ledger, stop)?;
+    let run = props.folder.clone();
     Play::new(props)?.run()?;
     if !options.keep {
         let _ = std::fs::remove_dir_all(&run);
     }
     Ok(())
+}
+
+/// What a play with a guest is set up from.
+pub(crate) struct Setting<'a> {
+    /// The muskox binary.
+    pub program: &'a Path,
+    /// What builds it.
+    pub build: &'a str,
+    /// Everything is in here: `evidence/`, and `run/`, which is of no use afterwards.
+    pub folder: &'a Path,
+    /// Where the lab records what it puts on the machine, and keeps images.
+    pub state: &'a Path,
+    /// How large each disk is.
+    pub disk_mib: u64,
+    /// Decides what is random.
+    pub seed: u64,
+    /// How often the steps of a round are done.
+    pub rounds: u32,
+    /// The planted bug.
+    pub sabotage: Option<&'a str>,
+    /// How often the store is looked at.
+    pub feed_every: Duration,
+}
+
+impl Setting<'_> {
+    /// The image, the machines and the disks; nothing of muskox runs yet.
+    pub(crate) fn props(&self, ledger: &Arc<Ledger>, stop: &Stop) -> anyhow::Result<Props> {
+        let screen = Screen::default();
+        let folder = absolute(self.folder)?;
+        let looking = || format!("looking for {}: `{}` builds it", self.program.display(), self.build);
+        let program = self.program.canonicalize().with_context(looking)?;
+        for old in [EVIDENCE, RUN] {
+            let old = folder.join(old);
+            if old.exists() {
+                std::fs::remove_dir_all(&old).with_context(|| format!("taking {} away", old.display()))?;
+            }
+        }
+        let run = folder.join(RUN);
+        std::fs::create_dir_all(&run).with_context(|| format!("making {}", run.display()))?;
+        let guest = std::env::current_exe()?.with_file_name("muskox-guest");
+        let say = |line: &str| screen.note(line);
+        let cache = self.state.join("cache");
+        let image = Builder { cache: &cache, program: &guest, ledger, stop, say: &say }.image()?;
+        let image = absolute(&image)?;
+        let writer = Arc::new(Writer::create(&folder.join(EVIDENCE))?);
+        let plan = Plan {
+            program: &program,
+            folder: &run,
+            state: self.state,
+            applied: &writer.path(APPLIED),
+            disk_mib: self.disk_mib,
+            sabotage: self.sabotage,
+        };
+        let cluster = Cluster::build(&plan, ledger, stop)?;
+        Ok(Props {
+            cluster,
+            writer,
+            screen,
+            image,
+            folder: run,
+            ledger: Arc::clone(ledger),
+            seed: self.seed,
+            rounds: self.rounds,
+            sabotage: self.sabotage.map(str::to_owned),
+            feed_every: self.feed_every,
+        })
+    }
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {

@@ -1,7 +1,7 @@
 //! Who watches the guest from its start to its end: referee, prober, lookout.
 
 use super::beacon::{Console, Lookout};
-use super::evidence::{BEACONS, PROBE, REFEREE, Writer};
+use super::evidence::{BEACONS, Beacon, PROBE, REFEREE, Writer};
 use super::guest::ECHO_PORT;
 use super::guest::config::Config;
 use super::guest::record::Boot;
@@ -67,6 +67,21 @@ impl Watch {
     /// How long the last answer to a probe is ago, in milliseconds.
     pub fn silent_ms(&self) -> Option<u64> {
         self.prober.last().map(|answer| now_us().saturating_sub(answer.at_us) / 1000)
+    }
+
+    /// When a record was acknowledged last.
+    pub fn acked_at_us(&self) -> Option<u64> {
+        self.referee.heard().last.map(|receipt| receipt.at_us)
+    }
+
+    /// The longest time between two answers to probes since this was asked last.
+    pub fn take_longest_silence_us(&self) -> u64 {
+        self.prober.take_longest_us()
+    }
+
+    /// Which boots move now, and where.
+    pub fn moving(&self) -> Vec<Beacon> {
+        self.lookout.moving()
     }
 
     /// How often the guest complained about a disk.

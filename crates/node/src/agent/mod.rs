@@ -103,9 +103,9 @@ impl Agent {
     }
 
     /// What this machine is and has.
-    #[allow(clippy::unused_async, reason = "it stands where an answer over the wire stands")]
     pub async fn look(&self) -> HostReport {
         let (place, guests) = (&self.shared.place, self.all());
+        let qemu = self.qemu().await;
         let (memory, free) = facts::memory(&guests);
         let state = self.state.borrow();
         let complaints = facts::complaints(place).into_iter().chain(state.unreadable.clone());
@@ -113,7 +113,7 @@ impl Agent {
             memory,
             free,
             cpus: facts::cpus(),
-            qemu: self.qemu.get(),
+            qemu,
             accelerator: self.shared.accelerators.found().map_or("tcg", host::vm::Accelerator::word).to_owned(),
             bridges: if place.is(Role::Host) { network::there() } else { Vec::new() },
             guests: guests.iter().map(|guest| guest.tell()).collect(),
@@ -121,6 +121,18 @@ impl Agent {
             deadman: state.deadman,
             complaints: complaints.chain(state.complaints.clone()).collect(),
         }
+    }
+
+    /// The version of QEMU here, asked once. It is known before the first report: a machine that does not know it yet is
+    /// not one without.
+    async fn qemu(&self) -> Option<(u32, u32)> {
+        if self.qemu.get().is_none()
+            && self.shared.place.is(Role::Host)
+            && let Some(qemu) = self.shared.place.qemu()
+        {
+            self.qemu.set(facts::qemu_version(&qemu).await);
+        }
+        self.qemu.get()
     }
 
     /// Asks this machine's target.
@@ -250,11 +262,12 @@ async fn look_around(node: Rc<Node>) {
     }
 }
 
-/// Finds out what QEMU is here.
+/// Finds out what runs guests here.
 async fn probe(node: Rc<Node>) {
     let place = &node.agent.shared.place;
-    let Some(qemu) = place.qemu() else { return };
-    node.agent.qemu.set(facts::qemu_version(&qemu).await);
+    if place.qemu().is_none() {
+        return;
+    }
     match node.agent.shared.accelerators.get(place).await {
         Ok(found) => tracing::info!("guests run by {}", found.word()),
         Err(error) => tracing::warn!("what runs guests is not known: {error}"),

@@ -26,7 +26,7 @@ const SEEN_MAX: Duration = Duration::from_secs(30);
 const BACK_MAX: Duration = Duration::from_secs(90);
 
 impl Play {
-    pub(super) fn migrate(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn migrate(&mut self) -> anyhow::Result<()> {
         self.migrations += 1;
         let (migration, from, to) = (self.migrations, self.here.name().to_owned(), self.there.name().to_owned());
         let revision = self.feed.revision();
@@ -170,7 +170,7 @@ impl Play {
         })
     }
 
-    fn epoch(&self) -> anyhow::Result<u64> {
+    pub(crate) fn epoch(&self) -> anyhow::Result<u64> {
         let owned = self.feed.object(&format!("/epoch/vm/{VM}")).context("the VM has no owner in the store")?;
         owned.value["epoch"].as_u64().context("its ownership has no epoch")
     }
@@ -182,7 +182,7 @@ impl Play {
         self.note(&format!("the old guest at {} is destroyed", host.name()))
     }
 
-    pub(super) fn member_is_up(&mut self, role: Role) -> anyhow::Result<()> {
+    pub(crate) fn member_is_up(&mut self, role: Role) -> anyhow::Result<()> {
         self.wait(BACK_MAX, &format!("{} is up again", role.name()), |play| {
             let list = play.cluster.get("/v1/nodes").unwrap_or_default();
             let nodes = list["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();

@@ -13,6 +13,11 @@ const STOP_MAX: Duration = Duration::from_secs(90);
 
 impl Play {
     pub(super) fn check(&mut self) -> anyhow::Result<()> {
+        self.inspect().map(drop)
+    }
+
+    /// Stops the VM and looks at its disks; what is there, and whether every tool agrees.
+    pub(crate) fn inspect(&mut self) -> anyhow::Result<(RecordsCheck, bool)> {
         self.writer.event(What::WorkEnd)?;
         self.cluster.cli(Role::Storage, &["vm", "stop", VM])?;
         self.wait(STOP_MAX, "the VM is stopped", |play| {
@@ -33,11 +38,12 @@ impl Play {
         runs.push(OracleRun { oracle: "e2fsck".into(), command, status, output: place, agrees: checked.e2fsck_clean });
         checked.problems.iter().try_for_each(|problem| self.note(problem))?;
         let records = RecordsCheck { acked: checked.acked, missing: checked.missing, torn: checked.torn };
+        let agree = runs.iter().all(|run| run.agrees);
         self.writer.document(RECORDS, &records)?;
         self.writer.document(ORACLES, &runs)?;
         self.outcome =
             format!("{} records acknowledged, {} missing, {} torn", checked.acked, checked.missing, checked.torn);
-        Ok(())
+        Ok((records, agree))
     }
 
     /// What the product says at the end: jobs, VMs, grants; and the logs of its programs.

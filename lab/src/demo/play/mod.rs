@@ -60,22 +60,24 @@ pub struct Props {
     pub rounds: u32,
     /// The planted bug.
     pub sabotage: Option<String>,
+    /// How often the store is looked at.
+    pub feed_every: Duration,
 }
 
 /// A demo under way.
 pub struct Play {
-    cluster: Cluster,
-    writer: Arc<Writer>,
-    screen: Screen,
+    pub(crate) cluster: Cluster,
+    pub(crate) writer: Arc<Writer>,
+    pub(crate) screen: Screen,
     image: PathBuf,
     seed: u64,
     rounds: u32,
     sabotage: Option<String>,
-    feed: Feed,
+    pub(crate) feed: Feed,
     watch: Option<Watch>,
     keys: BTreeMap<&'static str, String>,
-    here: Role,
-    there: Role,
+    pub(crate) here: Role,
+    pub(crate) there: Role,
     faults: u32,
     migrations: u32,
     /// Disks of the pool, and the one that waits.
@@ -83,7 +85,7 @@ pub struct Play {
     spare: usize,
     begun_us: u64,
     /// What the present step came to, for people.
-    outcome: String,
+    pub(crate) outcome: String,
     pool_text: Option<String>,
     folder: PathBuf,
     ledger: Arc<Ledger>,
@@ -95,8 +97,8 @@ impl Play {
     /// # Errors
     /// When the store's watcher cannot be started.
     pub fn new(props: Props) -> anyhow::Result<Self> {
-        let Props { cluster, writer, screen, image, folder, ledger, seed, rounds, sabotage } = props;
-        let feed = Feed::start(cluster.socket(Role::Storage), Arc::clone(&writer))?;
+        let Props { cluster, writer, screen, image, folder, ledger, seed, rounds, sabotage, feed_every } = props;
+        let feed = Feed::start(cluster.socket(Role::Storage), Arc::clone(&writer), feed_every)?;
         let (here, there, keys) = (Role::Host1, Role::Host2, BTreeMap::new());
         let (watch, faults, migrations) = (None, 0, 0);
         let (members, spare, begun_us) = ([0, 1], 2, now_us());
@@ -131,6 +133,14 @@ impl Play {
     /// What ended it.
     pub fn run(mut self) -> anyhow::Result<()> {
         let played = self.acts();
+        self.end(played)
+    }
+
+    /// Ends what watches, after `played`.
+    ///
+    /// # Errors
+    /// What `played` came to, or evidence that could not be written.
+    pub(crate) fn end(mut self, played: anyhow::Result<()>) -> anyhow::Result<()> {
         if played.is_err() {
             self.keep_what_is_known();
         }
@@ -200,12 +210,17 @@ impl Play {
         Ok(())
     }
 
-    fn watch(&self) -> &Watch {
+    pub(crate) fn watch(&self) -> &Watch {
         self.watch.as_ref().expect("the guest is watched from its start on")
     }
 
     /// Waits, and keeps the live line alive meanwhile.
-    fn wait(&mut self, patience: Duration, what: &str, mut done: impl FnMut(&mut Self) -> bool) -> anyhow::Result<()> {
+    pub(crate) fn wait(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) -> anyhow::Result<()> {
         let (begun, stop) = (now_us(), self.cluster.stop.clone());
         loop {
             if done(self) {
@@ -219,7 +234,7 @@ impl Play {
         }
     }
 
-    fn nap(&mut self, time: Duration) -> anyhow::Result<()> {
+    pub(crate) fn nap(&mut self, time: Duration) -> anyhow::Result<()> {
         let until = now_us() + u64::try_from(time.as_micros()).expect("naps are short");
         self.wait(time + Duration::from_secs(5), "the time passes", |_| now_us() >= until)
     }
@@ -239,11 +254,11 @@ impl Play {
         });
     }
 
-    fn name_of(&self, key: &str) -> Option<&'static str> {
+    pub(crate) fn name_of(&self, key: &str) -> Option<&'static str> {
         self.keys.iter().find(|(_, of)| of.as_str() == key).map(|(name, _)| *name)
     }
 
-    fn key_of(&self, role: Role) -> &str {
+    pub(crate) fn key_of(&self, role: Role) -> &str {
         self.keys.get(role.name()).map_or("", String::as_str)
     }
 
@@ -321,7 +336,7 @@ impl Play {
     }
 
     /// After a failure: logs and documents that help to understand it.
-    fn keep_what_is_known(&mut self) {
+    pub(crate) fn keep_what_is_known(&mut self) {
         let _ = self.keep_documents();
     }
 }

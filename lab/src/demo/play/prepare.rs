@@ -15,7 +15,7 @@ const READY_MAX: Duration = Duration::from_secs(60);
 const MEMORY_MIB: u32 = 256;
 
 impl Play {
-    pub(super) fn found(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn found(&mut self) -> anyhow::Result<()> {
         self.cluster.found()?;
         let mut list = Value::Null;
         self.wait(READY_MAX, "all three machines are up", |play| {
@@ -34,20 +34,20 @@ impl Play {
         Ok(())
     }
 
-    pub(super) fn pool(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn pool(&mut self) -> anyhow::Result<()> {
         let disks = self.members.map(|number| self.cluster.disk(number).display().to_string());
         self.cluster.cli(Role::Storage, &["pool", "create", POOL, &disks[0], &disks[1], "--wipe"])?;
         self.cluster.cli(Role::Storage, &["volume", "create", CANARY, "64M", "--wait"])?;
         Ok(())
     }
 
-    pub(super) fn import(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn import(&mut self) -> anyhow::Result<()> {
         let image = self.image.display().to_string();
         self.cluster.cli(Role::Storage, &["image", "import", &image, ROOT])?;
         Ok(())
     }
 
-    pub(super) fn start(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn start(&mut self) -> anyhow::Result<()> {
         let config = Config { canary: Some(CANARY.to_owned()), ..Config::of_the_lab() };
         let spec = format!(
             "name = \"{VM}\"\nmemory = \"{MEMORY_MIB} MiB\"\nvcpus = 1\n\n[[disk]]\nvolume = \"{ROOT}\"\n\n\
