@@ -25,6 +25,8 @@ mod control;
 mod director;
 mod doctor;
 mod door;
+#[cfg(test)]
+mod hostile;
 mod identity;
 mod image;
 mod init;

@@ -1,4 +1,5 @@
-//! The messages. A field that is not known is refused: both ends are the same version, or one is updated first.
+//! The messages. An unknown word is refused, an unknown field is passed over: both ends are the same version, or one is
+//! updated first.
 
 use super::Brief;
 use api::{NodeList, Problem};
