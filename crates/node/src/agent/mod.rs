@@ -228,11 +228,27 @@ async fn keep_deadman(node: Rc<Node>) {
     let daemon = deadman::daemon(place);
     let kept = supervise::keep(daemon.clone());
     let told = async {
+        // One that runs already may have missed what a former life of ours wrote.
+        let mut untold = deadman::answers(place).await;
         loop {
-            node.agent.witnesses.notified().await;
-            if let Err(error) = deadman::reload(place).await {
-                tracing::warn!("the dead-man did not read its configuration again and is started anew: {error}");
-                let _ = supervise::end(&daemon).await;
+            if !untold {
+                node.agent.witnesses.notified().await;
+            }
+            untold = match deadman::reload(place).await {
+                Ok(()) => false,
+                Err(refusal) if refusal.code == control::Code::Invalid => {
+                    tracing::warn!("the dead-man is started anew, to read its configuration: {}", refusal.text);
+                    supervise::end(&daemon).await.is_err()
+                }
+                // It is never ended for being slow: a disk that keeps it from reading would keep the next one from
+                // starting, and guests would run on without it.
+                Err(refusal) => {
+                    tracing::warn!("the dead-man has not read its configuration again: {}", refusal.text);
+                    true
+                }
+            };
+            if untold {
+                tokio::time::sleep(LOOK_EVERY).await;
             }
         }
     };
