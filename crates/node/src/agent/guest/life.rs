@@ -69,6 +69,14 @@ impl Guest {
         }
     }
 
+    /// A QEMU that was to be shut down lives on, because something newer is wished: it is watched again.
+    pub(super) fn watch_on(self: &Rc<Self>) {
+        let mut facts = self.facts.borrow_mut();
+        if let (Some(vm), None) = (facts.vm.clone(), &facts.watching) {
+            facts.watching = Some(tokio::task::spawn_local(Rc::clone(self).watch(vm)).abort_handle());
+        }
+    }
+
     /// Lets go of the QEMU, which may run on.
     pub(super) fn let_go(&self) {
         let mut facts = self.facts.borrow_mut();
