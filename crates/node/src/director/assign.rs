@@ -27,6 +27,7 @@ impl Desk {
     ) -> Result<Synced, Problem> {
         let said: BTreeSet<VmName> = report.guests.iter().map(|tell| tell.vm.clone()).collect();
         self.target_lives(from, report.target_up);
+        self.paused.borrow_mut().retain(|(vm, host), _| *host != from.key || said.contains(vm));
         report.guests.iter().for_each(|tell| self.note_pause(from.key, tell));
         self.hosts.borrow_mut().reported(from.key, report, now());
         let read = |engine: &mut dyn cluster::store::Engine| Ok((View::whole(engine)?, registry::settings(engine)?));

@@ -11,6 +11,9 @@ pub const FRESH: Millis = Millis(3_000);
 /// What was told so shortly before a report arrived may be newer than the report.
 const OVERTAKEN: Millis = Millis(1_500);
 
+/// Many times what a cluster has: a host that invents VMs does not fill the memory.
+const GUESTS_MAX: usize = 50_000;
+
 /// All machines.
 #[derive(Default)]
 pub struct Hosts {
@@ -37,6 +40,11 @@ impl Hosts {
 
     /// A machine says how one guest is.
     pub fn told(&mut self, host: HostKey, tell: &Tell, now: Moment) {
+        let place = (tell.vm.clone(), host);
+        if !self.guests.contains_key(&place) && self.guests.len() >= GUESTS_MAX {
+            // Its report clears away what it invented.
+            return;
+        }
         self.guests.insert((tell.vm.clone(), host), (tell.clone(), now));
     }
 

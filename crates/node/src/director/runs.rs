@@ -257,7 +257,8 @@ impl Carrier {
         if self.measured != Measured::default() && tell.at == self.run.at() {
             self.step(Event::Report(tell.at, Report::Measured(self.measured)));
         }
-        if let Some((action, why)) = &tell.refused {
+        // Of its own part only: a job is not stopped by a bystander.
+        if let Some((action, why)) = tell.refused.as_ref().filter(|(action, _)| act::host_of(action) == Some(from)) {
             self.step(Event::Report(tell.at, Report::Refused(action.clone(), words(why))));
         }
         if !(tell.guest == Guest::Absent && self.is_awaited(from)) {
