@@ -201,7 +201,14 @@ pub async fn run(node: Rc<Node>) {
     if place.is(Role::Host) {
         tasks.spawn_local(probe(Rc::clone(&node)));
     }
-    while tasks.join_next().await.is_some() {}
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            // The node ends with it: half an agent would look like a whole one.
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
     std::future::pending::<()>().await;
 }
 
