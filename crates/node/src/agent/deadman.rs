@@ -121,7 +121,19 @@ pub async fn reload(place: &Place) -> Result<(), Refusal> {
 
 /// Whether it answers.
 pub async fn answers(place: &Place) -> bool {
-    ask("dead-man", &control(place), Request::Status, STATUS_MAX).await.is_ok()
+    knows(place).await.is_some()
+}
+
+/// The witnesses that it knows, sorted, if it answers: the process, not its file.
+pub async fn knows(place: &Place) -> Option<Vec<HostKey>> {
+    match ask("dead-man", &control(place), Request::Status, STATUS_MAX).await {
+        Ok(Reply::Deadman(report)) => {
+            let mut known: Vec<HostKey> = report.peers.iter().map(|peer| peer.witness).collect();
+            known.sort_unstable();
+            Some(known)
+        }
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// Whether a guest may be let run now.

@@ -64,7 +64,8 @@ pub struct Agent {
 struct MachineState {
     /// When the target was started, by its own word.
     target_since: Option<Moment>,
-    deadman: bool,
+    /// The witnesses that the dead-man knows, if it answers.
+    deadman: Option<Vec<HostKey>>,
     complaints: Vec<(String, String)>,
     unreadable: Vec<(String, String)>,
 }
@@ -118,7 +119,8 @@ impl Agent {
             bridges: if place.is(Role::Host) { network::there() } else { Vec::new() },
             guests: guests.iter().map(|guest| guest.tell()).collect(),
             target_up: state.target_since.map(|since| host::runtime::now().since(since)),
-            deadman: state.deadman,
+            deadman: state.deadman.is_some(),
+            witnesses: state.deadman.clone().unwrap_or_default(),
             complaints: complaints.chain(state.complaints.clone()).collect(),
         }
     }
@@ -275,7 +277,7 @@ async fn look_around(node: Rc<Node>) {
             Some(Reply::Status(report)) => Some(since(report.up)),
             _ => None,
         };
-        let deadman = deadman::answers(place).await;
+        let deadman = deadman::knows(place).await;
         let complaints = if place.is(Role::Host) { network::keep_bridges(place) } else { Vec::new() };
         {
             let mut state = node.agent.state.borrow_mut();

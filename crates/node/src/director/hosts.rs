@@ -54,6 +54,12 @@ impl Hosts {
         self.reports.get(&host).filter(|(_, when)| now.since(*when) < FRESH).map(|(report, _)| report)
     }
 
+    /// Which witnesses each machine's dead-man knows, by its newest report.
+    #[must_use]
+    pub fn witnesses(&self) -> BTreeMap<HostKey, Vec<HostKey>> {
+        self.reports.iter().map(|(host, (report, _))| (*host, report.witnesses.clone())).collect()
+    }
+
     /// What was said about a guest.
     #[must_use]
     pub fn tell(&self, vm: &VmName, host: HostKey) -> Option<&Tell> {
@@ -103,6 +109,7 @@ pub mod test {
             guests,
             target_up: None,
             deadman: true,
+            witnesses: Vec::new(),
             complaints: Vec::new(),
         }
     }

@@ -197,6 +197,9 @@ pub struct HostReport {
     pub target_up: Option<Millis>,
     /// Its dead-man answers.
     pub deadman: bool,
+    /// The witnesses that its dead-man knows, sorted.
+    #[serde(default)]
+    pub witnesses: Vec<HostKey>,
     /// What is not as it should be, each with what to do.
     pub complaints: Vec<(String, String)>,
 }
