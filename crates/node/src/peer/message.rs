@@ -50,6 +50,18 @@ pub enum Ask {
     },
 }
 
+impl Ask {
+    /// Whether only the machine with the store may ask for it: an order, or what is told to nobody else. A member that is
+    /// in a stranger's hands must not destroy a guest or raise an epoch elsewhere.
+    #[must_use]
+    pub const fn is_the_stores(&self) -> bool {
+        match self {
+            Self::Act(_) | Self::Target { .. } | Self::Look | Self::Filling { .. } => true,
+            Self::Tell(_) | Self::Sync(_) | Self::Claim { .. } | Self::Release { .. } | Self::Claims => false,
+        }
+    }
+}
+
 /// What is answered; one kind for each kind of question.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "reply")]
@@ -186,6 +198,9 @@ pub struct HostReport {
     pub target_up: Option<Millis>,
     /// Its dead-man answers.
     pub deadman: bool,
+    /// The witnesses that its dead-man knows, sorted.
+    #[serde(default)]
+    pub witnesses: Vec<HostKey>,
     /// What is not as it should be, each with what to do.
     pub complaints: Vec<(String, String)>,
 }
