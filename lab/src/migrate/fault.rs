@@ -132,7 +132,7 @@ impl Kind {
 }
 
 /// A stage of the job, as docs/rfd/0009-migration.md names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// The destination gets ready.
@@ -191,9 +191,10 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// The next one.
-    pub fn draw(kind: Kind, dice: &mut Dice) -> Self {
-        let phase = PHASES[usize::try_from(dice.below(PHASES.len() as u64)).expect("there are five")];
+    /// The next one; its phase too, unless that is wished.
+    pub fn draw(kind: Kind, phase: Option<Phase>, dice: &mut Dice) -> Self {
+        let drawn = PHASES[usize::try_from(dice.below(PHASES.len() as u64)).expect("there are five")];
+        let phase = phase.unwrap_or(drawn);
         // A third of them at the first sight of the phase.
         let delay_ms = if dice.below(3) == 0 { 0 } else { dice.below(phase.lasts_ms()) };
         let (least_ms, most_ms) = match kind.deed(Role::Host1, Role::Host2) {
@@ -273,7 +274,7 @@ mod test {
             let (mut deck, mut dice) = (Deck::new(Kind::All), Dice::new(seed));
             let faults = (0..40).map(|_| {
                 let kind = deck.draw(&mut dice);
-                Fault::draw(kind, &mut dice)
+                Fault::draw(kind, None, &mut dice)
             });
             faults.collect::<Vec<_>>()
         };

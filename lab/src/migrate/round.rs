@@ -71,7 +71,7 @@ impl Moves {
         if fault.kind == super::fault::Kind::Nothing && round.outcome != "done" {
             round.wrong.push("nothing befell it, and it was not done".to_owned());
         }
-        self.note(&round.line())?;
+        self.note(&format!("round {number}: {}", round.line()))?;
         let is_fine = round.wrong.is_empty();
         if is_fine {
             self.play.screen.done(&round.line());
