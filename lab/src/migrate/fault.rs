@@ -11,6 +11,9 @@ use std::time::Duration;
 /// 3 s is voted dead. A host that is alone for less is left alone; the margin is for the lab's own slowness.
 const LEASE_MAY_END: Duration = Duration::from_millis(2_300);
 
+/// The begin of a longer phase.
+const BEGIN_MS: u64 = 150;
+
 /// What befalls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -195,8 +198,12 @@ impl Fault {
     pub fn draw(kind: Kind, phase: Option<Phase>, dice: &mut Dice) -> Self {
         let drawn = PHASES[usize::try_from(dice.below(PHASES.len() as u64)).expect("there are five")];
         let phase = phase.unwrap_or(drawn);
-        // A third of them at the first sight of the phase.
-        let delay_ms = if dice.below(3) == 0 { 0 } else { dice.below(phase.lasts_ms()) };
+        // A third of them at the first sight of the phase, a third in its begin, where connections are made.
+        let delay_ms = match dice.below(3) {
+            0 => 0,
+            1 => dice.below(phase.lasts_ms().min(BEGIN_MS)),
+            _ => dice.below(phase.lasts_ms()),
+        };
         let (least_ms, most_ms) = match kind.deed(Role::Host1, Role::Host2) {
             Deed::Nothing | Deed::Cancel | Deed::Qemu(_) | Deed::Initiator(_) => (0, 1),
             Deed::Node(_) => (0, 2_000),
