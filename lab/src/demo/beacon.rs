@@ -1,18 +1,14 @@
 //! Beacons: which boot of the guest runs on which host, read from the serial consoles' logs on the hosts themselves.
 //! It needs neither the guest's disks nor any network, so two running copies are seen whatever else is broken.
-//!
-//! **Moving.** Beacons of one boot on one host, each at most 250 ms after the one before, are a series: the guest moved
-//! from its first to its last. A beacon that begins a series proves that the guest also ran the 40 ms before it (the
-//! period is 50, reading takes up to 10), unless it is the first of its boot, or the boot's beacon before it was on
-//! another host (it has just been handed over: a migration).
-//! **Overlap** is the time in which two or more series of the VM move: two boots, or one boot on two hosts.
+//! What they come to (when a guest moved, when two copies did) is said in `report/overlap.rs`.
 
+use super::evidence::{Beacon, GuestError};
 use super::guest::record::Boot;
 use super::guest::words::{Said, read_console};
 use super::lines::Lines;
 use super::now_us;
+use super::report::STILL_US;
 use super::task::{Ending, Task};
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -21,53 +17,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// A guest that was silent for longer stood still: four beacons are missing.
-const STILL_US: u64 = 250_000;
-/// What a beacon that begins a series proves of the time before it.
-const PROVES_US: u64 = 40_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const READ_BYTES: usize = 64 << 10;
 /// No line of a console is longer; what is, has no end and is let go.
 const LINE_MAX: usize = 4096;
-
-/// A line of `beacons.jsonl`: the guest said that it runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Beacon {
-    /// When it was read.
-    pub at_us: u64,
-    /// On which host.
-    pub host: String,
-    /// Which boot.
-    pub boot: Boot,
-    /// The how-manieth beacon of the guest's program.
-    pub counter: u64,
-}
-
-/// A line of `guest-errors.jsonl`: the guest's program or kernel said that a disk refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GuestError {
-    /// When it was read.
-    pub at_us: u64,
-    /// On which host.
-    pub host: String,
-    /// What was said.
-    pub text: String,
-}
-
-/// A time in which one boot moved on one host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Series {
-    /// Where.
-    pub host: String,
-    /// Which boot.
-    pub boot: Boot,
-    /// From here.
-    pub from_us: u64,
-    /// To here.
-    pub to_us: u64,
-}
 
 /// A host's console log to follow. It may appear later, be cut to nothing (`trim_log`), or be another file one day.
 pub struct Console {
@@ -212,55 +165,6 @@ impl Tail {
         }
         Ok(())
     }
-}
-
-/// The times in which boots moved, in the order of their begin.
-pub fn series(beacons: &[Beacon]) -> Vec<Series> {
-    let mut sorted: Vec<&Beacon> = beacons.iter().collect();
-    sorted.sort_by_key(|beacon| beacon.at_us);
-    let mut found: Vec<Series> = Vec::new();
-    let mut running: HashMap<(&str, Boot), usize> = HashMap::new();
-    let mut last_host: HashMap<Boot, &str> = HashMap::new();
-    for beacon in sorted {
-        let key = (beacon.host.as_str(), beacon.boot);
-        let last = running.get(&key).map(|index| &mut found[*index]);
-        match last.filter(|series| beacon.at_us - series.to_us <= STILL_US) {
-            Some(series) => series.to_us = beacon.at_us,
-            None => {
-                let handed_over = last_host.get(&beacon.boot).is_some_and(|host| *host != beacon.host);
-                let proves_us = if handed_over || beacon.counter == 0 { 0 } else { PROVES_US };
-                running.insert(key, found.len());
-                found.push(Series {
-                    host: beacon.host.clone(),
-                    boot: beacon.boot,
-                    from_us: beacon.at_us.saturating_sub(proves_us),
-                    to_us: beacon.at_us,
-                });
-            }
-        }
-        last_host.insert(beacon.boot, &beacon.host);
-    }
-    found.sort_by_key(|series| series.from_us);
-    found
-}
-
-/// The time between `from_us` and `to_us` in which two or more series moved.
-pub fn overlap_us(series: &[Series], from_us: u64, to_us: u64) -> u64 {
-    let clipped = series.iter().map(|series| (series.from_us.max(from_us), series.to_us.min(to_us)));
-    let mut steps: Vec<(u64, i32)> = clipped
-        .filter(|(from_us, to_us)| from_us < to_us)
-        .flat_map(|(from_us, to_us)| [(from_us, 1), (to_us, -1)])
-        .collect();
-    steps.sort_unstable();
-    let (mut moving, mut since_us, mut overlap_us) = (0, 0, 0);
-    for (at_us, step) in steps {
-        if moving >= 2 {
-            overlap_us += at_us - since_us;
-        }
-        moving += step;
-        since_us = at_us;
-    }
-    overlap_us
 }
 
 #[cfg(test)]

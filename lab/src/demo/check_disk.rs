@@ -3,10 +3,10 @@
 //! The file of records is read out of ext4 by `debugfs`, the canary's slots are read as they are. It works on a copy: a
 //! guest that was killed left a journal, which is replayed first as the guest itself would do at its next boot.
 
+use super::evidence::Receipt;
 use super::guest::record::{Damage, RECORD_BYTES, Record};
 use super::guest::{CANARY_MAGIC, RECORDS_PATH, SLOTS, slot_at};
 use super::image;
-use super::referee::Receipt;
 use anyhow::Context;
 use serde::Serialize;
 use std::collections::BTreeMap;

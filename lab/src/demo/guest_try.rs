@@ -6,13 +6,15 @@
 
 mod qemu;
 
-use super::beacon::{self, Beacon, Console, Lookout};
+use super::beacon::{Console, Lookout};
 use super::check_disk::{self, Found};
+use super::evidence::{Answer, Beacon, Receipt};
 use super::guest::ECHO_PORT;
 use super::guest::config::Config;
 use super::image::{self, Builder};
-use super::probe::{self, Answer, Prober};
-use super::referee::{Receipt, Referee};
+use super::probe::{self, Prober};
+use super::referee::Referee;
+use super::report::two_boots_us;
 use super::{lines, now_us};
 use crate::kills::stop::Stop;
 use crate::ledger::{self, Ledger, Thing};
@@ -255,7 +257,7 @@ impl Logs {
             longest_gap_ms: gaps.max().unwrap_or(0) / 1000,
             answers: self.answers.len(),
             beacons: self.beacons.len(),
-            overlap_ms: beacon::overlap_us(&beacon::series(&self.beacons), 0, u64::MAX) / 1000,
+            overlap_ms: two_boots_us(&self.beacons, 0, u64::MAX) / 1000,
             guest_errors: 0,
             shutdown_ms: lives.last().map_or(0, |life| whole_ms(life.shutdown)),
             found,

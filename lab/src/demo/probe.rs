@@ -1,13 +1,12 @@
 //! The probe: asks the guest every 10 ms from the client's namespace whether it answers. The longest time without an
 //! answer is the blackout that a user of the guest sees.
 
-use super::guest::record::Boot;
+use super::evidence::Answer;
 use super::guest::words::{self, DATAGRAM_MAX};
 use super::lines::Lines;
 use super::now_us;
 use super::task::{Ending, Task};
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
@@ -17,20 +16,6 @@ use std::time::Duration;
 const PERIOD_US: u64 = 10_000;
 /// Probes whose answers are still waited for: ten seconds of them. What comes later is an answer to nobody.
 const WAITING_MAX: usize = 1000;
-
-/// A line of `probe.jsonl`: an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Answer {
-    /// When it came.
-    pub at_us: u64,
-    /// When its probe was sent.
-    pub sent_us: u64,
-    /// The probe's number.
-    pub n: u64,
-    /// Which boot of the guest said it.
-    pub boot: Boot,
-}
 
 /// A time without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +148,7 @@ pub fn first_answer_us(answers: &[Answer], from_us: u64) -> Option<u64> {
 #[cfg(test)]
 mod test {
     use super::*;
+    use crate::demo::guest::record::Boot;
     use crate::demo::lines;
 
     fn at(at_us: u64) -> Answer {

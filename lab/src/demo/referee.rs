@@ -1,12 +1,11 @@
 //! The referee: hears in the client's namespace which records are durable. What it heard is what was acknowledged.
 
-use super::guest::record::Boot;
+use super::evidence::Receipt;
 use super::guest::words::{Ack, DATAGRAM_MAX};
 use super::lines::Lines;
 use super::now_us;
 use super::task::{Ending, Task};
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -14,20 +13,6 @@ use std::time::Duration;
 
 /// How soon it notices that it is to end.
 const LOOK_UP: Duration = Duration::from_millis(50);
-
-/// A line of `referee.jsonl`: an acknowledgement, and when it was received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Receipt {
-    /// When.
-    pub at_us: u64,
-    /// Whose.
-    pub boot: Boot,
-    /// Of which record.
-    pub n: u64,
-    /// The record's checksum.
-    pub crc: u32,
-}
 
 /// What was heard so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,6 +100,7 @@ fn count(heard: &mut Heard, receipt: Option<Receipt>) {
 #[cfg(test)]
 mod test {
     use super::*;
+    use crate::demo::guest::record::Boot;
     use crate::demo::lines;
 
     /// Goal: every acknowledgement is in the log, in order, and nothing else. Method: datagrams on loopback.

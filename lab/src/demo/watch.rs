@@ -1,7 +1,7 @@
 //! Who watches the guest from its start to its end: referee, prober, lookout.
 
-use super::beacon::{Beacon, Console, Lookout};
-use super::evidence::{BEACONS, PROBE, REFEREE, Writer};
+use super::beacon::{Console, Lookout};
+use super::evidence::{BEACONS, Beacon, PROBE, REFEREE, Writer};
 use super::guest::ECHO_PORT;
 use super::guest::config::Config;
 use super::guest::record::Boot;

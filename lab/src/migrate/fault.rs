@@ -1,6 +1,7 @@
 //! What befalls a migration, and when. All of it is decided by the seed before the migration begins.
 
-use crate::demo::beacon::{self, Beacon};
+use crate::demo::evidence::Beacon;
+use crate::demo::report::two_boots_us;
 use crate::disks::cache::Dice;
 use crate::machine::Role;
 use crate::net::{Network, SEGMENTS};
@@ -266,7 +267,7 @@ impl Deck {
 
 /// Beacons of one VM, in a window: how long two copies of it were seen to move.
 pub fn overlap_us(beacons: &[Beacon], from_us: u64, to_us: u64) -> u64 {
-    beacon::overlap_us(&beacon::series(beacons), from_us, to_us)
+    two_boots_us(beacons, from_us, to_us)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::Moves;
 use super::fault::{Deed, Fault, Phase, overlap_us};
 use super::prey::Prey;
 use super::table::Round;
-use crate::demo::beacon::Beacon;
+use crate::demo::evidence::Beacon;
 use crate::demo::evidence::{BEACONS, What};
 use crate::demo::play::VM;
 use crate::demo::{http, lines, now_us};

@@ -1,6 +1,8 @@
 //! The command line as a process: what it asks, what it prints, its exit codes. The node is a script, so every answer
 //! that a real one may give is tried, also those that take a failing cluster.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
 mod support;
 mod terminal;
 mod words;

@@ -244,11 +244,11 @@ impl World {
     /// The last number that the guest says it wrote here; it met no error.
     fn wrote(&self, host: usize) -> u32 {
         let said = String::from_utf8_lossy(&std::fs::read(self.console(host)).unwrap_or_default()).replace('\r', "");
-        let numbers = said.lines().filter_map(|line| {
+        let mut numbers = said.lines().filter_map(|line| {
             assert!(!line.starts_with("E0"), "the guest met an error: {line}");
             u32::from_str_radix(line.strip_prefix('W').filter(|digits| digits.len() == 8)?, 16).ok()
         });
-        numbers.last().unwrap_or_default()
+        numbers.next_back().unwrap_or_default()
     }
 
     fn writes_on(&self, host: usize) {

@@ -171,8 +171,8 @@ impl Folder {
         std::fs::rename(new, self.0.join(name))
     }
 
-    /// Forgets a life that is over, but for its logs.
-    pub(super) fn sweep(&self) {
+    /// Forgets a life that is over, but for its logs. Only for whoever knows that the process is gone.
+    pub fn sweep(&self) {
         let sockets = Monitor::ALL.map(|monitor| self.monitor(monitor));
         // Not the pid file: the lock that keeps a second QEMU out is on it.
         let others = [self.console(), self.0.join("process")];

@@ -43,13 +43,14 @@ pub fn plug(place: &Place, brief: &Brief) -> Result<Vec<Nic>, String> {
 }
 
 /// Removes the taps of a VM whose QEMU is gone.
-pub fn unplug(place: &Place, brief: &Brief) {
-    for index in 0..brief.nics.len() {
-        let tap = tap_name(place, &brief.vm, index);
-        if let Err(error) = remove_tap(&tap) {
-            tracing::warn!(vm = %brief.vm, "the tap '{tap}' cannot be removed: {error}");
-        }
-    }
+///
+/// # Errors
+/// Which one stays, for people.
+pub fn unplug(place: &Place, brief: &Brief) -> Result<(), String> {
+    let taps = (0..brief.nics.len()).map(|index| tap_name(place, &brief.vm, index));
+    let removed: Vec<_> =
+        taps.map(|tap| remove_tap(&tap).map_err(|error| format!("the tap '{tap}': {error}"))).collect();
+    removed.into_iter().collect()
 }
 
 /// A name of its own for each interface, 14 bytes; also where several hosts rehearse on one machine.

@@ -1,4 +1,4 @@
-//! Overlaps of made-up series, and logs that are written as QEMU and `trim_log` write them.
+//! Logs that are written as QEMU and `trim_log` write them.
 
 use super::*;
 use crate::demo::guest::words;
@@ -8,56 +8,6 @@ use std::time::Instant;
 
 const A: Boot = Boot(0xa);
 const B: Boot = Boot(0xb);
-
-/// Beacons of one boot on one host, every 50 ms from `from_ms` to `to_ms`; the first one's counter.
-fn run(host: &str, boot: Boot, counter: u64, (from_ms, to_ms): (u64, u64)) -> Vec<Beacon> {
-    let times = (from_ms..=to_ms).step_by(50);
-    times
-        .zip(counter..)
-        .map(|(at_ms, counter)| Beacon { at_us: at_ms * 1000, host: host.into(), boot, counter })
-        .collect()
-}
-
-fn overlap_ms(runs: &[Vec<Beacon>]) -> u64 {
-    overlap_us(&series(&runs.concat()), 0, u64::MAX) / 1000
-}
-
-/// Goal: the overlap is what its definition says. Method: the demo's cases, made up.
-#[test]
-fn the_overlap_is_as_defined() {
-    let one = run("host1", A, 0, (1000, 3000));
-    // A restart elsewhere, seconds later.
-    assert_eq!(overlap_ms(&[one.clone(), run("host2", B, 0, (7000, 9000))]), 0);
-    // A migration: the counter goes on at the other host, 70 ms after the last beacon here; or read at once with it.
-    assert_eq!(overlap_ms(&[one.clone(), run("host2", A, 41, (3070, 5000))]), 0);
-    assert_eq!(overlap_ms(&[one.clone(), run("host2", A, 41, (3000, 5000))]), 0);
-    // One boot on two hosts for 400 ms.
-    assert_eq!(overlap_ms(&[one.clone(), run("host2", A, 31, (2600, 5000))]), 400);
-    // Two boots on two hosts, or on one.
-    assert_eq!(overlap_ms(&[one.clone(), run("host2", B, 0, (2800, 5000))]), 200);
-    assert_eq!(overlap_ms(&[one.clone(), run("host1", B, 0, (2800, 5000))]), 200);
-    // Thawed after 30 s: two late beacons, 50 ms apart, beside the new boot.
-    let new = run("host2", B, 0, (8000, 40_000));
-    assert_eq!(overlap_ms(&[one.clone(), new.clone(), run("host1", A, 41, (33_000, 33_050))]), 90);
-    // A single late beacon is no nothing.
-    assert_eq!(overlap_ms(&[one, new, run("host1", A, 41, (33_000, 33_000))]), 40);
-    // Three at once count once.
-    let three = [run("host1", A, 0, (0, 1000)), run("host2", A, 0, (0, 1000)), run("host2", B, 0, (500, 1000))];
-    assert_eq!(overlap_ms(&three), 1000);
-}
-
-/// Goal: a pause ends a series, and a span cuts the overlap. Method: a series with a hole.
-#[test]
-fn a_pause_ends_a_series() {
-    let beacons =
-        [run("host1", A, 0, (1000, 2000)), run("host1", A, 21, (2250, 3000)), run("host1", A, 40, (3251, 4001))];
-    let found = series(&beacons.concat());
-    let spans: Vec<_> = found.iter().map(|series| (series.from_us / 1000, series.to_us / 1000)).collect();
-    assert_eq!(spans, [(1000, 3000), (3211, 4001)]);
-    let found = series(&[run("host1", A, 0, (0, 1000)), run("host2", B, 0, (0, 1000))].concat());
-    assert_eq!(overlap_us(&found, 300_000, 500_000), 200_000);
-    assert_eq!(overlap_us(&found, 1_000_001, 2_000_000), 0);
-}
 
 /// Goal: a log is followed while it appears, is cut, is another file, and says half a line at a time; what it held
 /// before is history. Method: a lookout on two files, written as QEMU and `trim_log` do.

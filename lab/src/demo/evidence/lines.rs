@@ -1,17 +1,18 @@
 //! The lines of the other files.
 
 use super::Kind;
+use crate::demo::guest::record::Boot;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A record whose receipt makes it acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Receipt {
     /// When the referee had it.
     pub at_us: u64,
     /// Which boot of the guest wrote it.
-    pub boot: String,
+    pub boot: Boot,
     /// Its number.
     pub n: u64,
     /// Of its content.
@@ -19,9 +20,9 @@ pub struct Receipt {
 }
 
 /// A probe's answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ProbeAnswer {
+pub struct Answer {
     /// When it came.
     pub at_us: u64,
     /// When it was asked.
@@ -29,7 +30,7 @@ pub struct ProbeAnswer {
     /// The probe's number.
     pub n: u64,
     /// Which boot of the guest answered.
-    pub boot: String,
+    pub boot: Boot,
 }
 
 /// A beacon on a guest's serial console.
@@ -41,7 +42,7 @@ pub struct Beacon {
     /// At which host.
     pub host: String,
     /// Which boot.
-    pub boot: String,
+    pub boot: Boot,
     /// Counts up.
     pub counter: u64,
 }

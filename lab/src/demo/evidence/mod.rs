@@ -14,7 +14,7 @@ pub use crate::disks::applied::{AppliedLine, now_us};
 pub use crate::disks::stamp::{Kind, Stamp};
 pub use event::{Cause, Event, Step, What};
 pub use lines::{
-    Beacon, GrantLine, GrantOwner, GuestError, OracleRun, Outcome, ProbeAnswer, Receipt, RecordsCheck, RogueLine,
+    Answer, Beacon, GrantLine, GrantOwner, GuestError, OracleRun, Outcome, Receipt, RecordsCheck, RogueLine,
     StoreChange,
 };
 pub use reader::{Evidence, Grants};

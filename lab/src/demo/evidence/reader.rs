@@ -3,8 +3,7 @@
 
 use super::{APPLIED, BEACONS, EVENTS, GUEST_ERRORS, ORACLES, PROBE, RECORDS, REFEREE, ROGUE, STORE};
 use super::{
-    AppliedLine, Beacon, Event, GrantLine, GuestError, OracleRun, ProbeAnswer, Receipt, RecordsCheck, RogueLine,
-    StoreChange,
+    Answer, AppliedLine, Beacon, Event, GrantLine, GuestError, OracleRun, Receipt, RecordsCheck, RogueLine, StoreChange,
 };
 use anyhow::Context;
 use serde::de::DeserializeOwned;
@@ -27,7 +26,7 @@ pub struct Evidence {
     /// What the referee received, in order of time.
     pub receipts: Vec<Receipt>,
     /// Probes that were answered, in order of time.
-    pub probes: Vec<ProbeAnswer>,
+    pub probes: Vec<Answer>,
     /// Beacons, in order of time.
     pub beacons: Vec<Beacon>,
     /// What the guest told of refusing disks.
@@ -53,8 +52,7 @@ impl Evidence {
     /// What is missing or does not read, with file and line.
     pub fn read(folder: &Path) -> anyhow::Result<Self> {
         let (mut events, mut receipts): (Vec<Event>, Vec<Receipt>) = (lines(folder, EVENTS)?, lines(folder, REFEREE)?);
-        let (mut probes, mut beacons): (Vec<ProbeAnswer>, Vec<Beacon>) =
-            (lines(folder, PROBE)?, lines(folder, BEACONS)?);
+        let (mut probes, mut beacons): (Vec<Answer>, Vec<Beacon>) = (lines(folder, PROBE)?, lines(folder, BEACONS)?);
         // Events that were told later are written later.
         events.sort_by_key(|line| line.at_us);
         receipts.sort_by_key(|line| line.at_us);

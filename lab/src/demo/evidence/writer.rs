@@ -4,7 +4,7 @@
 use super::{
     APPLIED, BEACONS, EVENTS, Event, GUEST_ERRORS, OUTPUTS, PROBE, REFEREE, ROGUE, STORE, What, grants_file, now_us,
 };
-use super::{Beacon, GuestError, ProbeAnswer, Receipt, RogueLine, StoreChange};
+use super::{Answer, Beacon, GuestError, Receipt, RogueLine, StoreChange};
 use anyhow::Context;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -82,7 +82,7 @@ impl Writer {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn probe(&self, line: &ProbeAnswer) -> anyhow::Result<()> {
+    pub fn probe(&self, line: &Answer) -> anyhow::Result<()> {
         self.line(PROBE, line)
     }
 

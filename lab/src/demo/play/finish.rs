@@ -1,8 +1,7 @@
 //! The end: the VM stops, its disks are looked at by tools that know nothing of muskox, all that was said is kept.
 
 use super::super::cluster::tail;
-use super::super::evidence::{ORACLES, OracleRun, RECORDS, REFEREE, RecordsCheck, What, grants_file};
-use super::super::referee::Receipt;
+use super::super::evidence::{ORACLES, OracleRun, RECORDS, REFEREE, Receipt, RecordsCheck, What, grants_file};
 use super::super::{check_disk, lines, oracles};
 use super::{CANARY, Play, ROOT, VM};
 use crate::machine::Role;

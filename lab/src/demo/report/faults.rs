@@ -25,7 +25,7 @@ fn failover(fault: &Fault, evidence: &Evidence) -> Failover {
     let answers = evidence
         .probes
         .iter()
-        .find(|line| (fault.at_us..fault.until_us).contains(&line.at_us) && !known.contains(line.boot.as_str()));
+        .find(|line| (fault.at_us..fault.until_us).contains(&line.at_us) && !known.contains(&line.boot));
     let rogue = evidence.rogue.iter().filter(|line| line.fault == fault.number);
     let refused = rogue.filter(|line| line.outcome == Outcome::Refused).count();
     Failover {
@@ -57,7 +57,7 @@ pub fn outages(timeline: &Timeline, evidence: &Evidence) -> Vec<Outage> {
         let known = Timeline::boots_before(evidence, fault.at_us);
         let within = fault.at_us..fault.until_us;
         let new = boots(evidence).filter(|(at_us, boot)| within.contains(at_us) && !known.contains(boot));
-        let restarts: BTreeSet<&str> = new.map(|(_, boot)| boot).collect();
+        let restarts: BTreeSet<_> = new.map(|(_, boot)| boot).collect();
         Outage {
             cause: fault.cause.name().to_owned(),
             restarts: restarts.len() as u64,
@@ -93,8 +93,7 @@ fn resumed_us(fault: &Fault, evidence: &Evidence) -> Option<u64> {
 pub fn silence(fault: &Fault, evidence: &Evidence) -> (u64, u64) {
     let over_us = if fault.cause.fails_over() {
         let known = Timeline::boots_before(evidence, fault.at_us);
-        let first =
-            evidence.receipts.iter().find(|line| line.at_us >= fault.at_us && !known.contains(line.boot.as_str()));
+        let first = evidence.receipts.iter().find(|line| line.at_us >= fault.at_us && !known.contains(&line.boot));
         first.map(|line| line.at_us)
     } else {
         resumed_us(fault, evidence).zip(fault.end_us).map(|(us, end_us)| end_us + us)

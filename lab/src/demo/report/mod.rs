@@ -20,6 +20,8 @@ mod timeline;
 #[cfg(test)]
 mod test;
 
+pub use overlap::{STILL_US, two_boots_us};
+
 use super::evidence::Evidence;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};

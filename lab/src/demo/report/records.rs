@@ -4,6 +4,7 @@ use super::faults::silence;
 use super::timeline::Timeline;
 use super::{Records, Violation};
 use crate::demo::evidence::Evidence;
+use crate::demo::guest::record::Boot;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Counts them: received by the referee, and what the disk's check found.
@@ -14,7 +15,7 @@ pub fn count(evidence: &Evidence) -> Records {
 
 /// Records, each counted once however often its acknowledgement came.
 pub fn acked(evidence: &Evidence) -> u64 {
-    let all: BTreeSet<_> = evidence.receipts.iter().map(|line| (&line.boot, line.n, line.crc)).collect();
+    let all: BTreeSet<_> = evidence.receipts.iter().map(|line| (line.boot, line.n, line.crc)).collect();
     all.len() as u64
 }
 
@@ -28,9 +29,9 @@ pub fn violations(evidence: &Evidence, records: Records) -> Vec<Violation> {
         found.push(Violation::new("I3", format!("{} acknowledged records are torn", records.torn)));
     }
     // A guest that finds its last record goes on behind it: the same number again means that it was not there.
-    let mut first: BTreeMap<u64, (&str, u32)> = BTreeMap::new();
+    let mut first: BTreeMap<u64, (Boot, u32)> = BTreeMap::new();
     for line in &evidence.receipts {
-        let now = (line.boot.as_str(), line.crc);
+        let now = (line.boot, line.crc);
         let before = *first.entry(line.n).or_insert(now);
         if before != now {
             let text = format!("record {} was acknowledged by boot {} and again by boot {}", line.n, before.0, now.0);
@@ -55,7 +56,7 @@ pub fn rate(timeline: &Timeline, evidence: &Evidence) -> Option<f64> {
     let working_us = to_us.saturating_sub(from_us).checked_sub(silent_us).filter(|us| *us > 0)?;
     let counted = evidence.receipts.iter().filter(|line| (from_us..=to_us).contains(&line.at_us));
     let counted = counted.filter(|line| !silent.iter().any(|(begin, end)| (*begin..*end).contains(&line.at_us)));
-    let records: BTreeSet<_> = counted.map(|line| (&line.boot, line.n)).collect();
+    let records: BTreeSet<_> = counted.map(|line| (line.boot, line.n)).collect();
     let tenths = records.len() as u64 * 10_000_000 / working_us;
     Some(f64::from(u32::try_from(tenths).ok()?) / 10.0)
 }

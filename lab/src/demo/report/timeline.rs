@@ -1,6 +1,7 @@
 //! What the lab's events say, joined: each fault, each migration, each step.
 
 use crate::demo::evidence::{Cause, Evidence, Step, What};
+use crate::demo::guest::record::Boot;
 use anyhow::Context;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -184,16 +185,16 @@ impl Timeline {
     }
 
     /// The first boots seen up to a moment, by anybody who sees boots.
-    pub fn boots_before(evidence: &Evidence, at_us: u64) -> BTreeSet<&str> {
+    pub fn boots_before(evidence: &Evidence, at_us: u64) -> BTreeSet<Boot> {
         boots(evidence).filter_map(|(seen_us, boot)| (seen_us < at_us).then_some(boot)).collect()
     }
 }
 
 /// Every sign of a boot.
-pub fn boots(evidence: &Evidence) -> impl Iterator<Item = (u64, &str)> {
-    let beacons = evidence.beacons.iter().map(|line| (line.at_us, line.boot.as_str()));
-    let receipts = evidence.receipts.iter().map(|line| (line.at_us, line.boot.as_str()));
-    beacons.chain(receipts).chain(evidence.probes.iter().map(|line| (line.at_us, line.boot.as_str())))
+pub fn boots(evidence: &Evidence) -> impl Iterator<Item = (u64, Boot)> {
+    let beacons = evidence.beacons.iter().map(|line| (line.at_us, line.boot));
+    let receipts = evidence.receipts.iter().map(|line| (line.at_us, line.boot));
+    beacons.chain(receipts).chain(evidence.probes.iter().map(|line| (line.at_us, line.boot)))
 }
 
 /// The acks as the targets themselves wrote them down: the first grant of the epoch that the guest was started under, of

@@ -2,14 +2,18 @@
 
 use super::Guest;
 use crate::agent::{initiator, supervise};
+use crate::peer::Brief;
 use cluster::job::Guest as State;
 use host::vm::{Cgroup, Folder, Vm};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use units::Epoch;
 
 /// A QEMU that runs but does not listen (frozen, say) is asked again this often.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// A tap that is still in use after this long is somebody else's.
+const UNPLUG_MAX: Duration = Duration::from_secs(1);
+const UNPLUG_AGAIN: Duration = Duration::from_millis(20);
 /// The file beside QEMU's process that names its control group, for the dead-man.
 const CGROUP: &str = "cgroup";
 
@@ -134,6 +138,17 @@ impl Guest {
         Ok(cgroup)
     }
 
+    /// Removes its taps. The kernel closes what a killed QEMU had open a moment after its end is seen.
+    async fn unplug(&self, brief: &Brief) {
+        let begun = Instant::now();
+        while let Err(text) = crate::agent::network::unplug(&self.shared.place, brief) {
+            if begun.elapsed() > UNPLUG_MAX {
+                return tracing::warn!(vm = %self.name, "{text}");
+            }
+            tokio::time::sleep(UNPLUG_AGAIN).await;
+        }
+    }
+
     /// Removes what belongs to a QEMU that is gone: its initiator, taps, control group.
     pub(super) async fn leave_nothing(&self) {
         self.keep_no_initiator();
@@ -145,7 +160,12 @@ impl Guest {
         if let Err(error) = supervise::end(&initiator::daemon(&self.shared.place, &self.name, None)).await {
             tracing::error!(vm = %self.name, "{error}");
         }
-        crate::agent::network::unplug(&self.shared.place, &brief);
+        if let Ok(folder) = self.folder()
+            && matches!(Vm::process_in(&folder), Ok(None))
+        {
+            folder.sweep();
+        }
+        self.unplug(&brief).await;
         if let Some(cgroup) = cgroup {
             host::vm::remove_group(&cgroup).await;
             let _ = std::fs::remove_file(self.shared.place.machine(&self.name).join(CGROUP));

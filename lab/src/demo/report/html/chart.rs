@@ -176,10 +176,10 @@ impl Chart<'_> {
             let y = y + 12.0;
             self.put(format_args!("<line class=\"rail\" x1=\"8\" x2=\"{end:.1}\" y1=\"{y}\" y2=\"{y}\"/>"));
         }
-        let mut boots: Vec<String> = Vec::new();
+        let mut boots = Vec::new();
         for one in series(&self.evidence.beacons) {
             let number = boots.iter().position(|boot| *boot == one.boot).unwrap_or_else(|| {
-                boots.push(one.boot.clone());
+                boots.push(one.boot);
                 boots.len() - 1
             });
             let Some(y) = rows.get(one.host.as_str()) else { continue };
@@ -190,7 +190,7 @@ impl Chart<'_> {
             } else {
                 String::new()
             };
-            let (boot, host, lasts) = (text(&one.boot), text(&one.host), seconds(one.to_us - one.from_us));
+            let (boot, host, lasts) = (one.boot, text(&one.host), seconds(one.to_us - one.from_us));
             self.put(format_args!(
                 "<g><title>boot {} ({boot}) on {host} for {lasts:.2} s</title>\
                  <rect class=\"c{}\" x=\"{from:.1}\" y=\"{}\" width=\"{width:.1}\" height=\"18\" rx=\"2\"/>{label}</g>",

@@ -1,9 +1,10 @@
 //! Evidence of a run that never was and in which all went well: one round, four minutes.
 
 use crate::demo::evidence::{
-    AppliedLine, Beacon, Cause, Event, Evidence, GrantLine, GrantOwner, Grants, Kind, OracleRun, Outcome, ProbeAnswer,
+    Answer, AppliedLine, Beacon, Cause, Event, Evidence, GrantLine, GrantOwner, Grants, Kind, OracleRun, Outcome,
     Receipt, RecordsCheck, RogueLine, Stamp, Step, StoreChange, What,
 };
+use crate::demo::guest::record::Boot;
 use serde_json::json;
 
 /// The hosts' keys.
@@ -11,28 +12,28 @@ pub const KEYS: [&str; 2] = ["11aa", "22bb"];
 const VOLUMES: [&str; 2] = ["web1", "web1-canary"];
 
 /// A stretch in which one boot lives at one host: (boot, host, from, to) in milliseconds.
-const LIVES: [(&str, &str, u64, u64); 9] = [
-    ("a", "host1", 18_000, 26_000),
-    ("a", "host2", 26_050, 45_000),
-    ("b", "host1", 55_000, 71_000),
-    ("b", "host2", 71_050, 80_000),
+const LIVES: [(u64, &str, u64, u64); 9] = [
+    (0xa, "host1", 18_000, 26_000),
+    (0xa, "host2", 26_050, 45_000),
+    (0xb, "host1", 55_000, 71_000),
+    (0xb, "host2", 71_050, 80_000),
     // Thawed, and paused within the dead-man's time.
-    ("b", "host2", 110_000, 110_150),
-    ("c", "host1", 90_000, 117_400),
-    ("d", "host2", 125_000, 140_000),
-    ("d", "host2", 210_500, 220_000),
-    ("d", "host2", 240_600, 250_000),
+    (0xb, "host2", 110_000, 110_150),
+    (0xc, "host1", 90_000, 117_400),
+    (0xd, "host2", 125_000, 140_000),
+    (0xd, "host2", 210_500, 220_000),
+    (0xd, "host2", 240_600, 250_000),
 ];
 
 /// When records arrive: (boot, from, to) in milliseconds, one every 25.
-const WORK: [(&str, u64, u64); 7] = [
-    ("a", 20_000, 26_000),
-    ("a", 26_100, 45_000),
-    ("b", 58_000, 71_000),
-    ("b", 71_100, 80_000),
-    ("c", 93_000, 115_000),
-    ("d", 128_000, 140_000),
-    ("d", 210_800, 220_000),
+const WORK: [(u64, u64, u64); 7] = [
+    (0xa, 20_000, 26_000),
+    (0xa, 26_100, 45_000),
+    (0xb, 58_000, 71_000),
+    (0xb, 71_100, 80_000),
+    (0xc, 93_000, 115_000),
+    (0xd, 128_000, 140_000),
+    (0xd, 210_800, 220_000),
 ];
 
 /// All of it.
@@ -97,30 +98,26 @@ fn events(evidence: &mut Evidence) {
 fn guest(evidence: &mut Evidence) {
     for (boot, host, from, to) in LIVES {
         let beacon =
-            |at_ms: u64| Beacon { at_us: at_ms * 1000, host: host.into(), boot: boot.into(), counter: at_ms / 50 };
+            |at_ms: u64| Beacon { at_us: at_ms * 1000, host: host.into(), boot: Boot(boot), counter: at_ms / 50 };
         evidence.beacons.extend((from..to).step_by(50).map(beacon));
         if to - from > 1000 {
-            let answer = |at_ms| ProbeAnswer {
-                at_us: at_ms * 1000 + 800,
-                sent_us: at_ms * 1000,
-                n: at_ms / 10,
-                boot: boot.into(),
-            };
+            let answer =
+                |at_ms| Answer { at_us: at_ms * 1000 + 800, sent_us: at_ms * 1000, n: at_ms / 10, boot: Boot(boot) };
             evidence.probes.extend((from + 2000..to).step_by(10).map(answer));
         }
     }
-    let answered = |from: u64, to: u64, boot: &str| {
+    let answered = |from: u64, to: u64, boot: u64| {
         let answer =
-            |at_ms| ProbeAnswer { at_us: at_ms * 1000 + 800, sent_us: at_ms * 1000, n: at_ms / 10, boot: boot.into() };
+            |at_ms| Answer { at_us: at_ms * 1000 + 800, sent_us: at_ms * 1000, n: at_ms / 10, boot: Boot(boot) };
         (from..to).step_by(10).map(answer).collect::<Vec<_>>()
     };
     // Only boots take long, a handed-over guest answers again soon.
-    evidence.probes.extend([answered(26_100, 28_050, "a"), answered(71_100, 73_050, "b")].concat());
-    let resumed = WORK.into_iter().chain([("d", 240_900, 250_000)]);
+    evidence.probes.extend([answered(26_100, 28_050, 0xa), answered(71_100, 73_050, 0xb)].concat());
+    let resumed = WORK.into_iter().chain([(0xd, 240_900, 250_000)]);
     for (boot, from, to) in resumed {
         for at_ms in (from..to).step_by(25) {
             let n = evidence.receipts.len() as u64;
-            evidence.receipts.push(Receipt { at_us: at_ms * 1000, boot: boot.into(), n, crc: 7 });
+            evidence.receipts.push(Receipt { at_us: at_ms * 1000, boot: Boot(boot), n, crc: 7 });
         }
     }
     evidence.beacons.sort_by_key(|line| line.at_us);

@@ -7,6 +7,7 @@ use crate::demo::evidence::{
     APPLIED, AppliedLine, BEACONS, Beacon, Cause, EVENTS, Event, Evidence, GrantOwner, Grants, GuestError, ORACLES,
     Outcome, PROBE, RECORDS, REFEREE, ROGUE, STORE, Step, What, Writer,
 };
+use crate::demo::guest::record::Boot;
 use made::{KEYS, good};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -98,10 +99,10 @@ fn stale_writes_are_seen() {
     assert_eq!(report(&evidence).failovers[1].stale_applied, 1, "one write on two disks is one");
 }
 
-fn beacons(boot: &str, host: &str, from_ms: u64, to_ms: u64) -> impl Iterator<Item = Beacon> {
-    let one = move |(at_ms, boot, host)| Beacon { at_us: at_ms * 1000, host, boot, counter: at_ms / 50 };
-    let (boot, host) = (boot.to_owned(), host.to_owned());
-    (from_ms..to_ms).step_by(50).map(move |at_ms| (at_ms, boot.clone(), host.clone())).map(one)
+fn beacons(boot: u64, host: &str, from_ms: u64, to_ms: u64) -> impl Iterator<Item = Beacon> {
+    let one = move |(at_ms, host)| Beacon { at_us: at_ms * 1000, host, boot: Boot(boot), counter: at_ms / 50 };
+    let host = host.to_owned();
+    (from_ms..to_ms).step_by(50).map(move |at_ms| (at_ms, host.clone())).map(one)
 }
 
 fn also(evidence: &mut Evidence, more: impl Iterator<Item = Beacon>) {
@@ -113,10 +114,10 @@ fn also(evidence: &mut Evidence, more: impl Iterator<Item = Beacon>) {
 /// Method: add beacons of the old copy.
 #[test]
 fn running_twice_is_seen() {
-    violates("I2", "cut", |it| also(it, beacons("c", "host1", 126_000, 126_050)));
-    violates("I2", "freeze", |it| also(it, beacons("b", "host2", 110_150, 110_300)));
-    violates("I2", "migration", |it| also(it, beacons("a", "host1", 26_050, 26_200)));
-    let half_a_line = spoilt(|it| also(it, beacons("a", "host1", 26_050, 26_100)));
+    violates("I2", "cut", |it| also(it, beacons(0xc, "host1", 126_000, 126_050)));
+    violates("I2", "freeze", |it| also(it, beacons(0xb, "host2", 110_150, 110_300)));
+    violates("I2", "migration", |it| also(it, beacons(0xa, "host1", 26_050, 26_200)));
+    let half_a_line = spoilt(|it| also(it, beacons(0xa, "host1", 26_050, 26_100)));
     assert!(half_a_line.2, "one number at both hosts proves nothing");
 }
 
@@ -126,8 +127,8 @@ fn lost_records_are_seen() {
     violates("I3", "missing", |it| it.records.as_mut().unwrap().missing = 1);
     violates("I3", "torn", |it| it.records.as_mut().unwrap().torn = 1);
     violates("I3", "acknowledged by two boots", |it| {
-        let mut again = it.receipts[10].clone();
-        (again.at_us, again.boot) = (58_010_000, "b".into());
+        let mut again = it.receipts[10];
+        (again.at_us, again.boot) = (58_010_000, Boot(0xb));
         it.receipts.push(again);
         it.receipts.sort_by_key(|line| line.at_us);
         it.records.as_mut().unwrap().acked += 1;
@@ -137,7 +138,7 @@ fn lost_records_are_seen() {
 /// Goal: who does anything but wait in an outage violates I8; a guest that saw an error, D2. Method: one each.
 #[test]
 fn outages_change_nothing() {
-    violates("I8", "restart", |it| also(it, beacons("e", "host2", 212_000, 212_050)));
+    violates("I8", "restart", |it| also(it, beacons(0xe, "host2", 212_000, 212_050)));
     violates("I8", "epoch", |it| {
         let mut change = it.store.last().unwrap().clone();
         let text = change.value.unwrap().as_str().unwrap().replace("\"epoch\":8", "\"epoch\":9");
