@@ -1,7 +1,5 @@
 //! What befalls a migration, and when. All of it is decided by the seed before the migration begins.
 
-use crate::demo::evidence::Beacon;
-use crate::demo::report::two_boots_us;
 use crate::disks::cache::Dice;
 use crate::machine::Role;
 use crate::net::{Network, SEGMENTS};
@@ -263,11 +261,6 @@ impl Deck {
         let index = dice.below(self.left.len() as u64);
         self.left.swap_remove(usize::try_from(index).expect("below a length"))
     }
-}
-
-/// Beacons of one VM, in a window: how long two copies of it were seen to move.
-pub fn overlap_us(beacons: &[Beacon], from_us: u64, to_us: u64) -> u64 {
-    two_boots_us(beacons, from_us, to_us)
 }
 
 #[cfg(test)]

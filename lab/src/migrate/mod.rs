@@ -59,6 +59,9 @@ pub struct Options {
     /// The muskox binary; the one beside this program if absent.
     #[arg(long)]
     program: Option<PathBuf>,
+    /// A planted bug, by name; the binary has to be built with the feature `sabotage`.
+    #[arg(long)]
+    sabotage: Option<String>,
     /// How large each of the three disks is, in MiB; they are sparse.
     #[arg(long, default_value_t = 1024)]
     disk_mib: u64,
@@ -119,7 +122,7 @@ fn play(options: &Options, folder: &Path, ledger: &Arc<Ledger>, stop: &Stop) -> 
         disk_mib: options.disk_mib,
         seed: options.seed,
         rounds: u32::try_from(options.rounds).context("fewer rounds")?,
-        sabotage: None,
+        sabotage: options.sabotage.as_deref(),
         feed_every: FEED_EVERY,
     };
     let mut moves = Moves {

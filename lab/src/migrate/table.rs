@@ -37,7 +37,7 @@ pub struct Round {
     pub network_blackout_ms: u64,
     /// From the end of the fault until everything was as it should be.
     pub rest_ms: u64,
-    /// How long two copies were seen to run.
+    /// How long two boots were seen to move.
     pub overlap_ms: f64,
     /// What must not be, and was.
     pub wrong: Vec<String>,
