@@ -12,6 +12,8 @@ const SABOTAGED: [&str; 5] = ["units", "block", "cluster", "dataplane", "sim"];
 pub const PROGRAM: [&str; 4] = ["build", "--quiet", "-p", "muskox"];
 /// Of each kind: under a minute in all. `cargo xtask lab kills --rounds 100` is the long run.
 const KILL_ROUNDS: &str = "3";
+/// Migrations with a fault, and deaths of every node: under 100 s in all. `cargo xtask lab migrate --rounds 50` is the long run.
+const MIGRATIONS: [&str; 6] = ["--rounds", "2", "--nodes", "1", "--node-kills", "1"];
 /// How long the simulator looks for new trouble, at most; its tests run fixed seeds besides.
 const SIM_MINUTES: &str = "1";
 
@@ -71,16 +73,26 @@ pub fn test(allow_missing: bool) -> anyhow::Result<bool> {
     })
 }
 
-/// Target, initiator, power and cables fail three times each under a verifying load.
+/// Target, initiator, power and cables fail three times each under a verifying load; then a guest moves under faults.
 fn short_lab_run(steps: &mut Steps, allow_missing: bool) {
     if !steps.command("the program", &mut cargo(&PROGRAM)) {
         return;
     }
-    let mut kills = cargo(&["run", "--quiet", "-p", "lab", "--", "kills", "--rounds", KILL_ROUNDS]);
-    if allow_missing {
-        kills.env("MUSKOX_ALLOW_MISSING", "1");
+    // Whole, so that the guest's program lies beside the lab's own.
+    if !steps.command("the lab", &mut cargo(&["build", "--quiet", "-p", "lab"])) {
+        return;
     }
-    steps.command("lab: kills", &mut kills);
+    let lab = |more: &[&str]| {
+        let mut command = cargo(&["run", "--quiet", "-p", "lab", "--"]);
+        command.args(more);
+        if allow_missing {
+            command.env("MUSKOX_ALLOW_MISSING", "1");
+        }
+        command
+    };
+    steps.command("lab: kills", &mut lab(&["kills", "--rounds", KILL_ROUNDS]));
+    let mut migrate = lab(&["migrate"]);
+    steps.command("lab: migrations and nodes", migrate.args(MIGRATIONS));
 }
 
 fn tests(steps: &mut Steps, name: &str, what: &[&str], allow_missing: bool) {

@@ -1,7 +1,5 @@
 //! What befalls a migration, and when. All of it is decided by the seed before the migration begins.
 
-use crate::demo::evidence::Beacon;
-use crate::demo::report::two_boots_us;
 use crate::disks::cache::Dice;
 use crate::machine::Role;
 use crate::net::{Network, SEGMENTS};
@@ -11,6 +9,9 @@ use std::time::Duration;
 /// A dead-man stops its guests when its lease of 2.5 s is over (docs/runbooks/deadman.md), and whoever was silent for
 /// 3 s is voted dead. A host that is alone for less is left alone; the margin is for the lab's own slowness.
 const LEASE_MAY_END: Duration = Duration::from_millis(2_300);
+
+/// The begin of a longer phase.
+const BEGIN_MS: u64 = 150;
 
 /// What befalls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum, Serialize)]
@@ -133,7 +134,7 @@ impl Kind {
 }
 
 /// A stage of the job, as docs/rfd/0009-migration.md names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// The destination gets ready.
@@ -192,11 +193,16 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// The next one.
-    pub fn draw(kind: Kind, dice: &mut Dice) -> Self {
-        let phase = PHASES[usize::try_from(dice.below(PHASES.len() as u64)).expect("there are five")];
-        // A third of them at the first sight of the phase.
-        let delay_ms = if dice.below(3) == 0 { 0 } else { dice.below(phase.lasts_ms()) };
+    /// The next one; its phase too, unless that is wished.
+    pub fn draw(kind: Kind, phase: Option<Phase>, dice: &mut Dice) -> Self {
+        let drawn = PHASES[usize::try_from(dice.below(PHASES.len() as u64)).expect("there are five")];
+        let phase = phase.unwrap_or(drawn);
+        // A third of them at the first sight of the phase, a third in its begin, where connections are made.
+        let delay_ms = match dice.below(3) {
+            0 => 0,
+            1 => dice.below(phase.lasts_ms().min(BEGIN_MS)),
+            _ => dice.below(phase.lasts_ms()),
+        };
         let (least_ms, most_ms) = match kind.deed(Role::Host1, Role::Host2) {
             Deed::Nothing | Deed::Cancel | Deed::Qemu(_) | Deed::Initiator(_) => (0, 1),
             Deed::Node(_) => (0, 2_000),
@@ -257,11 +263,6 @@ impl Deck {
     }
 }
 
-/// Beacons of one VM, in a window: how long two copies of it were seen to move.
-pub fn overlap_us(beacons: &[Beacon], from_us: u64, to_us: u64) -> u64 {
-    two_boots_us(beacons, from_us, to_us)
-}
-
 #[cfg(test)]
 mod test {
     use super::*;
@@ -274,7 +275,7 @@ mod test {
             let (mut deck, mut dice) = (Deck::new(Kind::All), Dice::new(seed));
             let faults = (0..40).map(|_| {
                 let kind = deck.draw(&mut dice);
-                Fault::draw(kind, &mut dice)
+                Fault::draw(kind, None, &mut dice)
             });
             faults.collect::<Vec<_>>()
         };

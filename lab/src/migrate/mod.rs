@@ -20,7 +20,7 @@ use crate::kills::stop::Stop;
 use crate::ledger::{self, Ledger};
 use crate::machine::Role;
 use anyhow::Context;
-use fault::{Deck, Fault, Kind};
+use fault::{Deck, Fault, Kind, Phase};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +47,9 @@ pub struct Options {
     /// What befalls them.
     #[arg(long, value_enum, default_value = "all")]
     what: Kind,
+    /// In which stage; without it the seed says.
+    #[arg(long, value_enum)]
+    phase: Option<Phase>,
     /// How often every node is killed for 20 s, before the rounds.
     #[arg(long, default_value_t = 0)]
     nodes: usize,
@@ -56,6 +59,9 @@ pub struct Options {
     /// The muskox binary; the one beside this program if absent.
     #[arg(long)]
     program: Option<PathBuf>,
+    /// A planted bug, by name; the binary has to be built with the feature `sabotage`.
+    #[arg(long)]
+    sabotage: Option<String>,
     /// How large each of the three disks is, in MiB; they are sparse.
     #[arg(long, default_value_t = 1024)]
     disk_mib: u64,
@@ -116,7 +122,7 @@ fn play(options: &Options, folder: &Path, ledger: &Arc<Ledger>, stop: &Stop) -> 
         disk_mib: options.disk_mib,
         seed: options.seed,
         rounds: u32::try_from(options.rounds).context("fewer rounds")?,
-        sabotage: None,
+        sabotage: options.sabotage.as_deref(),
         feed_every: FEED_EVERY,
     };
     let mut moves = Moves {
@@ -163,7 +169,7 @@ impl Moves {
         let mut deck = Deck::new(options.what);
         for number in 1..=options.rounds {
             let kind = deck.draw(&mut self.dice);
-            let fault = Fault::draw(kind, &mut self.dice);
+            let fault = Fault::draw(kind, options.phase, &mut self.dice);
             self.round(number, &fault)?;
         }
         self.play.screen.step("the VM stops, everything is checked");

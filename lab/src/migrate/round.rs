@@ -1,12 +1,12 @@
 //! One round: a migration, a fault in it, and what it came to.
 
 use super::Moves;
-use super::fault::{Deed, Fault, Phase, overlap_us};
+use super::fault::{Deed, Fault, Phase};
 use super::prey::Prey;
 use super::table::Round;
-use crate::demo::evidence::Beacon;
-use crate::demo::evidence::{BEACONS, What};
+use crate::demo::evidence::{BEACONS, Beacon, What};
 use crate::demo::play::VM;
+use crate::demo::report::{copies_in_migrations, two_boots_us};
 use crate::demo::{http, lines, now_us};
 use crate::machine::Role;
 use anyhow::Context;
@@ -63,15 +63,17 @@ impl Moves {
         }
         self.nap(WRITTEN)?;
         let beacons: Vec<Beacon> = lines::read(&self.play.writer.path(BEACONS))?;
-        let overlap_us = overlap_us(&beacons, begun_us, now_us());
+        let beacons: Vec<Beacon> = beacons.into_iter().filter(|beacon| beacon.at_us >= begun_us).collect();
+        round.wrong.extend(copies_in_migrations(&beacons).into_iter().map(|copies| copies.detail));
+        let overlap_us = two_boots_us(&beacons, begun_us, now_us());
         round.overlap_ms = f64::from(u32::try_from(overlap_us).unwrap_or(u32::MAX)) / 1000.0;
         if overlap_us > fault.overlap_max_us() {
-            round.wrong.push(format!("two copies ran for {:.0} ms", round.overlap_ms));
+            round.wrong.push(format!("two boots ran for {:.0} ms", round.overlap_ms));
         }
         if fault.kind == super::fault::Kind::Nothing && round.outcome != "done" {
             round.wrong.push("nothing befell it, and it was not done".to_owned());
         }
-        self.note(&round.line())?;
+        self.note(&format!("round {number}: {}", round.line()))?;
         let is_fine = round.wrong.is_empty();
         if is_fine {
             self.play.screen.done(&round.line());

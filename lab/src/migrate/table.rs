@@ -37,7 +37,7 @@ pub struct Round {
     pub network_blackout_ms: u64,
     /// From the end of the fault until everything was as it should be.
     pub rest_ms: u64,
-    /// How long two copies were seen to run.
+    /// How long two boots were seen to move.
     pub overlap_ms: f64,
     /// What must not be, and was.
     pub wrong: Vec<String>,
@@ -101,23 +101,14 @@ impl Round {
         }
     }
 
-    /// One line.
+    /// What it came to, in a line.
     pub fn line(&self) -> String {
+        let why = self.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+        let restarted = if self.restarted { ", restarted" } else { "" };
         let blackout = self.cpu_blackout_ms.map_or_else(|| "–".to_owned(), |ms| ms.to_string());
-        let lasts = if self.lasts_ms > 0 { format!(" for {} ms", self.lasts_ms) } else { String::new() };
         let mut line = format!(
-            "round {:>3}: {}{lasts}, hit {} (aimed at {} + {} ms): {}{}; total {} ms, CPU blackout {blackout} ms, \
-             network {} ms, at rest after {} ms",
-            self.round,
-            self.fault.name(),
-            self.hit,
-            self.aimed.name(),
-            self.delay_ms,
-            self.outcome,
-            if self.restarted { ", restarted" } else { "" },
-            self.total_ms,
-            self.network_blackout_ms,
-            self.rest_ms,
+            "hit {}: {}{why}{restarted}; total {} ms, CPU blackout {blackout} ms, network {} ms, at rest after {} ms",
+            self.hit, self.outcome, self.total_ms, self.network_blackout_ms, self.rest_ms,
         );
         self.wrong.iter().for_each(|wrong| line += &format!("\n     WRONG: {wrong}"));
         line
@@ -128,8 +119,8 @@ impl Outage {
     /// One line.
     pub fn line(&self) -> String {
         let mut line = format!(
-            "nodes {}: dead for {} ms, longest gap between records {} ms, between beacons {} ms",
-            self.nodes, self.dead_ms, self.longest_gap_ms, self.longest_still_ms
+            "longest gap between records {} ms, between beacons {} ms",
+            self.longest_gap_ms, self.longest_still_ms
         );
         self.wrong.iter().for_each(|wrong| line += &format!("\n     WRONG: {wrong}"));
         line

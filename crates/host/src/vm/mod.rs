@@ -26,6 +26,7 @@ mod monitor;
 mod process;
 pub mod seed;
 mod spawn;
+mod tear;
 
 pub use accelerator::accelerator;
 pub use argv::argv;

@@ -109,6 +109,11 @@ impl Process {
         &self.identity
     }
 
+    /// What names it to the kernel.
+    pub(super) fn pidfd(&self) -> &OwnedFd {
+        &self.pidfd
+    }
+
     /// Sends a signal; a process that has ended gets none.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use api::{Code, Problem};
 use cluster::job::{
     Action, Command, Event, Guest, JobId, Outcome, Ownership, PREFIX, Record, Report, Run, Task, expired,
 };
-use cluster::migrate::{Measured, Stage};
+use cluster::migrate::{Measured, Migration, Stage};
 use cluster::store::{Engine, Entry};
 use cluster::why::Happened;
 use host::runtime::now;
@@ -405,7 +405,7 @@ fn ended(view: &View, record: &Record<Task>, outcome: &Outcome) -> Happened {
             Happened::Started { host: view.name(plan.to), epoch: record.owned.epoch }
         }
         (Task::Migrate(plan), Outcome::Lost { why }) => {
-            Happened::Died { host: view.name(plan.destination), why: words(why) }
+            Happened::Died { host: view.name(lost_with(plan)), why: words(why) }
         }
         (Task::Recover(plan), Outcome::Lost { why } | Outcome::Undone { why }) => {
             Happened::Died { host: view.name(plan.to), why: words(why) }
@@ -416,10 +416,31 @@ fn ended(view: &View, record: &Record<Task>, outcome: &Outcome) -> Happened {
     }
 }
 
+/// The host that a lost guest was on: until the commit the source.
+fn lost_with(plan: &Migration) -> HostKey {
+    if plan.stage == Stage::Commit { plan.destination } else { plan.source }
+}
+
 fn clear_old_jobs(engine: &mut dyn Engine) -> Result<(), Problem> {
     let jobs = engine.range(PREFIX).map_err(|error| failed(&error))?.entries;
     for txn in expired::<Task>(&jobs) {
         engine.txn(&txn).map_err(|error| failed(&error))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// Goal: a guest that a migration lost is said to have died where it was. Method: each stage that can lose one.
+    #[test]
+    fn a_guest_is_lost_where_it_was() {
+        let (source, destination) = (HostKey([1; 32]), HostKey([2; 32]));
+        let owned = Ownership::new("web1".parse().unwrap(), Vec::new()).unwrap();
+        let (plan, _) = Migration::new(&Ownership { owner: Some(source), ..owned }, destination, false);
+        let lost = |stage| lost_with(&Migration { stage, ..plan.clone() });
+        assert_eq!(lost(Stage::Commit), destination);
+        assert!([Stage::Undo, Stage::Retreat, Stage::GiveBack].into_iter().all(|stage| lost(stage) == source));
+    }
 }

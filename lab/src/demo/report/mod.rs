@@ -20,7 +20,7 @@ mod timeline;
 #[cfg(test)]
 mod test;
 
-pub use overlap::{STILL_US, two_boots_us};
+pub use overlap::{STILL_US, copies_in_migrations, two_boots_us};
 
 use super::evidence::Evidence;
 use anyhow::Context;
@@ -172,7 +172,7 @@ impl Report {
         let oracles = completion::oracles(evidence);
         let mut violations = faults::violations(&failovers, &outages);
         violations.extend(faults::errors_elsewhere(&timeline, evidence));
-        violations.extend(overlap::copies_in_migrations(evidence));
+        violations.extend(copies_in_migrations(&evidence.beacons));
         violations.extend(records::violations(evidence, records));
         violations.extend(ownership::violations(&timeline, evidence));
         let mut report = Self {

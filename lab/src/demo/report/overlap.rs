@@ -7,7 +7,7 @@
 //! running copies say the same number at two hosts.
 
 use super::Violation;
-use crate::demo::evidence::{Beacon, Evidence};
+use crate::demo::evidence::Beacon;
 use crate::demo::guest::record::Boot;
 use std::collections::BTreeMap;
 
@@ -68,9 +68,9 @@ pub fn two_boots_us(beacons: &[Beacon], from_us: u64, to_us: u64) -> u64 {
 }
 
 /// One boot that said the same numbers at two hosts.
-pub fn copies_in_migrations(evidence: &Evidence) -> Vec<Violation> {
+pub fn copies_in_migrations(beacons: &[Beacon]) -> Vec<Violation> {
     let mut said: BTreeMap<(Boot, u64), Vec<&str>> = BTreeMap::new();
-    for beacon in &evidence.beacons {
+    for beacon in beacons {
         let hosts = said.entry((beacon.boot, beacon.counter)).or_default();
         if !hosts.contains(&beacon.host.as_str()) {
             hosts.push(&beacon.host);

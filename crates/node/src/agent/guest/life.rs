@@ -162,7 +162,7 @@ impl Guest {
         self.keep_no_initiator();
         let (brief, cgroup) = {
             let mut facts = self.facts.borrow_mut();
-            (facts.epoch, facts.port) = (None, None);
+            (facts.epoch, facts.port, facts.peer) = (None, None, None);
             (facts.memory.brief.clone(), facts.cgroup.take())
         };
         if let Err(error) = supervise::end(&initiator::daemon(&self.shared.place, &self.name, None)).await {

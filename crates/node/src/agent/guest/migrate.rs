@@ -79,10 +79,15 @@ impl Guest {
 
     /// Copies the memory to `to`; a migration that is under way goes on.
     pub(super) async fn migrate(&self, to: Option<&Other>) -> Result<(), String> {
-        let (Some(vm), State::Running) = (self.vm(), self.state()) else { return Ok(()) };
+        let Some(vm) = self.vm() else { return Ok(()) };
         let to = to.ok_or("it is not said where to")?;
         // Not known yet is not wrong: it is asked again.
         let Some(port) = to.port else { return Ok(()) };
+        let peer = SocketAddr::new(to.ip, port);
+        self.facts.borrow_mut().peer = Some(peer);
+        if self.state() != State::Running {
+            return Ok(());
+        }
         {
             let mut facts = self.facts.borrow_mut();
             (facts.stopped, facts.measured) = (None, Measured::default());
@@ -98,7 +103,7 @@ impl Guest {
             ..with_streams(secured, streams)
         };
         run(&vm, bounds).await?;
-        run(&vm, Migrate { uri: format!("tcp:{}", SocketAddr::new(to.ip, port)) }).await
+        run(&vm, Migrate { uri: format!("tcp:{peer}") }).await
     }
 
     /// Lets a source that waits before switching over send the rest.

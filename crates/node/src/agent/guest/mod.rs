@@ -25,6 +25,7 @@ use host::runtime::now;
 use host::vm::{Cgroup, Vm};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -95,6 +96,10 @@ struct Facts {
     stopped: Option<Moment>,
     resumed: Option<Moment>,
     port: Option<u16>,
+    /// Where it is being moved to.
+    peer: Option<SocketAddr>,
+    /// How often in a row its monitor did not answer.
+    hangs: u32,
     paused: bool,
     why: Option<String>,
     vm: Option<Rc<Vm>>,
@@ -115,6 +120,8 @@ impl Guest {
             stopped: None,
             resumed: None,
             port: None,
+            peer: None,
+            hangs: 0,
             paused: false,
             why: None,
             vm: None,

@@ -17,6 +17,8 @@ const CALM: Duration = Duration::from_secs(1);
 const TENSE: Duration = Duration::from_millis(20);
 /// Longer than any answer of a monitor that does not hang.
 const LOOK_MAX: Millis = Millis(1_000);
+/// Once may be a busy machine.
+const HANGS_MIN: u32 = 2;
 
 impl Guest {
     /// Watches a QEMU until it is gone.
@@ -84,7 +86,11 @@ impl Guest {
 
     /// Asks how it is; whether the guest has switched itself off. A monitor that hangs changes nothing.
     async fn look(&self, vm: &Vm) -> bool {
-        let Ok(status) = vm.qmp().run(QueryStatus {}, LOOK_MAX).await else { return false };
+        let Ok(status) = vm.qmp().run(QueryStatus {}, LOOK_MAX).await else {
+            self.hangs(vm);
+            return false;
+        };
+        self.facts.borrow_mut().hangs = 0;
         let Ok(info) = vm.qmp().run(QueryMigrate {}, LOOK_MAX).await else { return false };
         if status.status == RunState::Shutdown {
             return true;
@@ -106,6 +112,20 @@ impl Guest {
         }
         self.is_now(state);
         false
+    }
+
+    /// A source that hangs before it hands over waits in its main loop for a destination that went silent while they shook
+    /// hands; its guest stands. The connection is torn, so that the guest goes on; the migration fails or is tried again.
+    fn hangs(&self, vm: &Vm) {
+        let mut facts = self.facts.borrow_mut();
+        facts.hangs += 1;
+        let hands_over = !matches!(facts.state, State::Running | State::Copying);
+        let Some(peer) = facts.peer.filter(|_| facts.hangs >= HANGS_MIN && !hands_over) else { return };
+        match vm.process().tear(peer) {
+            Ok(0) => {}
+            Ok(count) => tracing::warn!(vm = %self.name, "it hangs: {count} connections to {peer} are torn"),
+            Err(error) => tracing::warn!(vm = %self.name, "it hangs, and {peer} cannot be torn off: {error}"),
+        }
     }
 
     /// The connection is gone, not the process: another one is made.
