@@ -59,19 +59,21 @@ impl World {
         let mut store = machines.machine("alpha");
         store.init(&["--roles", "witness"]);
         store.start();
-        let mut hosts = [("bravo", "storage,host"), ("charlie", "host")].map(|(name, roles)| {
-            let host = machines.machine(name);
+        let hosts = [("bravo", "storage,host"), ("charlie", "host")].map(|(name, roles)| {
+            let mut host = machines.machine(name);
             let token = store.token();
             let words = [&host.join_words(&token)[..], &["--roles", roles]].concat();
             host.node("join", &words);
+            host.start();
             host
         });
         let key = |host: &Machine| store.listed(&host.name)["key"].as_str().unwrap().parse().unwrap();
         let keys = [key(&hosts[0]), key(&hosts[1])];
-        // Nobody decides but this test: hosts that never spoke with the store were told of no witness and of no VM.
-        store.stop();
-        hosts.iter_mut().for_each(Machine::start);
-        let this = Self { orders: Cell::new(0), store, hosts, keys, _machines: machines };
+        let mut this = Self { orders: Cell::new(0), store, hosts, keys, _machines: machines };
+        let knows = |host| this.look(host)["witnesses"].as_array().is_some_and(|known| known.len() == 3);
+        this.until(|| knows(0) && knows(1), "every dead-man knows every witness");
+        // Nobody decides but this test.
+        this.store.stop();
         this.make_volume();
         this
     }
@@ -233,7 +235,7 @@ impl World {
 
     /// The guest's control group on a host, and how it is frozen.
     fn group(&self, host: usize) -> (PathBuf, &'static str, &'static str) {
-        let noted = std::fs::read_to_string(self.hosts[host].path("run/muskox/vm/web1/cgroup")).unwrap();
+        let noted = std::fs::read_to_string(self.hosts[host].path("var/lib/muskox/vm/web1/cgroup")).unwrap();
         let group = PathBuf::from(noted.trim());
         let kinds = [("cgroup.freeze", "1"), ("freezer.state", "FROZEN")];
         let (file, word) = kinds.into_iter().find(|(file, _)| group.join(file).exists()).expect("it can freeze");
@@ -285,7 +287,7 @@ fn a_host_obeys() {
 /// The node dies and is started anew: QEMU, initiator and target are the same processes, and what was ordered is known.
 fn outlived(world: &mut World) {
     let before: Vec<i32> = world.hosts[0].outliving().iter().map(|process| process.identity().pid).collect();
-    assert_eq!(before.len(), 3, "target, QEMU, initiator");
+    assert_eq!(before.len(), 4, "target, dead-man, QEMU, initiator");
     world.hosts[0].kill();
     world.writes_on(0);
     world.hosts[0].start();
@@ -341,7 +343,7 @@ fn migrated(world: &World) {
     world.order(0, &json!({"do": "destroy"}), None);
     world.is(0, "absent");
     world.until(|| world.wrote(1) > last, "the guest goes on where it was");
-    assert_eq!(world.hosts[0].outliving().len(), 1, "only the target is left");
+    assert_eq!(world.hosts[0].outliving().len(), 2, "only target and dead-man are left");
 }
 
 /// Back to bravo, given up twice: before the epoch was closed and after.
@@ -416,8 +418,8 @@ fn switched_off(world: &World) {
     press_power_button(&monitor);
     let off = world.is(0, "absent");
     assert_eq!(off["powered_off"], true, "{off}");
-    world.until(|| world.hosts[0].outliving().len() == 1, "only the target is left");
-    world.until(|| !world.hosts[0].path("run/muskox/vm/web1/cgroup").exists(), "its control group is removed");
+    world.until(|| world.hosts[0].outliving().len() == 2, "only target and dead-man are left");
+    world.until(|| !world.hosts[0].path("var/lib/muskox/vm/web1/cgroup").exists(), "its control group is removed");
 }
 
 /// What the dead-man froze is ended all the same by a start at a newer epoch. Both kinds of control groups are known.

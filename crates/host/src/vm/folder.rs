@@ -117,7 +117,9 @@ impl Folder {
         if path.exists() {
             let _ = std::fs::rename(&path, self.0.join("qemu.log.old"));
         }
-        let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        // QEMU gets what we open: through a link of its user's that could be any file of ours.
+        let flags = i32::try_from(OFlags::NOFOLLOW.bits()).expect("a flag of the kernel's");
+        let opened = OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(flags).open(&path);
         opened.map_err(|source| VmError::io(format!("opening {}", path.display()), source))
     }
 

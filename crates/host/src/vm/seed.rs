@@ -5,7 +5,8 @@
 
 use super::VmError;
 use super::fat::floppy;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::path::Path;
 
 /// A line of `authorized_keys`: an RSA key of 16384 bits has about 2800 characters.
@@ -69,7 +70,12 @@ impl Seed {
     pub fn write(&self, path: &Path) -> Result<(), VmError> {
         let image = self.image()?;
         let new = path.with_extension("new");
-        let written = std::fs::write(&new, image).and_then(|()| std::fs::File::open(&new)?.sync_all());
+        let _ = std::fs::remove_file(&new);
+        // In a folder of QEMU's user: `create_new` opens nothing that is there, and follows no link.
+        let written = OpenOptions::new().write(true).create_new(true).open(&new).and_then(|mut file| {
+            file.write_all(&image)?;
+            file.sync_all()
+        });
         let placed: io::Result<()> = written.and_then(|()| std::fs::rename(&new, path));
         placed.map_err(|source| VmError::io(format!("writing the seed {}", path.display()), source))
     }
