@@ -17,7 +17,11 @@ const READ_MAX: Duration = Duration::from_millis(200);
 pub struct Credentials {
     files: RefCell<TlsFiles>,
     me: HostKey,
+    /// Whether it may be another key's one day.
+    is_pinned: bool,
     loaded: RefCell<Loaded>,
+    /// What cannot be used is complained of once, not with every connection.
+    refused: Cell<Option<Stamp>>,
     /// Files are being looked at.
     busy: Cell<bool>,
 }
@@ -28,21 +32,41 @@ struct Loaded {
     server: ServerTls,
 }
 
+/// What a look at the files comes to.
+enum Looked {
+    Same,
+    Usable(Box<Loaded>),
+    Useless(Stamp, String),
+}
+
 /// What changes with a file: its inode, when it was changed, how long it is.
 type Stamp = [Option<(u64, i64, i64, u64)>; 3];
 
 impl Credentials {
-    /// Reads the files for the first time.
+    /// Reads the files for the first time. Whose they are later is for the other end to judge.
     ///
     /// # Errors
     /// What is wrong with them.
     pub fn load(files: TlsFiles) -> Result<Rc<Self>, TlsError> {
-        let me = files.host_key()?;
-        let loaded = RefCell::new(read(&files, stamp(&files))?);
-        Ok(Rc::new(Self { files: RefCell::new(files), me, loaded, busy: Cell::new(false) }))
+        Self::begin(files, false)
     }
 
-    /// Who this machine is.
+    /// The same for a key that stays: a lease is granted to one, and held by it.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn load_pinned(files: TlsFiles) -> Result<Rc<Self>, TlsError> {
+        Self::begin(files, true)
+    }
+
+    fn begin(files: TlsFiles, is_pinned: bool) -> Result<Rc<Self>, TlsError> {
+        let me = files.host_key()?;
+        let loaded = RefCell::new(read(&files, stamp(&files))?);
+        let (files, refused, busy) = (RefCell::new(files), Cell::new(None), Cell::new(false));
+        Ok(Rc::new(Self { files, me, is_pinned, loaded, refused, busy }))
+    }
+
+    /// Who this machine is, by the files it began with.
     pub fn me(&self) -> HostKey {
         self.me
     }
@@ -73,16 +97,19 @@ impl Credentials {
         }
         let this = Rc::clone(self);
         let looking = tokio::task::spawn_local(async move {
-            let (files, me, old) = (this.files.borrow().clone(), this.me, this.loaded.borrow().stamp);
-            let looked = tokio::task::spawn_blocking(move || look_again(&files, me, old)).await;
+            let (files, old) = (this.files.borrow().clone(), this.loaded.borrow().stamp);
+            let pin = this.is_pinned.then_some(this.me);
+            let looked = tokio::task::spawn_blocking(move || look_again(&files, pin, old)).await;
             match looked {
-                Ok(Ok(Some(loaded))) => {
+                Ok(Looked::Usable(loaded)) => {
                     tracing::info!("the certificate was read anew");
-                    *this.loaded.borrow_mut() = loaded;
+                    *this.loaded.borrow_mut() = *loaded;
                 }
-                Ok(Ok(None)) | Err(_) => {}
-                // A pair that is being renewed file by file; it is looked at again with the next connection.
-                Ok(Err(why)) => tracing::warn!("the changed certificate is not used: {why}"),
+                // A pair that is being renewed file by file, say; it is looked at again with the next connection.
+                Ok(Looked::Useless(stamp, why)) if this.refused.replace(Some(stamp)) != Some(stamp) => {
+                    tracing::warn!("renewed TLS files cannot be used: {why}");
+                }
+                Ok(Looked::Same | Looked::Useless(..)) | Err(_) => {}
             }
             this.busy.set(false);
         });
@@ -90,16 +117,16 @@ impl Credentials {
     }
 }
 
-fn look_again(files: &TlsFiles, me: HostKey, old: Stamp) -> Result<Option<Loaded>, String> {
+fn look_again(files: &TlsFiles, pin: Option<HostKey>, old: Stamp) -> Looked {
     let new = stamp(files);
     if new == old {
-        return Ok(None);
+        return Looked::Same;
     }
-    let key = files.host_key().map_err(|error| error.to_string())?;
-    if key != me {
-        return Err(format!("it is {key}'s, and this machine is {me}"));
+    match files.host_key().and_then(|key| Ok((key, read(files, new)?))) {
+        Ok((key, _)) if pin.is_some_and(|me| key != me) => Looked::Useless(new, format!("they are {key}'s")),
+        Ok((_, loaded)) => Looked::Usable(Box::new(loaded)),
+        Err(error) => Looked::Useless(new, error.to_string()),
     }
-    read(files, new).map(Some).map_err(|error| error.to_string())
 }
 
 fn read(files: &TlsFiles, stamp: Stamp) -> Result<Loaded, TlsError> {

@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// How often a node calls the machine with the store.
 pub const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// A call that was cut off with its network is given up soon: a machine that does not call is no place for a guest.
+const SYNC_MAX: Duration = Duration::from_secs(5);
 /// A certificate is renewed when this part of its life is over: what is left is the time in which the machine with the
 /// store may be away.
 const RENEW_AFTER: (u64, u64) = (2, 3);
@@ -103,7 +105,11 @@ async fn ask_for(node: &Node, store: &StoreAt, request_pem: String) -> Result<Ce
 pub async fn sync(node: Rc<Node>) {
     let mut last: Option<Code> = None;
     loop {
-        match exchange(&node).await {
+        let late = |_| {
+            let text = format!("the machine with the store has not answered within {} s", SYNC_MAX.as_secs());
+            Err(Problem::new(Code::StoreUnreachable, text, "see that `muskox node run` runs there"))
+        };
+        match tokio::time::timeout(SYNC_MAX, exchange(&node)).await.unwrap_or_else(late) {
             Ok(synced) => {
                 if last.take().is_some() {
                     tracing::info!("in touch with the store: {} machines", synced.members.nodes.len());

@@ -1,13 +1,18 @@
-//! The control plane's process on every machine, `muskox node`: who belongs to the cluster, and the API.
+//! The control plane's process on every machine, `muskox node`: who belongs to the cluster, the API, what is decided and
+//! who does it.
 //!
 //! ```text
-//!  muskox node … (cli) ── Unix socket ─▶ door ─▶ service ──▶ store's thread   (the machine that ran `init`)
-//!  other machines ───── TLS, HTTP/1.1 ─▶ door ─┘        └─ mTLS ─▶ that machine's door  (every other machine)
+//!  muskox … (cli) ─────── Unix socket ─▶ door ─▶ service ──▶ store's thread   (the machine that ran `init`)
+//!  other machines ── TLS, HTTP/1.1, ──▶ door ─┘     │  └─ mTLS ─▶ that machine's door  (every other machine)
+//!                    /v1 and /peer/v1               ▼
+//!        director: jobs, votes, recovery  ◀─ peer ─▶  agent: QEMUs, initiators, target, dead-man    (every machine)
+//!          (the machine with the store)
 //! ```
-//! `init` and `join` prepare files and are done; `run` is the daemon. Reasons: docs/rfd/0010-node.md.
+//! `init` and `join` prepare files and are done; `run` is the daemon. Reasons: docs/rfd/0010-node.md, 0011-joined.md.
 //!
 //! Invariant: a machine is a member because the store says so, whatever certificate it holds; nothing is decided without
-//! the store. This room does *not* know disks, volumes or guests' data: with every node dead those go on.
+//! the store, and a guest is started by a job only. This room does *not* know arrays, NBD or guests' data: it asks targets and
+//! QEMUs by their control sockets, and with every node dead guests and their disks go on.
 
 mod agent;
 mod authority;
@@ -20,6 +25,8 @@ mod control;
 mod director;
 mod doctor;
 mod door;
+#[cfg(test)]
+mod hostile;
 mod identity;
 mod image;
 mod init;

@@ -39,22 +39,25 @@ pub async fn run(root: Root) -> Result<(), Problem> {
     let tls = ServerTls::load_for_strangers_too(&node.tls_files()).map_err(|error| tls_problem("this node", &error))?;
     let tls: Tls = Rc::new(RefCell::new(tls));
     let (name, address) = (node.identity.name.clone(), node.identity.address);
-    let tasks = [
-        tokio::task::spawn_local(door::serve(Rc::clone(&node), local, None)),
-        tokio::task::spawn_local(door::serve(Rc::clone(&node), listener, Some(Rc::clone(&tls)))),
-        tokio::task::spawn_local(keep::certificate(Rc::clone(&node), tls)),
-        tokio::task::spawn_local(agent::run(Rc::clone(&node))),
-        tokio::task::spawn_local(director::run(Rc::clone(&node))),
-        tokio::task::spawn_local(works::run(Rc::clone(&node))),
-        tokio::task::spawn_local(keep::sync(node)),
-    ];
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn_local(door::serve(Rc::clone(&node), local, None));
+    tasks.spawn_local(door::serve(Rc::clone(&node), listener, Some(Rc::clone(&tls))));
+    tasks.spawn_local(keep::certificate(Rc::clone(&node), tls));
+    tasks.spawn_local(agent::run(Rc::clone(&node)));
+    tasks.spawn_local(director::run(Rc::clone(&node)));
+    tasks.spawn_local(works::run(Rc::clone(&node)));
+    tasks.spawn_local(keep::sync(node));
     tracing::info!("'{name}' is ready at {address}");
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        ended = tasks.join_next() => {
+            // None of them ends by itself. A node without one of them would look alive; started anew it takes all over.
+            let text = format!("a part of the node has ended: {ended:?}");
+            return Err(Problem::new(Code::Failed, text, "see its log; start it again: what runs here runs on"));
+        }
     }
     tracing::info!("stopping");
-    tasks.iter().for_each(tokio::task::JoinHandle::abort);
     Ok(())
 }
 

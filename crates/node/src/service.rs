@@ -121,6 +121,11 @@ impl Node {
 
     /// Answers a peer, or this machine itself.
     pub async fn answer_peer(&self, from: HostKey, ask: Ask) -> Reply {
+        if ask.is_the_stores() && from != self.identity.store.as_ref().map_or(self.key, |store| store.key) {
+            tracing::warn!("the machine {from} gave an order, which only the machine with the store may");
+            let problem = Problem::new(Code::Forbidden, "only the machine with the store may ask for this", "");
+            return Reply::Problem { problem };
+        }
         let answered = match ask {
             Ask::Act(act) => Ok(Reply::Acted(self.agent.act(*act).await)),
             Ask::Target { request } => Ok(Reply::Target { answer: self.agent.target(request).await }),

@@ -120,7 +120,7 @@ async fn harm_member(world: &Rc<World>, harm: Harm, rng: &mut Rng) {
     }
     let disk = Rc::clone(&world.disks[rng.index(world.disks.len())]);
     let manners = match harm {
-        Harm::Eio => Manners { eio_once: [50, 250, 450][rng.index(3)], eio_read: 100, ..WELL },
+        Harm::Eio => Manners { eio_once: [50, 250, 450][rng.index(3)], eio_read: 600, ..WELL },
         Harm::Hangs => Manners { hang: 500, hang_ms: rng.between(100, 6_000), ..WELL },
         Harm::Breaks => Manners { broken: Some(EIO), ..WELL },
         _ => Manners { broken: Some(ENODEV), ..WELL },

@@ -59,18 +59,18 @@ impl World {
         let mut store = machines.machine("alpha");
         store.init(&["--roles", "witness"]);
         store.start();
-        let hosts = [("bravo", "storage,host"), ("charlie", "host")].map(|(name, roles)| {
-            let mut host = machines.machine(name);
+        let mut hosts = [("bravo", "storage,host"), ("charlie", "host")].map(|(name, roles)| {
+            let host = machines.machine(name);
             let token = store.token();
             let words = [&host.join_words(&token)[..], &["--roles", roles]].concat();
             host.node("join", &words);
-            host.start();
             host
         });
         let key = |host: &Machine| store.listed(&host.name)["key"].as_str().unwrap().parse().unwrap();
         let keys = [key(&hosts[0]), key(&hosts[1])];
-        // Nobody decides but this test.
+        // Nobody decides but this test: hosts that never spoke with the store were told of no witness and of no VM.
         store.stop();
+        hosts.iter_mut().for_each(Machine::start);
         let this = Self { orders: Cell::new(0), store, hosts, keys, _machines: machines };
         this.make_volume();
         this
@@ -141,7 +141,10 @@ impl World {
             let plain = connect_tcp(to.address.parse().unwrap(), limit).await.unwrap();
             let tls = ClientTls::load(&files).unwrap();
             let mut transport = tls.connect(plain, &Expect::Key(self.keys[host]), limit).await.unwrap();
-            let head = format!("POST /peer/v1 HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head = format!(
+                "POST /peer/v1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
             transport.write_all((head + &body).as_bytes()).await.unwrap();
             transport.flush().await.unwrap();
             let mut reply = String::new();

@@ -93,7 +93,7 @@ pub fn run(config_file: &Path) -> Result<(), DeadmanError> {
 
 async fn serve(file: &Path, config: Config) -> Result<(), DeadmanError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let credentials = Credentials::load(config.tls.clone())?;
+    let credentials = Credentials::load_pinned(config.tls.clone())?;
     check_own(&config, credentials.me())?;
     // The control socket is the lock: a second dead-man does not get this far.
     let control = Listener::unix(&config.control)?;

@@ -15,12 +15,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use units::{HostKey, NodeName};
-use wire::control::{Reply, Request, StandingReport};
+use wire::control::{Refusal, Reply, Request, StandingReport};
 
 /// Its port.
 const PORT: u16 = 10_812;
 /// It answers from memory.
 const STATUS_MAX: Duration = Duration::from_secs(1);
+/// It gives its disk some time, and answers then.
+const RELOAD_MAX: Duration = Duration::from_secs(10);
 
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct Config {
@@ -106,27 +108,41 @@ pub fn configure(place: &Place, synced: &Synced) -> Result<bool, Problem> {
 /// Whether there is anything for it to do yet: it knows witnesses.
 #[must_use]
 pub fn is_configured(place: &Place) -> bool {
-    witnesses(place) > 0
+    witnesses(place).is_ok_and(|count| count > 0)
 }
 
 /// Has it read its configuration again.
 ///
 /// # Errors
-/// Why it did not: then it has to be started anew.
-pub async fn reload(place: &Place) -> Result<(), String> {
-    ask("dead-man", &control(place), Request::Reload, STATUS_MAX).await.map(drop).map_err(|refusal| refusal.text)
+/// Why it did not. [`wire::control::Code::Invalid`]: what changed is read by a new life only.
+pub async fn reload(place: &Place) -> Result<(), Refusal> {
+    ask("dead-man", &control(place), Request::Reload, RELOAD_MAX).await.map(drop)
 }
 
 /// Whether it answers.
 pub async fn answers(place: &Place) -> bool {
-    ask("dead-man", &control(place), Request::Status, STATUS_MAX).await.is_ok()
+    knows(place).await.is_some()
+}
+
+/// The witnesses that it knows, sorted, if it answers: the process, not its file.
+pub async fn knows(place: &Place) -> Option<Vec<HostKey>> {
+    match ask("dead-man", &control(place), Request::Status, STATUS_MAX).await {
+        Ok(Reply::Deadman(report)) => {
+            let mut known: Vec<HostKey> = report.peers.iter().map(|peer| peer.witness).collect();
+            known.sort_unstable();
+            Some(known)
+        }
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// Whether a guest may be let run now.
 pub async fn leave(place: &Place) -> Leave {
-    if witnesses(place) < WITNESSES_MIN {
+    match witnesses(place) {
         // Nobody can be voted dead, and nobody has to stop.
-        return Leave::Given;
+        Ok(count) if count < WITNESSES_MIN => return Leave::Given,
+        Ok(_) => {}
+        Err(why) => return Leave::Withheld(why),
     }
     match ask("dead-man", &control(place), Request::Status, STATUS_MAX).await {
         Ok(Reply::Deadman(report)) => judge(report.standing),
@@ -135,10 +151,15 @@ pub async fn leave(place: &Place) -> Leave {
     }
 }
 
-/// How many witnesses it was told of.
-fn witnesses(place: &Place) -> usize {
-    let config = read_text(&file(place)).ok().and_then(|text| toml::from_str::<Config>(&text).ok());
-    config.map_or(0, |config| config.witness.len())
+/// How many witnesses it was told of. A file that cannot be read is not one that names nobody.
+fn witnesses(place: &Place) -> Result<usize, String> {
+    let file = file(place);
+    if matches!(file.try_exists(), Ok(false)) {
+        return Ok(0);
+    }
+    let unread = |why: &dyn std::fmt::Display| format!("who the witnesses are cannot be read: {why}");
+    let text = read_text(&file).map_err(|problem| unread(&problem))?;
+    toml::from_str::<Config>(&text).map(|config| config.witness.len()).map_err(|error| unread(&error))
 }
 
 fn judge(standing: StandingReport) -> Leave {
@@ -153,4 +174,29 @@ fn judge(standing: StandingReport) -> Leave {
 
 fn file(place: &Place) -> PathBuf {
     place.etc("deadman.toml")
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::identity::{Identity, Seat};
+    use crate::root::Root;
+
+    /// Goal: witnesses that cannot be read are not taken for none: a guest that runs without the dead-man's word might be
+    /// voted dead. Method: no file; one that is torn; one of three witnesses whose dead-man does not answer.
+    #[tokio::test]
+    async fn a_torn_configuration_gives_no_leave() {
+        let base = std::env::temp_dir().join(format!("muskox-leave-{}", std::process::id()));
+        std::fs::create_dir_all(base.join("etc/muskox")).unwrap();
+        let (address, roles) = ("127.0.0.1:1".parse().unwrap(), vec![Role::Host]);
+        let seat = Seat { name: "alpha".parse().unwrap(), address, portals: Vec::new(), roles };
+        let identity = Identity::new(units::CaFingerprint([1; 32]), seat, None);
+        let place = Place::new(&Root::new(&base), &identity, HostKey([1; 32]));
+        assert_eq!(leave(&place).await, Leave::Given, "nobody is a witness yet");
+        std::fs::write(file(&place), "control = \"").unwrap();
+        let torn = leave(&place).await;
+        assert!(matches!(&torn, Leave::Withheld(why) if why.contains("cannot be read")), "{torn:?}");
+        assert!(!is_configured(&place));
+        std::fs::remove_dir_all(base).unwrap();
+    }
 }

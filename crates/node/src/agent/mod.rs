@@ -64,7 +64,8 @@ pub struct Agent {
 struct MachineState {
     /// When the target was started, by its own word.
     target_since: Option<Moment>,
-    deadman: bool,
+    /// The witnesses that the dead-man knows, if it answers.
+    deadman: Option<Vec<HostKey>>,
     complaints: Vec<(String, String)>,
     unreadable: Vec<(String, String)>,
 }
@@ -118,7 +119,8 @@ impl Agent {
             bridges: if place.is(Role::Host) { network::there() } else { Vec::new() },
             guests: guests.iter().map(|guest| guest.tell()).collect(),
             target_up: state.target_since.map(|since| host::runtime::now().since(since)),
-            deadman: state.deadman,
+            deadman: state.deadman.is_some(),
+            witnesses: state.deadman.clone().unwrap_or_default(),
             complaints: complaints.chain(state.complaints.clone()).collect(),
         }
     }
@@ -201,7 +203,14 @@ pub async fn run(node: Rc<Node>) {
     if place.is(Role::Host) {
         tasks.spawn_local(probe(Rc::clone(&node)));
     }
-    while tasks.join_next().await.is_some() {}
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            // The node ends with it: half an agent would look like a whole one.
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
     std::future::pending::<()>().await;
 }
 
@@ -228,11 +237,27 @@ async fn keep_deadman(node: Rc<Node>) {
     let daemon = deadman::daemon(place);
     let kept = supervise::keep(daemon.clone());
     let told = async {
+        // One that runs already may have missed what a former life of ours wrote.
+        let mut untold = deadman::answers(place).await;
         loop {
-            node.agent.witnesses.notified().await;
-            if let Err(error) = deadman::reload(place).await {
-                tracing::warn!("the dead-man did not read its configuration again and is started anew: {error}");
-                let _ = supervise::end(&daemon).await;
+            if !untold {
+                node.agent.witnesses.notified().await;
+            }
+            untold = match deadman::reload(place).await {
+                Ok(()) => false,
+                Err(refusal) if refusal.code == control::Code::Invalid => {
+                    tracing::warn!("the dead-man is started anew, to read its configuration: {}", refusal.text);
+                    supervise::end(&daemon).await.is_err()
+                }
+                // It is never ended for being slow: a disk that keeps it from reading would keep the next one from
+                // starting, and guests would run on without it.
+                Err(refusal) => {
+                    tracing::warn!("the dead-man has not read its configuration again: {}", refusal.text);
+                    true
+                }
+            };
+            if untold {
+                tokio::time::sleep(LOOK_EVERY).await;
             }
         }
     };
@@ -252,7 +277,7 @@ async fn look_around(node: Rc<Node>) {
             Some(Reply::Status(report)) => Some(since(report.up)),
             _ => None,
         };
-        let deadman = deadman::answers(place).await;
+        let deadman = deadman::knows(place).await;
         let complaints = if place.is(Role::Host) { network::keep_bridges(place) } else { Vec::new() };
         {
             let mut state = node.agent.state.borrow_mut();

@@ -7,7 +7,7 @@ use host::net::TlsFiles;
 use host::vm::Owner;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, lchown};
 use std::path::{Path, PathBuf};
 use units::{HostKey, NodeName, VmName};
 
@@ -108,7 +108,9 @@ impl Place {
     /// # Errors
     /// If the disk refuses.
     pub fn make_folders(&self) -> io::Result<()> {
-        for (folder, mode) in [(self.run("vm"), 0o755), (self.kept("vm"), 0o700), (self.log("x"), 0o750)] {
+        for (folder, mode) in
+            [(self.run("vm"), 0o755), (self.run("tls"), 0o755), (self.kept("vm"), 0o700), (self.log("x"), 0o750)]
+        {
             let folder =
                 if folder.extension().is_some_and(|end| end == "log") { folder.parent() } else { Some(&*folder) };
             make_folder(folder.expect("a log lies in a folder"), mode)?;
@@ -127,12 +129,12 @@ impl Place {
         self.give(&self.machine(vm))
     }
 
-    /// Gives a file to QEMU's user.
+    /// Gives a file to QEMU's user. A link is not followed: in a folder of that user it may lead to anything.
     ///
     /// # Errors
     /// If we may not.
     pub fn give(&self, path: &Path) -> io::Result<()> {
-        self.owner.map_or(Ok(()), |owner| chown(path, Some(owner.uid), Some(owner.gid)))
+        self.owner.map_or(Ok(()), |owner| lchown(path, Some(owner.uid), Some(owner.gid)))
     }
 }
 

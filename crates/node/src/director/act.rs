@@ -36,7 +36,7 @@ pub async fn dispatch(desk: Rc<Desk>, to: mpsc::Sender<Said>, task: Task, order:
 }
 
 /// Whose agent does it.
-fn host_of(action: &Action) -> Option<HostKey> {
+pub fn host_of(action: &Action) -> Option<HostKey> {
     match action {
         Action::Incoming { host, .. }
         | Action::Migrate { host, .. }

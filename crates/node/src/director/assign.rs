@@ -2,6 +2,7 @@
 
 use super::Desk;
 use super::view::View;
+use super::witnesses::{self, Sets};
 use crate::peer::{Assignment, HostReport, Synced, WitnessAt};
 use crate::registry::{self, Record};
 use api::{NodeList, Problem};
@@ -27,12 +28,22 @@ impl Desk {
     ) -> Result<Synced, Problem> {
         let said: BTreeSet<VmName> = report.guests.iter().map(|tell| tell.vm.clone()).collect();
         self.target_lives(from, report.target_up);
+        self.paused.borrow_mut().retain(|(vm, host), _| *host != from.key || said.contains(vm));
         report.guests.iter().for_each(|tell| self.note_pause(from.key, tell));
         self.hosts.borrow_mut().reported(from.key, report, now());
-        let read = |engine: &mut dyn cluster::store::Engine| Ok((View::whole(engine)?, registry::settings(engine)?));
-        let (view, settings) = self.store.ask(read).await?;
+        let knows = self.hosts.borrow().witnesses();
+        let read = move |engine: &mut dyn cluster::store::Engine| {
+            let view = View::whole(engine)?;
+            let (sets, new) = witnesses::move_on(engine, &view.members, &knows)?;
+            Ok((view, sets, new, registry::settings(engine)?))
+        };
+        let (view, sets, new, settings) = self.store.ask(read).await?;
+        if new {
+            // What was found by other witnesses is asked again.
+            self.verdicts.borrow_mut().clear();
+        }
         let assignments = assignments(&view, from.key, &said);
-        Ok(Synced { members, assignments, witnesses: witnesses(&view), timing: settings.lease })
+        Ok(Synced { members, assignments, witnesses: told(&view, &sets), timing: settings.lease })
     }
 }
 
@@ -69,8 +80,9 @@ fn assignment(view: &View, host: HostKey, vm: &VmName) -> Result<Assignment, Pro
     })
 }
 
-/// Everybody has a vote.
-fn witnesses(view: &View) -> Vec<WitnessAt> {
+/// Everybody has a vote, as soon as all can know it.
+fn told(view: &View, sets: &Sets) -> Vec<WitnessAt> {
+    let newest = sets.last().map_or(&[][..], Vec::as_slice);
     let at = |record: &Record| {
         let mut ips = record.storage_ips();
         if !ips.contains(&record.address.ip()) {
@@ -79,5 +91,5 @@ fn witnesses(view: &View) -> Vec<WitnessAt> {
         let portals = ips.into_iter().map(|ip| SocketAddr::new(ip, DEADMAN_PORT)).collect();
         WitnessAt { key: record.key, name: record.name.clone(), portals }
     };
-    view.members.iter().map(at).collect()
+    view.members.iter().filter(|record| newest.contains(&record.key)).map(at).collect()
 }

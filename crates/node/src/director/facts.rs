@@ -4,6 +4,7 @@
 use super::Desk;
 use crate::registry;
 use crate::store::{failed, parse_object};
+use crate::vms::object::Vm;
 use api::Problem;
 use cluster::store::{Compare, Engine, Key, Revision, Txn};
 use cluster::why::{Fact, Happened};
@@ -67,6 +68,10 @@ pub fn key(vm: &VmName) -> Key {
 }
 
 fn add(engine: &mut dyn Engine, vm: &VmName, fact: Fact) -> Result<(), Problem> {
+    if engine.get(&Vm::key(vm)).map_err(|error| failed(&error))?.is_none() {
+        // Deleted meanwhile, or a host's own invention.
+        return Ok(());
+    }
     let key = key(vm);
     let entry = engine.get(&key).map_err(|error| failed(&error))?;
     let changed = entry.as_ref().map_or(Revision(0), |entry| entry.changed);
@@ -85,12 +90,16 @@ fn add(engine: &mut dyn Engine, vm: &VmName, fact: Fact) -> Result<(), Problem> 
 #[cfg(test)]
 mod test {
     use super::*;
-    use cluster::store::Memory;
+    use cluster::store::{Memory, Op};
 
-    /// Goal: the newest facts are kept, no more. Method: two more than fit.
+    /// Goal: the newest facts are kept, no more, and only of VMs that there are. Method: one too early; two more than fit.
     #[test]
     fn only_the_newest_facts_are_kept() {
         let (mut engine, vm) = (Memory::new(), "a".parse().expect("a name"));
+        add(&mut engine, &vm, Fact { at_ms: 9, happened: Happened::NothingDone { why: String::new() } }).expect("read");
+        assert!(of(&mut engine, &vm).expect("read").is_empty(), "nothing is kept of a VM that there is not");
+        let put = Op::Put { key: Vm::key(&vm), value: "{}".to_owned(), lease: None };
+        engine.txn(&Txn { then: vec![put], ..Txn::default() }).expect("plain");
         for at_ms in 0..KEEP_MAX as u64 + 2 {
             let happened = Happened::NothingDone { why: "x".repeat(WORDS_MAX_CHARS) };
             add(&mut engine, &vm, Fact { at_ms, happened }).expect("it is kept");

@@ -7,11 +7,15 @@ use crate::peer::{Ask, Reply};
 use crate::registry::Record;
 use host::runtime::now;
 use std::rc::Rc;
+use std::time::Duration;
 use units::{HostKey, Millis, Moment};
 use wire::control::Request;
 
-/// Two reports of one life differ by the time that a report takes.
-const SAME_LIFE: Millis = Millis(5_000);
+/// Two reports of one life differ by the time that a report takes. One that takes longer is told its floors once more; a
+/// target that died soon after its start and was started at once must not be taken for the one before it.
+const SAME_LIFE: Millis = Millis(500);
+/// A target that has not taken all floors, because a pool is not started yet, is told them again.
+const TELL_AGAIN: Duration = Duration::from_secs(3);
 
 impl Desk {
     /// A machine's target says how long it has run. A life that is new is told its floors.
@@ -26,6 +30,7 @@ impl Desk {
         let (desk, machine) = (Rc::clone(self), machine.clone());
         tokio::task::spawn_local(async move {
             if !desk.tell_floors(&machine).await {
+                tokio::time::sleep(TELL_AGAIN).await;
                 // The next report tries again.
                 desk.lives.borrow_mut().remove(&machine.key);
             }
@@ -43,7 +48,7 @@ impl Desk {
         let name = machine.name.clone();
         let floors = self.store.ask(move |engine| {
             let view = View::whole(engine)?;
-            let here = view.volumes.values().filter(|(volume, _)| volume.node == name);
+            let here = view.volumes.values().filter(|(volume, _)| volume.node == name && volume.id.is_some());
             let mut floors = Vec::new();
             for (volume, _) in here {
                 if let Some(epoch) = floor(engine, &volume.name)? {
@@ -59,6 +64,7 @@ impl Desk {
                 return false;
             }
         };
+        let mut refused = 0;
         for (volume, epoch) in floors {
             match self
                 .machines
@@ -66,14 +72,17 @@ impl Desk {
                 .await
             {
                 Ok(Reply::Target { answer: Ok(_) }) => {}
-                // Its pool is stopped, or it is being made: whoever starts it will be blocked, and a raise tells it again.
+                // Its pool has not been started yet: without its floor nobody could use it then.
                 Ok(Reply::Target { answer: Err(refusal) }) => {
-                    tracing::info!("the floor of volume '{volume}' at '{}': {}", machine.name, refusal.text);
+                    tracing::debug!("the floor of volume '{volume}' at '{}': {}", machine.name, refusal.text);
+                    refused += 1;
                 }
                 Ok(_) | Err(_) => return false,
             }
         }
-        tracing::info!("the target of '{}' lives anew and knows its floors", machine.name);
-        true
+        if refused == 0 {
+            tracing::info!("the target of '{}' lives anew and knows its floors", machine.name);
+        }
+        refused == 0
     }
 }

@@ -11,6 +11,9 @@ pub const FRESH: Millis = Millis(3_000);
 /// What was told so shortly before a report arrived may be newer than the report.
 const OVERTAKEN: Millis = Millis(1_500);
 
+/// Many times what a cluster has: a host that invents VMs does not fill the memory.
+const GUESTS_MAX: usize = 50_000;
+
 /// All machines.
 #[derive(Default)]
 pub struct Hosts {
@@ -37,6 +40,11 @@ impl Hosts {
 
     /// A machine says how one guest is.
     pub fn told(&mut self, host: HostKey, tell: &Tell, now: Moment) {
+        let place = (tell.vm.clone(), host);
+        if !self.guests.contains_key(&place) && self.guests.len() >= GUESTS_MAX {
+            // Its report clears away what it invented.
+            return;
+        }
         self.guests.insert((tell.vm.clone(), host), (tell.clone(), now));
     }
 
@@ -44,6 +52,12 @@ impl Hosts {
     #[must_use]
     pub fn fresh(&self, host: HostKey, now: Moment) -> Option<&HostReport> {
         self.reports.get(&host).filter(|(_, when)| now.since(*when) < FRESH).map(|(report, _)| report)
+    }
+
+    /// Which witnesses each machine's dead-man knows, by its newest report.
+    #[must_use]
+    pub fn witnesses(&self) -> BTreeMap<HostKey, Vec<HostKey>> {
+        self.reports.iter().map(|(host, (report, _))| (*host, report.witnesses.clone())).collect()
     }
 
     /// What was said about a guest.
@@ -95,6 +109,7 @@ pub mod test {
             guests,
             target_up: None,
             deadman: true,
+            witnesses: Vec::new(),
             complaints: Vec::new(),
         }
     }

@@ -20,6 +20,7 @@ mod runs;
 mod test;
 mod view;
 mod votes;
+mod witnesses;
 
 pub use place::{Fit, admitted, fits, memory, side};
 pub use recover::DEADLINE as RECOVERY_DEADLINE;

@@ -198,8 +198,26 @@ fn carry(desk: &Rc<Desk>, run: Run<Task>, commands: Vec<Command>, begun: Option<
     tokio::task::spawn_local(carrier.carry(commands, inbox));
 }
 
+/// A job is in hand as long as its task lives, whatever ends that: then somebody takes it over.
+struct InHand {
+    desk: Rc<Desk>,
+    vm: VmName,
+    id: JobId,
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        let mut runs = self.desk.runs.borrow_mut();
+        if runs.get(&self.vm).is_some_and(|handle| handle.id == self.id) {
+            runs.remove(&self.vm);
+        }
+    }
+}
+
 impl Carrier {
     async fn carry(mut self, first: Vec<Command>, mut inbox: mpsc::Receiver<Said>) {
+        let (vm, id) = (self.run.record().owned.vm.clone(), self.run.record().id.clone());
+        let in_hand = InHand { desk: Rc::clone(&self.desk), vm, id };
         self.carry_out(first);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -211,6 +229,7 @@ impl Carrier {
             self.hear(said).await;
             self.show();
         }
+        drop(in_hand);
         self.end().await;
     }
 
@@ -257,7 +276,8 @@ impl Carrier {
         if self.measured != Measured::default() && tell.at == self.run.at() {
             self.step(Event::Report(tell.at, Report::Measured(self.measured)));
         }
-        if let Some((action, why)) = &tell.refused {
+        // Of its own part only: a job is not stopped by a bystander.
+        if let Some((action, why)) = tell.refused.as_ref().filter(|(action, _)| act::host_of(action) == Some(from)) {
             self.step(Event::Report(tell.at, Report::Refused(action.clone(), words(why))));
         }
         if !(tell.guest == Guest::Absent && self.is_awaited(from)) {
@@ -354,7 +374,6 @@ impl Carrier {
             let _ =
                 begun.send(Err(Problem::new(Code::InUse, text, "look at it with `muskox vm show`, then ask again")));
         }
-        self.desk.runs.borrow_mut().remove(&vm);
         let Some(outcome) = self.run.outcome() else {
             return;
         };

@@ -3,13 +3,15 @@
 //! A vote's validity counts from before its question. The dead-man asks the witnesses when it is asked, so the moment before
 //! *it* was asked is early enough.
 
+use super::witnesses::{self, verdict_by_all};
 use super::{Desk, Later};
 use crate::control;
 use crate::registry;
 use crate::root::Root;
 use api::{Code, Problem};
-use cluster::ha::{Answer, Verdict, verdict};
+use cluster::ha::{Answer, Verdict};
 use cluster::lease::{Unsure, Vote};
+use cluster::store::Engine;
 use host::runtime::now;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -107,8 +109,12 @@ impl Desk {
             return Ok(Verdict::Dead { until });
         }
         let answers = self.ballot.votes(host).await?;
-        let witnesses: Vec<HostKey> = self.store.ask(registry::members).await?.iter().map(|it| it.key).collect();
-        let verdict = verdict(&answers, &witnesses, now());
+        let read = |engine: &mut dyn Engine| {
+            let members = registry::members(engine)?;
+            witnesses::sets(engine, &members)
+        };
+        let sets = self.store.ask(read).await?;
+        let verdict = verdict_by_all(&answers, &sets, now());
         match verdict {
             Verdict::Dead { until } => drop(self.verdicts.borrow_mut().insert(host, until)),
             Verdict::NotDead { .. } => drop(self.verdicts.borrow_mut().remove(&host)),

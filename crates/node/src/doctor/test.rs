@@ -38,6 +38,7 @@ fn report() -> HostReport {
         guests: Vec::new(),
         target_up: Some(Millis(1)),
         deadman: true,
+        witnesses: Vec::new(),
         complaints: Vec::new(),
     }
 }

@@ -1,4 +1,5 @@
-//! The messages. A field that is not known is refused: both ends are the same version, or one is updated first.
+//! The messages. An unknown word is refused, an unknown field is passed over: both ends are the same version, or one is
+//! updated first.
 
 use super::Brief;
 use api::{NodeList, Problem};
@@ -47,6 +48,18 @@ pub enum Ask {
         /// Which.
         volume: VolumeName,
     },
+}
+
+impl Ask {
+    /// Whether only the machine with the store may ask for it: an order, or what is told to nobody else. A member that is
+    /// in a stranger's hands must not destroy a guest or raise an epoch elsewhere.
+    #[must_use]
+    pub const fn is_the_stores(&self) -> bool {
+        match self {
+            Self::Act(_) | Self::Target { .. } | Self::Look | Self::Filling { .. } => true,
+            Self::Tell(_) | Self::Sync(_) | Self::Claim { .. } | Self::Release { .. } | Self::Claims => false,
+        }
+    }
 }
 
 /// What is answered; one kind for each kind of question.
@@ -185,6 +198,9 @@ pub struct HostReport {
     pub target_up: Option<Millis>,
     /// Its dead-man answers.
     pub deadman: bool,
+    /// The witnesses that its dead-man knows, sorted.
+    #[serde(default)]
+    pub witnesses: Vec<HostKey>,
     /// What is not as it should be, each with what to do.
     pub complaints: Vec<(String, String)>,
 }

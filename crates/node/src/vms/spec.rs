@@ -354,7 +354,9 @@ fn nic(raw: &RawNic) -> Result<Nic, Mistake> {
 fn checked_mac(text: &str) -> Option<String> {
     let octets: Vec<u8> = text
         .split(':')
-        .map(|octet| (octet.len() == 2).then(|| u8::from_str_radix(octet, 16).ok()).flatten())
+        // `from_str_radix` takes a sign.
+        .map(|octet| octet.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(octet))
+        .map(|octet| octet.filter(|octet| octet.len() == 2).and_then(|octet| u8::from_str_radix(octet, 16).ok()))
         .collect::<Option<_>>()?;
     let single = octets.len() == 6 && octets[0] & 1 == 0 && octets.iter().any(|octet| *octet != 0);
     single.then(|| text.to_ascii_lowercase())
@@ -422,6 +424,7 @@ text = "x"
             ("bridge = \"lan\"", "bridge = \"a/b\"", "line 16: nic.bridge:"),
             ("52:54", "53:54", "line 19: nic.mac:"),
             ("52:54:00", "52:54", "line 19: nic.mac:"),
+            ("52:54:00", "52:54:+1", "line 19: nic.mac:"),
             ("ssh-ed25519 AAAA you@there", "AAAA", "line 22: seed.ssh_keys:"),
             ("vendor-data", "user-data", "line 24: seed.file.name:"),
             ("vendor-data", "../etc", "line 24: seed.file.name:"),

@@ -14,7 +14,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// A tap that is still in use after this long is somebody else's.
 const UNPLUG_MAX: Duration = Duration::from_secs(1);
 const UNPLUG_AGAIN: Duration = Duration::from_millis(20);
-/// The file beside QEMU's process that names its control group, for the dead-man.
+/// The file that names its QEMU's control group for a later life of ours. Root's: whoever writes it says who is killed.
 const CGROUP: &str = "cgroup";
 
 impl Guest {
@@ -22,7 +22,7 @@ impl Guest {
     pub(super) async fn adopt(self: &Rc<Self>) {
         let place = &self.shared.place;
         let Ok(folder) = self.folder() else { return };
-        let noted = std::fs::read_to_string(folder.path().join(CGROUP)).ok();
+        let noted = std::fs::read_to_string(place.beside(&self.name).join(CGROUP)).ok();
         let cgroup = noted.and_then(|path| Cgroup::open(path.trim().as_ref()).ok());
         self.facts.borrow_mut().cgroup = cgroup;
         loop {
@@ -66,6 +66,14 @@ impl Guest {
         facts.vm = Some(vm);
         if let Some(former) = facts.watching.replace(watching) {
             former.abort();
+        }
+    }
+
+    /// A QEMU that was to be shut down lives on, because something newer is wished: it is watched again.
+    pub(super) fn watch_on(self: &Rc<Self>) {
+        let mut facts = self.facts.borrow_mut();
+        if let (Some(vm), None) = (facts.vm.clone(), &facts.watching) {
+            facts.watching = Some(tokio::task::spawn_local(Rc::clone(self).watch(vm)).abort_handle());
         }
     }
 
@@ -123,13 +131,13 @@ impl Guest {
         Folder::new(&self.shared.place.machine(&self.name)).map_err(|error| error.to_string())
     }
 
-    /// A control group of its own, named where the dead-man finds it.
+    /// A control group of its own, noted where a later life of ours finds it.
     pub(super) fn make_group(&self) -> Result<Option<Cgroup>, String> {
         let place = &self.shared.place;
         // Several hosts may rehearse on one machine.
         let whose = crate::agent::network::short_hash(&place.run("").to_string_lossy());
         let cgroup = host::vm::make_group(&format!("muskox-{whose}-{}", self.name));
-        let file = place.machine(&self.name).join(CGROUP);
+        let file = place.beside(&self.name).join(CGROUP);
         if let Some(cgroup) = &cgroup {
             let text = format!("{}\n", cgroup.path().display());
             std::fs::write(&file, text).map_err(|error| format!("'{}': {error}", file.display()))?;
@@ -168,7 +176,7 @@ impl Guest {
         self.unplug(&brief).await;
         if let Some(cgroup) = cgroup {
             host::vm::remove_group(&cgroup).await;
-            let _ = std::fs::remove_file(self.shared.place.machine(&self.name).join(CGROUP));
+            let _ = std::fs::remove_file(self.shared.place.beside(&self.name).join(CGROUP));
         }
     }
 }

@@ -29,6 +29,10 @@ const STREAMS: u8 = 2;
 const HANGS: Millis = Millis(500);
 /// How long a guest that was taken back may take to stay running: its disk's path is made anew.
 const BACK_MAX: Millis = Millis(60_000);
+/// The dead-man is asked anew this often meanwhile.
+const BACK_STEP: Millis = Millis(1_000);
+/// Between two steps: an error comes at once where QEMU is gone.
+const BACK_PAUSE: Millis = Millis(100);
 
 impl Guest {
     /// Starts a QEMU that waits for memory, attached standby.
@@ -149,11 +153,25 @@ impl Guest {
         let _ = vm.qmp().run(MigrateCancel {}, COMMAND_MAX).await;
         self.remember(|memory| memory.epoch = Some(epoch))?;
         self.attach(epoch).await?;
-        self.leave_given().await;
-        vm.resume(BACK_MAX).await.map_err(|error| error.to_string())?;
+        self.resume(&vm).await?;
         self.unsecure(&vm).await;
         self.because(None);
         Ok(())
+    }
+
+    /// Lets it go on again and again until it stays running, each time with the dead-man's leave: who pauses it in between
+    /// is not undone.
+    async fn resume(&self, vm: &Vm) -> Result<(), String> {
+        let mut spent = Millis(0);
+        loop {
+            self.leave_given().await;
+            match vm.resume(BACK_STEP).await {
+                Ok(()) => return Ok(()),
+                Err(error) if spent >= BACK_MAX => return Err(error.to_string()),
+                Err(_) => tokio::time::sleep(BACK_PAUSE.into()).await,
+            }
+            spent = spent + BACK_STEP;
+        }
     }
 }
 

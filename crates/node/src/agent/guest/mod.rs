@@ -212,7 +212,10 @@ impl Guest {
             let (number, wish) = self.next_wish().await;
             let refused = tokio::select! {
                 biased;
-                () = self.superseded(number) => continue,
+                () = self.superseded(number) => {
+                    self.watch_on();
+                    continue;
+                }
                 done = self.obey(&wish) => done.err(),
             };
             if let (Some(text), Wish::Act(action, _)) = (&refused, &wish) {

@@ -53,6 +53,8 @@ impl Guest {
             let mut facts = self.facts.borrow_mut();
             (facts.stopped, facts.resumed, facts.measured) = (None, None, Measured::default());
         }
+        // From here on there may be a QEMU, so nobody is told that there is none before it was made sure of.
+        self.is_now(State::Stopped);
         let (place, brief) = (&self.shared.place, self.facts.borrow().memory.brief.clone());
         let qemu = place.qemu().ok_or("there is no QEMU on this host")?;
         place.make_machine(&self.name).map_err(|error| format!("its folder cannot be made: {error}"))?;
@@ -90,14 +92,20 @@ impl Guest {
 
     /// `cont`, with the dead-man's leave and all volumes attached.
     pub(super) async fn go_on(&self) -> Result<(), String> {
-        self.leave_given().await;
-        let (Some(vm), Some(epoch)) = (self.vm(), self.epoch()) else { return Ok(()) };
-        let brief = self.facts.borrow().memory.brief.clone();
-        if let Err(why) = initiator::attached(&self.shared.place, &brief, epoch).await {
-            // It stays as it is and says why; whoever asks again lets it go on.
-            self.because(Some(why));
-            return Ok(());
-        }
+        let vm = loop {
+            self.leave_given().await;
+            let (Some(vm), Some(epoch)) = (self.vm(), self.epoch()) else { return Ok(()) };
+            let brief = self.facts.borrow().memory.brief.clone();
+            if let Err(why) = initiator::attached(&self.shared.place, &brief, epoch).await {
+                // It stays as it is and says why; whoever asks again lets it go on.
+                self.because(Some(why));
+                return Ok(());
+            }
+            // The initiator may have taken its time, and the lease have ended.
+            if deadman::leave(&self.shared.place).await == Leave::Given {
+                break vm;
+            }
+        };
         vm.qmp().run(Cont {}, COMMAND_MAX).await.map_err(|error| error.to_string())?;
         let runs = vm.running(RUNNING_MAX).await;
         if self.facts.borrow().resumed.is_some() {

@@ -31,7 +31,8 @@ impl Guest {
     ) -> Result<MigrateSetParameters, String> {
         let place = &self.shared.place;
         self.unsecure(vm).await;
-        let folder = place.machine(&self.name).join("tls");
+        // Not in the folder of QEMU's user, who could put a link in its place while it is being filled.
+        let folder = place.run("tls").join(self.name.as_str());
         let written = write(place, &folder, endpoint).map_err(|error| format!("'{}': {error}", folder.display()));
         let creds = TlsCredsX509 {
             id: CREDS.into(),

@@ -300,3 +300,20 @@ fn a_start_leaves_room_for_a_lost_host() {
         assert!(!desk.vm_show("c").await.unwrap().vm.wished, "nothing was changed");
     });
 }
+
+/// Goal: a target that died soon after its start and was started at once is told its floors anew: without them a volume
+/// whose member is missing serves nobody. Method: two lives that began two seconds apart, and the second one once more.
+#[test]
+fn a_target_that_restarts_quickly_is_told_its_floors() {
+    local(async {
+        let world = World::new(&["web1"]).await;
+        let desk = world.direct().await;
+        desk.vm_create(&spec("web1", "")).await.expect("it is made");
+        let told = async || world.state.borrow().floors.contains_key(&"web1".parse().unwrap());
+        desk.target_lives(&record(0), Some(Millis(2_100)));
+        until("the first life knows", told).await;
+        world.state.borrow_mut().floors.clear();
+        desk.target_lives(&record(0), Some(Millis(100)));
+        until("the second life knows", told).await;
+    });
+}
