@@ -468,7 +468,9 @@ fn withheld(world: &mut World) {
     world.raise(16, Some(0));
     world.order(0, &json!({"do": "start", "epoch": 16}), None);
     world.until(|| world.told(0)["paused"] == true, "the leave is withheld");
-    assert_eq!(world.told(0)["guest"], "absent");
+    // Its QEMU may be there already; its vCPUs do not run.
+    let guest = world.told(0)["guest"].clone();
+    assert!(guest == "absent" || guest == "stopped", "{guest}");
 
     configure(world, 1);
     let deadman = std::fs::read_to_string(world.hosts[0].path("run/muskox/deadman.process")).unwrap();
