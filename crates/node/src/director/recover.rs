@@ -7,7 +7,7 @@
 use super::facts::words;
 use super::place::{Fit, fits, memory};
 use super::{Desk, POWER, View};
-use crate::peer::{Ask, HostReport, Reply, Tell};
+use crate::peer::{Ask, Reply, Tell};
 use crate::store::failed;
 use crate::vms::object::{Vm, Wish};
 use api::Problem;
@@ -18,7 +18,7 @@ use cluster::why::Happened;
 use host::runtime::now;
 use std::rc::Rc;
 use std::time::Duration;
-use units::{HostKey, Millis, VmName};
+use units::{Epoch, HostKey, Millis, VmName};
 
 /// Between two looks at who is silent.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
@@ -177,8 +177,12 @@ impl Desk {
     fn is_down(&self, view: &View, vm: &VmName) -> bool {
         let Ok(owned) = view.ownership(vm) else { return false };
         let hosts = self.hosts.borrow();
-        let absent = owned.owner.is_none_or(|owner| hosts.guest(vm, owner, now()) == Some(Guest::Absent));
-        self.wanted(view, vm) && absent
+        let down = owned.owner.is_none_or(|owner| match hosts.guest(vm, owner, now()) {
+            Some(Guest::Absent) => true,
+            Some(_) => hosts.tell(vm, owner).is_some_and(|tell| left_behind(tell, owned.epoch)),
+            None => false,
+        });
+        self.wanted(view, vm) && down
     }
 
     fn starting_order(&self, view: &View, down: &[VmName]) -> Vec<Autostart> {
@@ -189,6 +193,7 @@ impl Desk {
             let guest = owner.and_then(|owner| hosts.guest(&vm.name, owner, at));
             let history = restarts.get(&vm.name);
             let running_ms = match guest {
+                _ if down.contains(&vm.name) => None,
                 Some(Guest::Absent | Guest::Incoming) => None,
                 // Of a silent host nothing is known: those behind it wait for a while after a cold start.
                 None if owner.is_none() || cold => None,
@@ -208,7 +213,7 @@ impl Desk {
         let owned = view.ownership(vm)?;
         if let Some(owner) = owned.owner {
             let told = self.hosts.borrow().tell(vm, owner).and_then(|tell| tell.why.clone());
-            if !self.is_absent(view, vm, owner).await {
+            if !self.is_down_at(view, owned, owner).await {
                 return Ok(());
             }
             self.note_death(vm, &view.name(owner), told);
@@ -240,13 +245,14 @@ impl Desk {
     }
 
     /// Whether the host says now that it has no guest of this VM.
-    async fn is_absent(self: &Rc<Self>, view: &View, vm: &VmName, host: HostKey) -> bool {
+    async fn is_down_at(self: &Rc<Self>, view: &View, owned: &Ownership, host: HostKey) -> bool {
         let Some(machine) = view.member(host) else { return false };
         match tokio::time::timeout(LOOK_MAX, self.machines.ask(machine, Ask::Look)).await {
             Ok(Ok(Reply::Look(report))) => {
-                let absent = guest_of(&report, vm) == Guest::Absent;
+                let there = report.guests.iter().find(|tell| tell.vm == owned.vm);
+                let down = there.is_none_or(|it| it.guest == Guest::Absent || left_behind(it, owned.epoch));
                 self.hosts.borrow_mut().reported(host, *report, now());
-                absent
+                down
             }
             Ok(_) | Err(_) => false,
         }
@@ -318,8 +324,11 @@ impl Desk {
     }
 }
 
-fn guest_of(report: &HostReport, vm: &VmName) -> Guest {
-    report.guests.iter().find(|tell| tell.vm == *vm).map_or(Guest::Absent, |tell| tell.guest)
+/// A guest that stands at an epoch that is over, with no job that brings it back: its disk refuses it, and its memory may be
+/// older than the disk. It is never let go on; a start at the next epoch ends it first.
+fn left_behind(tell: &Tell, epoch: Epoch) -> bool {
+    let stands = matches!(tell.guest, Guest::Stopped | Guest::PostMigrate | Guest::Loaded);
+    stands && tell.epoch.is_some_and(|its| its < epoch)
 }
 
 /// Where it was, if it fits there; else where the most room is. And the others, in that order.

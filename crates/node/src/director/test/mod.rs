@@ -163,6 +163,29 @@ fn a_dead_qemu_is_restarted_in_place_more_and_more_slowly() {
     });
 }
 
+/// Goal: a guest that was left standing at an epoch that is over is ended by a start at the next one, a guest that stands at
+/// the present one is not. Method: its owner says so, first the one, then the other.
+#[test]
+fn a_guest_left_behind_is_started_anew() {
+    local(async {
+        let world = World::new(&["web1"]).await;
+        let desk = world.direct().await;
+        running(&desk, "web1", 1).await;
+        let tending = Rc::clone(&desk);
+        tokio::task::spawn_local(async move { recover::tend(&tending).await });
+        let stands =
+            |epoch| move |tell: &mut crate::peer::Tell| (tell.guest, tell.epoch) = (Guest::Stopped, Some(Epoch(epoch)));
+        let epoch = desk.vm_show("web1").await.unwrap().vm.epoch;
+        world.becomes(1, "web1", stands(epoch));
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        assert_eq!(world.state.borrow().starts.len(), 1, "the dead-man or a disk has stopped it: it goes on");
+        world.becomes(1, "web1", stands(epoch - 1));
+        until("a start at the next epoch", async || world.state.borrow().starts.len() == 2).await;
+        until("its end", async || desk.working(&name("web1")).is_none()).await;
+        assert_eq!(desk.vm_show("web1").await.unwrap().vm.epoch, epoch + 1);
+    });
+}
+
 /// Goal: what a host said under an older order moves no job; a wish to stop that comes while a job runs is done after it.
 /// Method: a host that does not start the guest, and a report that it runs, of an order before the job's.
 #[test]
