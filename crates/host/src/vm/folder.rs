@@ -14,7 +14,7 @@ use super::process::Identity;
 use rustix::fs::{Mode, OFlags};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A monitor of a machine; each accepts one connection at a time.
@@ -143,6 +143,18 @@ impl Folder {
         ours.then_some(identity)
     }
 
+    /// Whether this process may be the folder's: it runs as the folder's user. What the folder says of itself is written by
+    /// that user, and must not point us at anybody else's process; at its own it could send signals without us.
+    ///
+    /// Not by the command line: reading that waits for the process's memory, which may wait for a disk. Source: `proc(5)`.
+    #[must_use]
+    pub fn may_be_of(&self, pid: i32) -> bool {
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+        let uid = |line: &str| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok();
+        let user: Option<u32> = status.lines().find_map(uid);
+        std::fs::symlink_metadata(&self.0).is_ok_and(|meta| user == Some(meta.uid()))
+    }
+
     /// Notes who QEMU is: whole or not at all.
     pub(super) fn note(&self, identity: &Identity) -> Result<(), VmError> {
         let noted = self.write_note("process", &identity.to_string());
@@ -194,4 +206,26 @@ fn tail(path: &Path) -> std::io::Result<String> {
     let text = String::from_utf8_lossy(&bytes);
     let shown = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
     Ok(text.trim_end().chars().map(shown).collect())
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// Goal: a folder cannot name a process of another user. Method: a folder of this user, and one of nobody's.
+    #[test]
+    fn a_process_of_another_user_is_not_of_this_folder() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        let dir = std::env::temp_dir().join(format!("muskox-group-{me}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        let folder = Folder::new(&dir).unwrap();
+        assert!(folder.may_be_of(me));
+        let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+        if is_root {
+            std::os::unix::fs::chown(&dir, Some(65_534), None).unwrap();
+        }
+        assert_eq!(folder.may_be_of(me), !is_root);
+        std::fs::remove_dir_all(dir).unwrap();
+        assert!(!folder.may_be_of(me));
+    }
 }

@@ -362,10 +362,12 @@ impl Vm {
     }
 }
 
-/// The process of `folder` that is alive.
+/// The process of `folder` that is alive; nobody else's, whatever the folder's user may have noted there.
 fn find(folder: &Folder) -> Result<Option<Process>, VmError> {
     let Some(identity) = folder.identity() else { return Ok(None) };
-    Process::find(&identity).map_err(|source| VmError::io(format!("looking for process {}", identity.pid), source))
+    let found = Process::find(&identity);
+    let found = found.map(|found| found.filter(|process| folder.may_be_of(process.identity().pid)));
+    found.map_err(|source| VmError::io(format!("looking for process {}", identity.pid), source))
 }
 
 /// A connection to the node's monitor, unless QEMU ends first.

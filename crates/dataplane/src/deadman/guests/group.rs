@@ -2,19 +2,8 @@
 //!
 //! Sources: `proc(5)` (status, cgroup, mountinfo), `cgroups(7)`.
 
-use host::vm::{Cgroup, Folder};
-use std::os::unix::fs::MetadataExt;
+use host::vm::Cgroup;
 use std::path::{Path, PathBuf};
-
-/// Whether this process may be the folder's: it runs as the folder's user. What the folder says of itself is written by
-/// that user, and must not point us at anybody else's process; at its own it could send signals without us.
-///
-/// Not by the command line: reading that waits for the process's memory, which may wait for a disk.
-pub fn is_of(pid: i32, folder: &Folder) -> bool {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
-    let user = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok());
-    std::fs::symlink_metadata(folder.path()).is_ok_and(|meta| user == Some(meta.uid()))
-}
 
 /// The control group that holds this process and nothing else, and can freeze it.
 pub fn own_group(pid: i32) -> Option<Cgroup> {
@@ -82,22 +71,5 @@ mod test {
         let bound = "34 31 0:30 /lab /groups rw - cgroup cgroup rw,freezer\n";
         assert_eq!(folders("9:freezer:/lab/web1\n", bound), [PathBuf::from("/groups/web1")]);
         assert!(folders("9:freezer:/other\n", bound).is_empty());
-    }
-
-    /// Goal: a folder cannot name a process of another user. Method: a folder of this user, and one of nobody's.
-    #[test]
-    fn a_process_of_another_user_is_not_of_this_folder() {
-        let me = i32::try_from(std::process::id()).unwrap();
-        let dir = std::env::temp_dir().join(format!("muskox-group-{me}"));
-        std::fs::create_dir_all(&dir).unwrap();
-        let folder = Folder::new(&dir).unwrap();
-        assert!(is_of(me, &folder));
-        let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-        if is_root {
-            std::os::unix::fs::chown(&dir, Some(65_534), None).unwrap();
-        }
-        assert_eq!(is_of(me, &folder), !is_root);
-        std::fs::remove_dir_all(dir).unwrap();
-        assert!(!is_of(me, &folder));
     }
 }

@@ -167,7 +167,7 @@ fn live(vms: &Path) -> Vec<Guest> {
 /// The machine of a folder, if its QEMU lives. The mark of one that does not is taken away.
 fn find(folder: &Folder) -> Option<Guest> {
     let process = match Vm::process_in(folder) {
-        Ok(process) => process.filter(|process| group::is_of(process.identity().pid, folder)),
+        Ok(process) => process,
         Err(error) => {
             // Not known is not dead: its mark stays.
             tracing::error!(%error, "cannot look at {}", folder.path().display());
