@@ -68,7 +68,10 @@ impl Guest {
         match &heard.event.kind {
             EventKind::Stop => self.facts.borrow_mut().stopped = Some(heard.at),
             EventKind::Resume => {
-                self.facts.borrow_mut().resumed = Some(heard.at);
+                {
+                    let mut facts = self.facts.borrow_mut();
+                    (facts.resumed, facts.paused) = (Some(heard.at), false);
+                }
                 if self.state() != State::Copying {
                     self.is_now(State::Running);
                 }
