@@ -20,6 +20,8 @@ const ROGUE_BLOCKS: u64 = 1024;
 /// The rogue is at work before the fault, and goes on after it.
 const ROGUE_BEFORE: Duration = Duration::from_secs(2);
 const ROGUE_AFTER: Duration = Duration::from_secs(5);
+/// Between two questions to the witnesses.
+const WITNESS_ASK_US: u64 = 1_000_000;
 /// A resync of a few gigabytes of sparse files on a busy machine.
 const RESYNC_MAX: Duration = Duration::from_secs(180);
 const SEEN_MAX: Duration = Duration::from_secs(30);
@@ -83,6 +85,8 @@ impl Play {
     }
 
     pub(super) fn poweroff(&mut self) -> anyhow::Result<()> {
+        // In a new cluster nobody has one yet.
+        self.witness_again()?;
         let (revision, host) = (self.feed.revision(), self.here);
         let fault = self.inject(Cause::Poweroff, Some(host))?;
         self.cluster.power_off(host)?;
@@ -193,8 +197,16 @@ impl Play {
 
     /// Whoever was away votes again after the grace period.
     pub(super) fn witness_again(&mut self) -> anyhow::Result<()> {
-        self.screen.note("it counts as a witness again in 32 s");
-        self.nap(WITNESS_AGAIN)
+        self.screen.note("everybody has a vote again in half a minute");
+        let mut asked = now_us();
+        self.wait(WITNESS_AGAIN, "every witness counts", |play| {
+            if now_us() - asked < WITNESS_ASK_US {
+                return false;
+            }
+            asked = now_us();
+            let counts = |role| play.cluster.deadman_status(role).is_ok_and(|it| it["doubt"].is_null());
+            super::super::cluster::MEMBERS.into_iter().all(counts)
+        })
     }
 }
 

@@ -37,8 +37,8 @@ pub const GUEST_IP: &str = "10.77.4.100";
 const FAILOVER_MAX: Duration = Duration::from_secs(60);
 /// A guest boots in less than 15 s, on a machine that does nothing else.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
-/// A host that stood still or was alone votes nobody dead for 30 s (docs/rfd/0007-witness.md), then it counts again.
-const WITNESS_AGAIN: Duration = Duration::from_secs(32);
+/// A host that stood still, was alone or is new votes nobody dead for 30 s after 10 s at most (docs/rfd/0007-witness.md).
+const WITNESS_AGAIN: Duration = Duration::from_secs(90);
 
 /// What a play is given.
 pub struct Props {
