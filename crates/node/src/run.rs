@@ -16,7 +16,11 @@ use api::{Code, Problem};
 use host::net::{Listener, ServerTls};
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Bringing the last changes into the store's file takes milliseconds.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// Serves until SIGTERM or SIGINT. To be called within a tokio `LocalSet`.
 ///
@@ -46,7 +50,7 @@ pub async fn run(root: Root) -> Result<(), Problem> {
     tasks.spawn_local(agent::run(Rc::clone(&node)));
     tasks.spawn_local(director::run(Rc::clone(&node)));
     tasks.spawn_local(works::run(Rc::clone(&node)));
-    tasks.spawn_local(keep::sync(node));
+    tasks.spawn_local(keep::sync(Rc::clone(&node)));
     tracing::info!("'{name}' is ready at {address}");
     tokio::select! {
         _ = terminate.recv() => {}
@@ -58,6 +62,14 @@ pub async fn run(root: Root) -> Result<(), Problem> {
         }
     }
     tracing::info!("stopping");
+    tasks.abort_all();
+    if let Some(keeper) = &node.keeper
+        && tokio::time::timeout(CLOSE_MAX, keeper.store.close()).await.is_err()
+    {
+        tracing::warn!(
+            "the store's disk does not answer; what was decided is in store.db-wal and is read at the next start"
+        );
+    }
     Ok(())
 }
 

@@ -6,20 +6,24 @@ use cluster::store::{Engine, Entry, StoreError};
 use host::store::Sqlite;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::ops::ControlFlow;
 use std::path::Path;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Work that waits: more than all machines of a cluster ask at once.
 const INBOX_MAX: usize = 256;
 /// Every object's form so far.
 const FORM: u32 = 1;
 
-type Work = Box<dyn FnOnce(&mut dyn Engine) + Send>;
+/// Says whether the thread goes on.
+type Work = Box<dyn FnOnce(&mut dyn Engine) -> ControlFlow<()> + Send>;
 
 /// A way to the store's thread.
 #[derive(Clone)]
 pub struct Store {
     to: mpsc::Sender<Work>,
+    /// The sender is the thread's: it is gone when the engine is closed.
+    open: watch::Receiver<()>,
 }
 
 impl Store {
@@ -44,17 +48,30 @@ impl Store {
     /// [`Code::Failed`] if there can be no more threads.
     pub fn serve(engine: impl Engine + Send + 'static) -> Result<Self, Problem> {
         let (to, mut inbox) = mpsc::channel::<Work>(INBOX_MAX);
+        let (is_open, open) = watch::channel(());
         let serve = move || {
             let mut engine = engine;
             while let Some(work) = inbox.blocking_recv() {
-                work(&mut engine);
+                if work(&mut engine).is_break() {
+                    break;
+                }
             }
+            drop(engine);
+            drop(is_open);
         };
         let started = std::thread::Builder::new().name("store".into()).spawn(serve);
         started.map_err(|error| {
             Problem::new(Code::Failed, format!("no thread for the store: {error}"), "see ulimit -u")
         })?;
-        Ok(Self { to })
+        Ok(Self { to, open })
+    }
+
+    /// Closes the engine, after what was asked before: its file is whole by itself then. Nothing can be asked any more.
+    pub async fn close(&self) {
+        let last: Work = Box::new(|_| ControlFlow::Break(()));
+        let _ = self.to.send(last).await;
+        // The thread's end is the answer.
+        let _ = self.open.clone().changed().await;
     }
 
     /// Has `work` done on the engine and waits for what it comes to.
@@ -69,6 +86,7 @@ impl Store {
         let work: Work = Box::new(move |engine| {
             // Who asked may have gone away; what was decided stays decided.
             let _ = answer_to.send(work(engine));
+            ControlFlow::Continue(())
         });
         let gone = || Problem::new(Code::StoreFailed, "the store's thread has ended", "restart `muskox node run`");
         self.to.send(work).await.map_err(|_| gone())?;
