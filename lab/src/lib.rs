@@ -11,6 +11,7 @@ pub mod disks;
 pub mod kills;
 pub mod ledger;
 pub mod load;
+pub mod logs;
 pub mod machine;
 pub mod migrate;
 pub mod net;

@@ -3,13 +3,14 @@
 
 use super::http;
 use crate::disks::control::{Command as DiskCommand, Control};
+use crate::disks::running::Running;
 use crate::kills::stop::Stop;
-use crate::ledger::{Ledger, Thing};
+use crate::ledger::Ledger;
 use crate::machine::{Machine, Role, Site};
 use crate::net::{NETWORKS, Network, SEGMENTS};
+use crate::{disks, logs};
 use anyhow::Context;
 use serde_json::Value;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -29,8 +30,6 @@ const START_MAX: Duration = Duration::from_secs(60);
 const SOCKET_PATH_MAX: usize = 107;
 /// The longest path of a socket below a machine's root.
 const LONGEST_SOCKET: &str = "run/muskox/vm/web1/web1-canary.sock";
-/// Asked to end, the disks write out what they hold.
-const DISKS_END: Duration = Duration::from_secs(5);
 
 /// What a cluster is made of.
 pub struct Plan<'a> {
@@ -58,8 +57,15 @@ pub struct Cluster {
     ledger: Arc<Ledger>,
     /// When everything has to end.
     pub stop: Stop,
-    disks: Child,
+    disks: Running,
     nodes: Vec<(Role, Child)>,
+}
+
+impl Plan<'_> {
+    fn disks(&self) -> disks::running::Plan<'_> {
+        let (folder, state, applied) = (self.folder, self.state, Some(self.applied));
+        disks::running::Plan { folder, state, count: DISKS, size_mib: self.disk_mib, applied }
+    }
 }
 
 impl Cluster {
@@ -75,7 +81,7 @@ impl Cluster {
             plan.folder.display()
         );
         let site = Site::build(ledger).context("building the machines")?;
-        let disks = start_disks(plan, ledger, stop)?;
+        let disks = Running::start(&plan.disks(), ledger, stop)?;
         Ok(Self {
             site,
             program: plan.program.to_owned(),
@@ -126,7 +132,7 @@ impl Cluster {
         if let Some(bug) = &self.sabotage {
             command.env("MUSKOX_SABOTAGE", bug);
         }
-        let log = log(&self.folder.join(format!("{}-node.log", role.name())))?;
+        let log = logs::open(&self.folder.join(format!("{}-node.log", role.name())))?;
         command.stdout(log.try_clone()?).stderr(log);
         let child = machine.spawn(&mut command)?;
         self.nodes.push((role, child));
@@ -294,12 +300,10 @@ impl Cluster {
     /// # Errors
     /// Which one ended, with its last words.
     pub fn check_lives(&mut self) -> anyhow::Result<()> {
-        if let Some(status) = self.disks.try_wait()? {
-            anyhow::bail!("the disks ended ({status}):\n{}", tail(&self.folder.join("disks.log")));
-        }
+        self.disks.check_lives()?;
         for (role, child) in &mut self.nodes {
             if let Some(status) = child.try_wait()? {
-                let words = tail(&self.folder.join(format!("{}-node.log", role.name())));
+                let words = logs::tail(&self.folder.join(format!("{}-node.log", role.name())));
                 anyhow::bail!("the node of {} ended by itself ({status}):\n{words}", role.name());
             }
         }
@@ -327,16 +331,6 @@ impl Drop for Cluster {
             let _ = self.site.machine(role).kill_all();
         }
         self.nodes.drain(..).for_each(|(_, child)| reap(child));
-        // Asked to end, the disks take away their mount and their own ledger.
-        if let Some(pid) = rustix::process::Pid::from_raw(self.disks.id().cast_signed()) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let asked = std::time::Instant::now();
-        while matches!(self.disks.try_wait(), Ok(None)) && asked.elapsed() < DISKS_END {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let _ = self.disks.kill();
-        let _ = self.disks.wait();
     }
 }
 
@@ -367,41 +361,4 @@ fn finished(child: Child, what: &str) -> anyhow::Result<String> {
 fn reap(mut child: Child) {
     let _ = child.kill();
     let _ = child.wait();
-}
-
-/// The disks are in no machine's cgroup: they stay when the power goes.
-fn start_disks(plan: &Plan<'_>, ledger: &Ledger, stop: &Stop) -> anyhow::Result<Child> {
-    let here = |name: &str| plan.folder.join(name);
-    let mut command = Command::new(std::env::current_exe().context("looking for this very program")?);
-    command.arg("disks").args(["--count", &DISKS.to_string(), "--size-mib", &plan.disk_mib.to_string()]);
-    command.arg("--dir").arg(here("disks")).arg("--backing").arg(here("backing"));
-    command.arg("--control").arg(here("disks.sock")).arg("--state").arg(plan.state);
-    command.arg("--applied").arg(plan.applied);
-    let log = log(&here("disks.log"))?;
-    command.process_group_of_its_own().stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    ledger.record(Thing::Mount { at: here("disks") })?;
-    let mut child = command.spawn().context("starting the disks")?;
-    ledger.record_child(child.id())?;
-    let mut ended = false;
-    let ready = stop.wait(START_MAX, "the disks come up", || {
-        ended = !matches!(child.try_wait(), Ok(None));
-        ended || std::fs::read_to_string(here("disks.log")).is_ok_and(|text| text.contains("ready"))
-    });
-    if ready.is_err() || ended {
-        reap(child);
-        ready?;
-        anyhow::bail!("the disks do not come up:\n{}", tail(&here("disks.log")));
-    }
-    Ok(child)
-}
-
-fn log(path: &Path) -> anyhow::Result<File> {
-    File::options().append(true).create(true).open(path).with_context(|| format!("opening {}", path.display()))
-}
-
-/// The end of a log, for a report about something that went wrong.
-pub fn tail(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(20)..].join("\n")
 }

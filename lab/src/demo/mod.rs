@@ -35,11 +35,5 @@ pub mod watch;
 pub(crate) use run::Setting;
 pub use run::{Options, run};
 
-use rustix::time::{ClockId, clock_gettime};
-
 /// The lab's clock: CLOCK_MONOTONIC in microseconds.
-pub fn now_us() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let part = |value: i64| u64::try_from(value).expect("CLOCK_MONOTONIC begins at zero");
-    part(now.tv_sec) * 1_000_000 + part(now.tv_nsec) / 1000
-}
+pub use crate::disks::applied::now_us;

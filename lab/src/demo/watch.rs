@@ -1,7 +1,7 @@
 //! Who watches the guest from its start to its end: referee, prober, lookout.
 
 use super::beacon::{Console, Lookout};
-use super::evidence::{BEACONS, Beacon, PROBE, REFEREE, Writer};
+use super::evidence::{BEACONS, Beacon, GUEST_ERRORS, PROBE, REFEREE, Writer};
 use super::guest::ECHO_PORT;
 use super::guest::config::Config;
 use super::guest::record::Boot;
@@ -14,8 +14,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-/// Complaints of the guest's kernel, beside the evidence.
-const ERRORS: &str = "guest-errors.jsonl";
 const SECOND_US: u64 = 1_000_000;
 
 /// The watchers.
@@ -38,7 +36,7 @@ impl Watch {
         let referee = Referee::start(Some(&client), Config::of_the_lab().referee, &writer.path(REFEREE))?;
         let prober = Prober::start(Some(&client), SocketAddr::new(guest, ECHO_PORT), &writer.path(PROBE))?;
         let consoles = consoles.into_iter().map(|(host, log)| Console { host, log }).collect();
-        let lookout = Lookout::start(consoles, &writer.path(BEACONS), &writer.path(ERRORS))?;
+        let lookout = Lookout::start(consoles, &writer.path(BEACONS), &writer.path(GUEST_ERRORS))?;
         Ok(Self { referee, prober, lookout, pace: Mutex::new((now_us(), 0, 0)) })
     }
 

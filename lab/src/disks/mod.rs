@@ -13,6 +13,7 @@ pub mod control;
 pub mod disk;
 mod fuse;
 pub mod journal;
+pub mod running;
 mod shelf;
 pub mod stamp;
 

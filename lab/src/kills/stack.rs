@@ -5,9 +5,11 @@ use super::delay::Delay;
 use super::keys::Keys;
 use super::stop::Stop;
 use crate::disks::control::{Command as DiskCommand, Control};
-use crate::ledger::{Ledger, Thing};
+use crate::disks::running::Running;
+use crate::ledger::Ledger;
 use crate::machine::{Role, Site};
 use crate::net::SEGMENTS;
+use crate::{disks, logs};
 use anyhow::Context;
 use std::fmt::Write;
 use std::fs::File;
@@ -15,12 +17,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Starting and asking take milliseconds, seconds on a machine that builds meanwhile.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Asked to end, the disks write out what they hold; that is at most 64 MiB each.
-const DISKS_END: Duration = Duration::from_secs(3);
 /// Source: the kernel's `include/uapi/linux/un.h`, `UNIX_PATH_MAX` 108 with the closing zero.
 const SOCKET_PATH_MAX: usize = 107;
 const POOL: &str = "tank";
@@ -31,8 +31,6 @@ const DELAY_PORT: u16 = 20809;
 const SOCKET: &str = "web1.sock";
 const PORTALS: &str = "@PORTALS@";
 const DISKS: usize = 2;
-/// How much of a killed program's log is shown.
-const LOG_TAIL: usize = 12;
 
 /// What a stack is built with.
 pub struct Plan<'a> {
@@ -60,7 +58,7 @@ pub struct Stack {
     folder: PathBuf,
     ledger: Arc<Ledger>,
     stop: Stop,
-    disks: Child,
+    disks: Running,
     target: Option<Child>,
     initiator: Option<Child>,
     /// The initiator's configuration without its portals.
@@ -75,6 +73,13 @@ pub enum Way {
     Direct,
     /// Over [`Delay`].
     Delayed,
+}
+
+impl Plan<'_> {
+    fn disks(&self) -> disks::running::Plan<'_> {
+        let (folder, state) = (self.folder, self.state);
+        disks::running::Plan { folder, state, count: DISKS, size_mib: self.disk_mib, applied: None }
+    }
 }
 
 impl Stack {
@@ -92,7 +97,7 @@ impl Stack {
         let site = Site::build(ledger).context("building the machines")?;
         let keys = if plan.tls { Some(Keys::make(&plan.folder.join("keys"), ["storage", "host1"])?) } else { None };
         let owner = keys.as_ref().map_or_else(|| "ab".repeat(32), |[_, host]| host.identity.clone());
-        let disks = start_disks(plan, ledger, stop)?;
+        let disks = Running::start(&plan.disks(), ledger, stop)?;
         let mut stack = Self {
             site,
             program: plan.program.to_owned(),
@@ -222,12 +227,12 @@ impl Stack {
     /// # Errors
     /// That.
     pub fn check_lives(&mut self) -> anyhow::Result<()> {
+        self.disks.check_lives()?;
         let programs = [("target", self.target.as_mut()), ("initiator", self.initiator.as_mut())];
-        let mut programs: Vec<_> = programs.into_iter().filter_map(|(name, child)| Some((name, child?))).collect();
-        programs.push(("disks", &mut self.disks));
+        let programs = programs.into_iter().filter_map(|(name, child)| Some((name, child?)));
         for (name, child) in programs {
             if let Some(status) = child.try_wait()? {
-                let words = tail(&self.folder.join(format!("{name}.log")));
+                let words = logs::tail(&self.folder.join(format!("{name}.log")));
                 anyhow::bail!("{name} ended by itself ({status}); its last words:\n{words}");
             }
         }
@@ -238,7 +243,7 @@ impl Stack {
     pub fn last_words(&self) -> String {
         let mut text = String::new();
         for name in ["target", "initiator"] {
-            let _ = writeln!(text, "--- {name}.log\n{}", tail(&self.path(&format!("{name}.log"))));
+            let _ = writeln!(text, "--- {name}.log\n{}", logs::tail(&self.path(&format!("{name}.log"))));
         }
         text
     }
@@ -251,7 +256,7 @@ impl Stack {
         let machine = self.site.machine(role);
         let mut command = machine.command(&self.program);
         command.arg(name).arg("--config").arg(self.path(&format!("{name}.toml")));
-        let log = log(&self.path(&format!("{name}.log")))?;
+        let log = logs::open(&self.path(&format!("{name}.log")))?;
         command.stdout(log.try_clone()?).stderr(log);
         machine.spawn(&mut command)
     }
@@ -319,16 +324,6 @@ impl Drop for Stack {
         for child in [self.target.take(), self.initiator.take()] {
             let _ = end(child);
         }
-        // Asked to end, the disks take away their mount and their own ledger.
-        if let Some(pid) = rustix::process::Pid::from_raw(self.disks.id().cast_signed()) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let asked = Instant::now();
-        while matches!(self.disks.try_wait(), Ok(None)) && asked.elapsed() < DISKS_END {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let _ = self.disks.kill();
-        let _ = self.disks.wait();
     }
 }
 
@@ -349,43 +344,6 @@ fn initiator_config(plan: &Plan<'_>, keys: Option<&[Keys; 2]>) -> String {
         plan.hold_ms
     );
     text
-}
-
-/// The disks are not in the storage box's cgroup: they stay when its power goes.
-fn start_disks(plan: &Plan<'_>, ledger: &Ledger, stop: &Stop) -> anyhow::Result<Child> {
-    let here = |name: &str| plan.folder.join(name);
-    let mut command = Command::new(std::env::current_exe().context("looking for this very program")?);
-    command.arg("disks").args(["--count", &DISKS.to_string(), "--size-mib", &plan.disk_mib.to_string()]);
-    command.arg("--dir").arg(here("disks")).arg("--backing").arg(here("backing"));
-    command.arg("--control").arg(here("disks.sock")).arg("--state").arg(plan.state);
-    let log = log(&here("disks.log"))?;
-    command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    // Killed disks leave their mount; whoever takes them away looks here too.
-    ledger.record(Thing::Mount { at: here("disks") })?;
-    let mut child = command.spawn().context("starting the disks")?;
-    ledger.record_child(child.id())?;
-    let mut ended = false;
-    let ready = stop.wait(PATIENCE, "the disks do not come up", || {
-        ended = !matches!(child.try_wait(), Ok(None));
-        ended || std::fs::read_to_string(here("disks.log")).is_ok_and(|text| text.contains("ready"))
-    });
-    if ready.is_err() || ended {
-        let _ = child.kill();
-        let _ = child.wait();
-        ready?;
-        anyhow::bail!("the disks do not come up:\n{}", tail(&here("disks.log")));
-    }
-    Ok(child)
-}
-
-fn log(path: &Path) -> anyhow::Result<File> {
-    File::options().append(true).create(true).open(path).with_context(|| format!("opening {}", path.display()))
-}
-
-fn tail(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
 }
 
 fn end(child: Option<Child>) -> anyhow::Result<()> {

@@ -1,9 +1,9 @@
 //! The end: the VM stops, its disks are looked at by tools that know nothing of muskox, all that was said is kept.
 
-use super::super::cluster::tail;
-use super::super::evidence::{ORACLES, OracleRun, RECORDS, REFEREE, Receipt, RecordsCheck, What, grants_file};
+use super::super::evidence::{ORACLES, OracleRun, RECORDS, REFEREE, Receipt, RecordsCheck, What};
 use super::super::{check_disk, lines, oracles};
 use super::{CANARY, Play, ROOT, VM};
+use crate::logs;
 use crate::machine::Role;
 use anyhow::Context;
 use std::path::PathBuf;
@@ -53,15 +53,15 @@ impl Play {
                 self.writer.document(name, &reply)?;
             }
         }
-        if let Ok(text) = std::fs::read_to_string(self.grants()) {
-            let place = self.writer.path(&grants_file(Role::Storage.name()));
-            std::fs::write(&place, text).with_context(|| format!("writing {}", place.display()))?;
+        let target = self.target_state();
+        if target.join("grants.jsonl").exists() {
+            self.writer.grants(Role::Storage.name(), &target)?;
         }
         for role in super::super::cluster::MEMBERS {
             let logs = self.cluster.root(role).join("var/log/muskox");
             for entry in std::fs::read_dir(&logs).into_iter().flatten().flatten() {
                 let name = format!("{}-{}", role.name(), entry.file_name().to_string_lossy());
-                self.writer.output(&name, &tail(&entry.path()))?;
+                self.writer.output(&name, &logs::tail(&entry.path()))?;
             }
         }
         Ok(())

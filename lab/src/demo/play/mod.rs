@@ -318,7 +318,7 @@ impl Play {
 
     /// When each target acknowledged, by its own log.
     fn fenced(&self, fault: u32, epoch: u64) -> anyhow::Result<()> {
-        let text = std::fs::read_to_string(self.grants()).unwrap_or_default();
+        let text = std::fs::read_to_string(self.target_state().join("grants.jsonl")).unwrap_or_default();
         for line in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
             let is_grant = line["kind"].as_str().is_none_or(|kind| kind == "grant" || kind == "raise");
             if is_grant && line["epoch"].as_u64() == Some(epoch) {
@@ -331,8 +331,8 @@ impl Play {
         Ok(())
     }
 
-    fn grants(&self) -> PathBuf {
-        self.cluster.root(Role::Storage).join("var/lib/muskox/target/grants.jsonl")
+    fn target_state(&self) -> PathBuf {
+        self.cluster.root(Role::Storage).join("var/lib/muskox/target")
     }
 
     /// After a failure: logs and documents that help to understand it.
