@@ -25,12 +25,12 @@ fn images(machine: &Machine) -> (PathBuf, PathBuf) {
     (raw, qcow2)
 }
 
-fn import(path: &Path, volume: &str) -> Value {
+pub fn import(path: &Path, volume: &str) -> Value {
     json!({"path": path, "volume": volume})
 }
 
 /// Begins an import and waits for its end.
-fn imported(machine: &Machine, request: &Value) -> Value {
+pub fn imported(machine: &Machine, request: &Value) -> Value {
     let begun = machine.ask("POST", "/v1/images", request);
     let path = format!("/v1/works/{}", begun["id"].as_str().unwrap());
     machine.wait("the import's end", |machine| machine.ask("GET", &path, &Value::Null)["state"] != "running");

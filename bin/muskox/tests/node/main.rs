@@ -5,6 +5,7 @@
 mod accidents;
 mod agent;
 mod certificates;
+mod cold;
 mod images;
 mod membership;
 mod storage;

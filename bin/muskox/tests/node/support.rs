@@ -16,6 +16,31 @@ use units::Millis;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const MUSKOX: &str = env!("CARGO_BIN_EXE_muskox");
 
+/// A boot sector that writes a counter to sector 1 + n mod 1024 by the BIOS, says `W0000002a` (or `E…`) on the serial port, and
+/// powers off when the power button is pressed. AT&T syntax, assembled at 0x7c00. Sources: Ralf Brown's list (int 13h, function 43h);
+/// ACPI 6.5, 4.8.3 (PM1a at 0x600 on q35).
+#[rustfmt::skip]
+const GUEST: [u8; 155] = [
+    0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0,       // cli; %ds, %es, %ss = 0
+    0xbc, 0x00, 0x7c, 0xfb, 0x88, 0x16, 0xfe, 0x7f,             // %sp = 0x7c00; sti; keep the drive's number
+    0x66, 0xc7, 0x06, 0xf0, 0x7f, 0x00, 0x00, 0x00, 0x00,       // n = 0
+    0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef,                   // PM1_EN: the power button is heard
+    0x66, 0xff, 0x06, 0xf0, 0x7f, 0x66, 0xa1, 0xf0, 0x7f,       // again: n += 1; %eax = n
+    0x66, 0xa3, 0x00, 0x80, 0x66, 0x25, 0xff, 0x03, 0x00, 0x00, // buffer = n; %eax &= 1023
+    0x66, 0x40, 0x66, 0xa3, 0x93, 0x7c,                         // packet.sector = %eax + 1
+    0xbe, 0x8b, 0x7c, 0x8a, 0x16, 0xfe, 0x7f,                   // %si = packet; %dl = drive
+    0xb8, 0x00, 0x43, 0xcd, 0x13,                               // int 13h, function 43h: write
+    0xb0, 0x57, 0x73, 0x02, 0xb0, 0x45,                         // 'W', or 'E' if it failed
+    0xe8, 0x35, 0x00, 0x66, 0x8b, 0x1e, 0xf0, 0x7f,             // put; %ebx = n
+    0xb9, 0x08, 0x00, 0x66, 0xc1, 0xc3, 0x04, 0x88, 0xd8,       // eight digits
+    0x24, 0x0f, 0x04, 0x30, 0x3c, 0x39, 0x76, 0x02, 0x04, 0x27,
+    0xe8, 0x1a, 0x00, 0xe2, 0xeb, 0xb0, 0x0a, 0xe8, 0x13, 0x00, // a line
+    0xf4, 0xba, 0x00, 0x06, 0xed, 0xf6, 0xc4, 0x01, 0x74, 0xa6, // hlt; PWRBTN_STS? else again
+    0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xeb, 0x9d,       // SLP_EN
+    0x52, 0xba, 0xf8, 0x03, 0xee, 0x5a, 0xc3,                   // put: COM1
+    16, 0, 1, 0, 0x00, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,      // packet: one sector from 0x8000
+];
+
 /// The machines of one test.
 pub struct Machines {
     dir: PathBuf,
@@ -66,6 +91,14 @@ impl Drop for Machines {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+/// The first sector of a disk that boots [`GUEST`].
+pub fn boot_disk() -> Vec<u8> {
+    let mut bytes = GUEST.to_vec();
+    bytes.resize(510, 0);
+    bytes.extend([0x55, 0xaa]);
+    bytes
 }
 
 /// An address of this machine's loopback that no other machine of a test has, for its target listens there too: made of
@@ -185,6 +218,13 @@ impl Machine {
         let mut process = self.process.take().expect("it runs");
         process.kill().unwrap();
         process.wait().unwrap();
+    }
+
+    /// All of it at once: the node and whatever it started.
+    pub fn lose_power(&mut self) {
+        self.kill();
+        self.outliving().iter().for_each(|process| process.end_at_once().unwrap());
+        self.wait("silence", |it| it.outliving().is_empty());
     }
 
     /// Asks it to stop; it must end well.
