@@ -30,7 +30,8 @@ fn failover(fault: &Fault, evidence: &Evidence) -> Failover {
     let refused = rogue.filter(|line| line.outcome == Outcome::Refused).count();
     Failover {
         cause: fault.cause.name().to_owned(),
-        detect_ms: fault.verdict_us.map(since),
+        // Seen in the store up to a look late; it was there before anything was raised.
+        detect_ms: fault.verdict_us.map(|seen_us| since(fault.acks_us.iter().fold(seen_us, |at, ack| at.min(*ack)))),
         fence_ms: last_ack_us.map(since),
         vcpus_running_ms: fault.start.as_ref().map(|start| since(start.at_us)),
         guest_answers_ms: answers.map(|line| since(line.at_us)),

@@ -60,6 +60,10 @@ fn good_evidence_gives_a_good_report() {
     assert_eq!(migration.network_blackout_ms, Some(110.0));
     let freeze = &report.failovers[1];
     assert_eq!((freeze.cause.as_str(), freeze.detect_ms, freeze.fence_ms), ("freeze", Some(3000), Some(3110)));
+    let mut late = good();
+    let verdict = late.events.iter_mut().find(|event| event.what == What::Verdict { fault: 3 });
+    verdict.unwrap().at_us += 400_000;
+    assert_eq!(self::report(&late).failovers[1].detect_ms, Some(3110), "before the first ack");
     assert_eq!((freeze.vcpus_running_ms, freeze.guest_answers_ms), (Some(3800), Some(12_000)));
     assert_eq!((freeze.overlap_ms, freeze.stale_applied), (150, 0));
     assert!(freeze.stale_refused > 100);
