@@ -14,6 +14,8 @@ const BUGS: [(&str, &str); 4] =
 /// The program with planted bugs lies elsewhere: the one that is shipped never has them.
 const SABOTAGED: &str = "target/sabotaged";
 const FOLDER: &str = "target/demo";
+/// Always both: what one alone needs of their dependencies differs, and would be built again.
+const PROGRAMS: [&str; 4] = ["-p", "muskox", "-p", "lab"];
 
 /// What can be asked for.
 #[derive(clap::Args)]
@@ -38,7 +40,7 @@ pub struct Options {
 /// When something cannot be built or run; a demo that is not well is `Ok(false)`.
 pub fn run(options: &Options) -> anyhow::Result<bool> {
     if let Some(folder) = &options.verify {
-        build(&["-p", "lab"])?;
+        build(&PROGRAMS)?;
         return lab(Command::new("target/release/muskox-lab").args(["report", "--verify"]).arg(folder));
     }
     let bugs: Vec<&str> = match options.sabotage.as_deref() {
@@ -53,7 +55,7 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
     let begun = Instant::now();
     let wrong = setup::for_tests(false)?;
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    build(&["-p", "muskox", "-p", "lab"])?;
+    build(&PROGRAMS)?;
     println!("ready after {} s", begun.elapsed().as_secs());
     if bugs.is_empty() {
         return play(options, "target/release/muskox", FOLDER, None);

@@ -42,7 +42,8 @@ pub fn page(report: &Report, timeline: &Timeline, evidence: &Evidence) -> String
     page += "</section></div>\n<h2>Goals</h2>\n";
     page += &goals(&report.goals);
     page += "<footer><p>Everything here is computed from the folder <code>evidence</code> beside this page, and from nothing \
-             else. <code>muskox-lab report --verify evidence</code> computes it anew.</p></footer>\n</main></body></html>\n";
+             else. <code>cargo xtask demo --verify</code> with that folder computes it anew.</p></footer>\n\
+             </main></body></html>\n";
     page
 }
 
