@@ -1,6 +1,7 @@
 //! Benches: our server beside peers, in the same run, in a network namespace of their own.
 //! CPU time per request, pinned to one CPU, is the steadiest figure; throughput is measured on two.
 
+mod ground;
 mod muskox;
 mod nbd;
 mod report;
