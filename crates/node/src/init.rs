@@ -64,11 +64,16 @@ pub fn init(root: &Root, seat: &Seat, certificate_s: u64) -> Result<Became, Prob
 /// [`Code::Exists`]: what is there.
 pub fn refuse_second(root: &Root) -> Result<(), Problem> {
     if Root::first_that_exists(&[root.identity()])?.is_some() {
-        let text = match Identity::load(root) {
-            Ok(own) => format!("this machine is '{}' of the cluster {} already", own.name, own.cluster),
-            Err(problem) => format!("this machine belongs to a cluster already ({problem})"),
+        let (text, name) = match Identity::load(root) {
+            Ok(own) => {
+                (format!("this machine is '{}' of the cluster {} already", own.name, own.cluster), own.name.to_string())
+            }
+            Err(problem) => (format!("this machine belongs to a cluster already ({problem})"), "NAME".to_owned()),
         };
-        let hint = format!("see '{}'; to make another cluster, use another machine", root.identity().display());
+        let hint = format!(
+            "see '{}'; to leave that cluster, say `muskox node remove {name}` on another of its machines, stop this node, then empty etc/muskox",
+            root.identity().display()
+        );
         return Err(Problem::new(Code::Exists, text, hint));
     }
     let ours = [root.ca_key(), root.store(), root.ca(), root.certificate(), root.key()];

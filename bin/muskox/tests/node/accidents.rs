@@ -14,7 +14,8 @@ fn a_second_init_is_refused() {
     let problem = alpha.refused("init", &words);
     assert_eq!(problem["code"], "exists");
     assert!(problem["detail"].as_str().unwrap().contains("'alpha'"), "{problem}");
-    assert!(problem["hint"].as_str().unwrap().contains("node.toml"), "{problem}");
+    let hint = problem["hint"].as_str().unwrap();
+    assert!(hint.contains("node.toml") && hint.contains("`muskox node remove alpha`"), "{problem}");
     assert_eq!(alpha.files(), before);
     std::fs::remove_file(alpha.path("etc/muskox/node.toml")).unwrap();
     let problem = alpha.refused("init", &words);
