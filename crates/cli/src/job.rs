@@ -4,7 +4,7 @@ use crate::client::Ask;
 use crate::print::{Ended, finish};
 use crate::table;
 use crate::watch::{Interrupts, Watch};
-use api::{Call, Code, Job, JobList, JobNote, MigrationReceipt, Problem};
+use api::{Call, Code, Job, JobList, MigrationReceipt, Problem};
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
 use units::{ByteLen, Millis};
@@ -155,6 +155,7 @@ pub fn receipt(receipt: &MigrationReceipt) -> String {
 #[cfg(test)]
 pub mod test {
     use super::*;
+    use api::JobNote;
 
     /// A migration that was done.
     pub fn migrated() -> Job {

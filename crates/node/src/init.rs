@@ -37,8 +37,7 @@ pub struct Became {
 pub fn init(root: &Root, seat: &Seat, certificate_s: u64) -> Result<Became, Problem> {
     let (name, address) = (&seat.name, seat.address);
     refuse_second(root)?;
-    check_portals(&seat.portals)?;
-    try_address(address)?;
+    try_addresses(seat)?;
     root.make_folders()?;
     let now_s = now_s();
     let (ca_pem, ca_key) = Authority::create(now_s)?;
@@ -89,13 +88,19 @@ pub fn refuse_second(root: &Root) -> Result<(), Problem> {
     Err(Problem::new(Code::Exists, text, hint))
 }
 
-/// Tries to listen there, so that a wrong address is heard of before anything is made.
+/// Tries to listen there, so that a wrong address or portal is heard of before anything is made.
 ///
 /// # Errors
 /// [`Code::BadRequest`].
-pub fn try_address(address: SocketAddr) -> Result<(), Problem> {
-    check_address(address)?;
-    Listener::tcp(address).map(drop).map_err(|error| {
-        Problem::new(Code::BadRequest, error.to_string(), "give this machine's own address, and a port that is free")
+pub fn try_addresses(seat: &Seat) -> Result<(), Problem> {
+    check_portals(&seat.portals)?;
+    check_address(seat.address)?;
+    let listen = |address, hint: &str| {
+        Listener::tcp(address).map(drop).map_err(|error| Problem::new(Code::BadRequest, error.to_string(), hint))
+    };
+    listen(seat.address, "give this machine's own address, and a port that is free")?;
+    // Any port: who will serve there is another process.
+    seat.portals.iter().try_for_each(|portal| {
+        listen(SocketAddr::new(*portal, 0), "give this machine's own addresses on the storage segments as --portals")
     })
 }

@@ -42,11 +42,14 @@ fn taken_names_and_addresses_are_refused() {
     alpha.stop();
 }
 
-/// Goal: an address that does not do is heard of before anything is made. Method: in use, foreign, port 0, everybody's.
+/// Goal: an address that does not do is heard of before anything is made. Method: in use, foreign, port 0, everybody's; a
+/// foreign portal.
 #[test]
 fn addresses_are_tried_first() {
     let machines = Machines::new();
     let alpha = machines.machine("alpha");
+    let problem = alpha.refused("init", &["alpha", "--address", &alpha.address, "--portals", "127.0.0.1,192.0.2.1"]);
+    assert!(problem["code"] == "bad_request" && problem["hint"].as_str().unwrap().contains("--portals"), "{problem}");
     let _taken = std::net::TcpListener::bind(&alpha.address).unwrap();
     for address in [alpha.address.as_str(), "192.0.2.1:10811", "127.0.0.1:0", "0.0.0.0:10811", "224.0.0.1"] {
         let problem = alpha.refused("init", &["alpha", "--address", address]);
