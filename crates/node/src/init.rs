@@ -63,16 +63,13 @@ pub fn init(root: &Root, seat: &Seat, certificate_s: u64) -> Result<Became, Prob
 /// [`Code::Exists`]: what is there.
 pub fn refuse_second(root: &Root) -> Result<(), Problem> {
     if Root::first_that_exists(&[root.identity()])?.is_some() {
-        let (text, name) = match Identity::load(root) {
+        let (text, leave) = match Identity::load(root) {
             Ok(own) => {
-                (format!("this machine is '{}' of the cluster {} already", own.name, own.cluster), own.name.to_string())
+                (format!("this machine is '{}' of the cluster {} already", own.name, own.cluster), way_out(&own))
             }
-            Err(problem) => (format!("this machine belongs to a cluster already ({problem})"), "NAME".to_owned()),
+            Err(problem) => (format!("this machine belongs to a cluster already ({problem})"), String::new()),
         };
-        let hint = format!(
-            "see '{}'; to leave that cluster, say `muskox node remove {name}` on another of its machines, stop this node, then empty etc/muskox",
-            root.identity().display()
-        );
+        let hint = format!("see '{}'{leave}", root.identity().display());
         return Err(Problem::new(Code::Exists, text, hint));
     }
     let ours = [root.ca_key(), root.store(), root.ca(), root.certificate(), root.key()];
@@ -86,6 +83,16 @@ pub fn refuse_second(root: &Root) -> Result<(), Problem> {
     let text = format!("'{}' exists: it belongs to a cluster, or to an init that did not finish", found.display());
     let hint = "if it is of no worth, move the folders etc/muskox and var/lib/muskox away; nothing was changed";
     Err(Problem::new(Code::Exists, text, hint))
+}
+
+/// How a slip is taken back.
+fn way_out(own: &Identity) -> String {
+    if own.store.is_none() {
+        let what = "to give up its whole cluster, stop the nodes and move etc/muskox and var/lib/muskox away";
+        return format!("; it holds the store: {what}");
+    }
+    let name = &own.name;
+    format!("; to leave: `muskox node remove {name}` on another of its machines, stop this node, empty etc/muskox")
 }
 
 /// Tries to listen there, so that a wrong address or portal is heard of before anything is made.

@@ -15,7 +15,7 @@ fn a_second_init_is_refused() {
     assert_eq!(problem["code"], "exists");
     assert!(problem["detail"].as_str().unwrap().contains("'alpha'"), "{problem}");
     let hint = problem["hint"].as_str().unwrap();
-    assert!(hint.contains("node.toml") && hint.contains("`muskox node remove alpha`"), "{problem}");
+    assert!(hint.contains("node.toml") && hint.contains("var/lib/muskox"), "{problem}");
     assert_eq!(alpha.files(), before);
     std::fs::remove_file(alpha.path("etc/muskox/node.toml")).unwrap();
     let problem = alpha.refused("init", &words);
@@ -39,6 +39,8 @@ fn taken_names_and_addresses_are_refused() {
     let same_address = [token.as_str(), "--name", "gamma", "--address", &beta.address];
     assert_eq!(gamma.refused("join", &same_address)["code"], "address_taken");
     gamma.join(&token);
+    let again = gamma.refused("join", &gamma.join_words(&token));
+    assert!(again["hint"].as_str().unwrap().contains("`muskox node remove gamma`"), "{again}");
     alpha.stop();
 }
 
