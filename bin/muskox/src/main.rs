@@ -19,6 +19,19 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Role {
+    /// Machines of the cluster: make one, join, list, remove; and the daemon.
+    #[command(subcommand)]
+    Node(NodeVerb),
+    #[command(flatten)]
+    Ask(cli::Noun),
+    /// Ask a target, an initiator or a dead-man directly, over its control socket.
+    Ctl(CtlArguments),
+    /// Print a script with which a shell completes these words.
+    #[command(after_help = "Example:\n  muskox completions bash > /etc/bash_completion.d/muskox")]
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
     /// Serve volumes from this machine's disks over NBD.
     Target {
         /// The configuration, in TOML.
@@ -45,19 +58,6 @@ enum Role {
         /// Log more.
         #[arg(short, long)]
         verbose: bool,
-    },
-    /// Machines of the cluster: make one, join, list, remove; and the daemon.
-    #[command(subcommand)]
-    Node(NodeVerb),
-    #[command(flatten)]
-    Ask(cli::Noun),
-    /// Ask a target, an initiator or a dead-man directly, over its control socket.
-    Ctl(CtlArguments),
-    /// Print a script with which a shell completes these words.
-    #[command(after_help = "Example:\n  muskox completions bash > /etc/bash_completion.d/muskox")]
-    Completions {
-        /// Which shell.
-        shell: Shell,
     },
 }
 

@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::error::Error;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -100,7 +101,7 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, Problem>>) -> Result<T, 
 /// # Errors
 /// [`Code::Unreachable`].
 pub async fn connect(socket: &Path) -> Result<(SendRequest<Body>, Connection<TokioIo<UnixStream>, Body>), Problem> {
-    let stream = UnixStream::connect(socket).await.map_err(|error| lost(socket, &error))?;
+    let stream = UnixStream::connect(socket).await.map_err(|error| unreached(socket, &error))?;
     hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| lost(socket, &error))
 }
 
@@ -118,6 +119,19 @@ pub fn lost(socket: &Path, error: &dyn Error) -> Problem {
     let text = format!("the node at {} cannot be talked to: {error}", socket.display());
     let hint = "check that `muskox node run` runs here with the same --root, and that you are root";
     Problem::new(Code::Unreachable, text, hint)
+}
+
+/// The problem of a node that does not answer at all: as a rule there is none yet, or who asks is not root.
+fn unreached(socket: &Path, error: &std::io::Error) -> Problem {
+    let hint = match error.kind() {
+        ErrorKind::PermissionDenied => "be root",
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+            "start it with `muskox node install`, or `muskox node run --root DIR` with the same DIR; a machine of no \
+             cluster needs `muskox node init` or `muskox node join` first"
+        }
+        _ => return lost(socket, error),
+    };
+    Problem { hint: hint.to_owned(), ..lost(socket, error) }
 }
 
 /// The problem of a reply that is not what it should be.
@@ -138,4 +152,19 @@ async fn exchange(socket: &Path, call: &Call, name: &str, body: Vec<u8>) -> Resu
     let body = collect(socket, reply.into_body()).await?;
     driver.abort();
     Ok((status, body))
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// Goal: a stranger on a machine without a node hears what to do. Method: each kind of error that connecting gives.
+    #[test]
+    fn who_finds_no_node_hears_what_to_do() {
+        let hint = |kind: ErrorKind| unreached(Path::new("/run/muskox/node.sock"), &kind.into()).hint;
+        assert!(hint(ErrorKind::NotFound).contains("`muskox node init`"));
+        assert!(hint(ErrorKind::ConnectionRefused).contains("`muskox node install`"));
+        assert_eq!(hint(ErrorKind::PermissionDenied), "be root");
+        assert!(hint(ErrorKind::TimedOut).contains("`muskox node run`"));
+    }
 }

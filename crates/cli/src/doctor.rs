@@ -43,7 +43,11 @@ fn text(doctor: &Doctor) -> String {
         text.push_str(&format!("{node}\n{}", machine(&checks)));
     }
     let count = |grade| doctor.checks.iter().filter(|check| check.grade == grade).count();
-    text + &format!("{} good, {} warnings, {} bad\n", count(Grade::Good), count(Grade::Warning), count(Grade::Bad))
+    let (warnings, s) = match count(Grade::Warning) {
+        1 => (1, ""),
+        many => (many, "s"),
+    };
+    text + &format!("{} good, {warnings} warning{s}, {} bad\n", count(Grade::Good), count(Grade::Bad))
 }
 
 /// The worst first; what to do in a line below.
@@ -86,7 +90,7 @@ alpha
 beta
   warning  clock  2 s ahead
            do: set it with chrony
-1 good, 1 warnings, 1 bad
+1 good, 1 warning, 1 bad
 ";
         assert_eq!(text(&doctor), expect);
         assert!(!well(&doctor));

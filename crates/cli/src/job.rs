@@ -4,7 +4,7 @@ use crate::client::Ask;
 use crate::print::{Ended, finish};
 use crate::table;
 use crate::watch::{Interrupts, Watch};
-use api::{Call, Code, Job, JobList, JobNote, MigrationReceipt, Problem};
+use api::{Call, Code, Job, JobList, MigrationReceipt, Problem};
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
 use units::{ByteLen, Millis};
@@ -66,8 +66,8 @@ pub async fn wait(ask: &Ask, id: &str, interrupts: &mut Interrupts) -> Result<En
     let mut blocked: Option<String> = None;
     let waited = Watch::new(ask, "job_show", id)
         .until::<Job>(interrupts, |job, shown| {
-            for note in job.history.iter().skip(told) {
-                shown.line(&stage(note));
+            for line in stages(job).skip(told) {
+                shown.line(&line);
             }
             told = told.max(job.history.len());
             if job.blocked != blocked {
@@ -93,9 +93,15 @@ fn judge(job: &Job) -> Result<(), Problem> {
     Err(Problem::new(Code::Failed, format!("{} of '{}': {outcome}{why}", job.kind, job.vm), hint))
 }
 
-fn stage(note: &JobNote) -> String {
-    let why = note.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-    format!("{:>9}  {}{why}", Millis(note.after_ms).to_string(), note.stage)
+/// A line for each step; the note of the end names the stage that it ended in, which was said, so it says how it ended.
+fn stages(job: &Job) -> impl Iterator<Item = String> + '_ {
+    let notes = &job.history;
+    notes.iter().enumerate().map(|(index, note)| {
+        let again = index > 0 && index + 1 == notes.len() && notes[index - 1].stage == note.stage;
+        let end = job.outcome.as_deref().filter(|_| again);
+        let why = note.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        format!("{:>9}  {}{why}", Millis(note.after_ms).to_string(), end.unwrap_or(&note.stage))
+    })
 }
 
 fn list(list: &JobList) -> String {
@@ -127,8 +133,8 @@ pub fn show(job: &Job) -> String {
         ("cancel", if job.cancel { "wished".into() } else { String::new() }),
         ("time", Millis(job.spent_ms).to_string()),
     ]);
-    for note in &job.history {
-        text.push_str(&crate::print::printable(&stage(note)));
+    for line in stages(job) {
+        text.push_str(&crate::print::printable(&line));
         text.push('\n');
     }
     text + &job.receipt.as_ref().map_or_else(String::new, receipt)
@@ -149,6 +155,7 @@ pub fn receipt(receipt: &MigrationReceipt) -> String {
 #[cfg(test)]
 pub mod test {
     use super::*;
+    use api::JobNote;
 
     /// A migration that was done.
     pub fn migrated() -> Job {
@@ -197,6 +204,17 @@ bytes:      300 MiB
 rounds:     3
 ";
         assert_eq!(show(&migrated()), expect);
+    }
+
+    /// Goal: no stage is said twice: the last line is the end. Method: a job as it is recorded, on its way and ended.
+    #[test]
+    fn the_last_line_is_how_it_ended() {
+        let mut job = migrated();
+        let note = |after_ms, stage: &str| JobNote { after_ms, stage: stage.into(), why: None };
+        job.history = vec![note(0, "prepare"), note(5, "clear"), note(7, "clear")];
+        assert_eq!(stages(&job).collect::<Vec<_>>(), ["     0 ms  prepare", "     5 ms  clear", "     7 ms  done"]);
+        job.outcome = None;
+        assert_eq!(stages(&job).last().unwrap(), "     7 ms  clear");
     }
 
     #[test]

@@ -180,6 +180,9 @@ fn show(pool: &Pool) -> String {
     let slot = |member: &PoolMember| member.slot.map_or_else(|| "-".to_owned(), |slot| slot.to_string());
     let row = |member: &PoolMember| [slot(member), member.state.clone(), member.path.clone()];
     text.push_str(&table::render(["SLOT", "STATE", "DISK"], &pool.members.iter().map(row).collect::<Vec<_>>()));
+    if pool.members.len() == 1 {
+        text.push_str("note: one disk mirrors nothing: what is on this pool is lost with it\n");
+    }
     text
 }
 
@@ -231,6 +234,15 @@ SLOT  STATE       DISK
 -     failed      /dev/sdb\u{fffd}
 ";
         assert_eq!(show(&recovering()), expect);
+    }
+
+    /// Goal: nobody takes a single disk for a mirror. Method: the note with one member, none with more.
+    #[test]
+    fn a_pool_of_one_disk_says_so() {
+        let mut pool = recovering();
+        assert!(!show(&pool).contains("note:"));
+        pool.members.truncate(1);
+        assert!(show(&pool).ends_with("note: one disk mirrors nothing: what is on this pool is lost with it\n"));
     }
 
     #[test]

@@ -21,6 +21,8 @@ use units::NodeName;
 
 /// Exit code of what was refused or failed; clap's own for wrong usage is 2.
 const EXIT_REFUSED: u8 = 1;
+/// What a new member's owner does next.
+const NEXT: &str = "`muskox node install` here (without systemd: `muskox node run`)";
 /// A month; renewed after two thirds of it.
 const CERTIFICATE_DEFAULT: &str = "30d";
 /// Shorter ones end before they are renewed; longer ones are of no use.
@@ -169,7 +171,7 @@ impl InitArguments {
         });
         finish(machine.json, made, |made| {
             format!(
-                "cluster {} is made; '{}' holds its store\nnext: `muskox node run` here, then `muskox node token` for each other machine\n",
+                "cluster {} is made; '{}' holds its store\nnext: {NEXT}, then `muskox node token` for each other machine\n",
                 made.cluster, made.name
             )
         })
@@ -190,7 +192,7 @@ impl JoinArguments {
         });
         finish(machine.json, joined, |joined| {
             format!(
-                "'{}' is a member of cluster {} ({} machines)\nnext: `muskox node run` here\n",
+                "'{}' is a member of cluster {} ({} machines)\nnext: {NEXT}\n",
                 joined.name, joined.cluster, joined.machines
             )
         })

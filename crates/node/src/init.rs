@@ -37,8 +37,7 @@ pub struct Became {
 pub fn init(root: &Root, seat: &Seat, certificate_s: u64) -> Result<Became, Problem> {
     let (name, address) = (&seat.name, seat.address);
     refuse_second(root)?;
-    check_portals(&seat.portals)?;
-    try_address(address)?;
+    try_addresses(seat)?;
     root.make_folders()?;
     let now_s = now_s();
     let (ca_pem, ca_key) = Authority::create(now_s)?;
@@ -64,11 +63,13 @@ pub fn init(root: &Root, seat: &Seat, certificate_s: u64) -> Result<Became, Prob
 /// [`Code::Exists`]: what is there.
 pub fn refuse_second(root: &Root) -> Result<(), Problem> {
     if Root::first_that_exists(&[root.identity()])?.is_some() {
-        let text = match Identity::load(root) {
-            Ok(own) => format!("this machine is '{}' of the cluster {} already", own.name, own.cluster),
-            Err(problem) => format!("this machine belongs to a cluster already ({problem})"),
+        let (text, leave) = match Identity::load(root) {
+            Ok(own) => {
+                (format!("this machine is '{}' of the cluster {} already", own.name, own.cluster), way_out(&own))
+            }
+            Err(problem) => (format!("this machine belongs to a cluster already ({problem})"), String::new()),
         };
-        let hint = format!("see '{}'; to make another cluster, use another machine", root.identity().display());
+        let hint = format!("see '{}'{leave}", root.identity().display());
         return Err(Problem::new(Code::Exists, text, hint));
     }
     let ours = [root.ca_key(), root.store(), root.ca(), root.certificate(), root.key()];
@@ -84,13 +85,29 @@ pub fn refuse_second(root: &Root) -> Result<(), Problem> {
     Err(Problem::new(Code::Exists, text, hint))
 }
 
-/// Tries to listen there, so that a wrong address is heard of before anything is made.
+/// How a slip is taken back.
+fn way_out(own: &Identity) -> String {
+    if own.store.is_none() {
+        let what = "to give up its whole cluster, stop the nodes and move etc/muskox and var/lib/muskox away";
+        return format!("; it holds the store: {what}");
+    }
+    let name = &own.name;
+    format!("; to leave: `muskox node remove {name}` on another of its machines, stop this node, empty etc/muskox")
+}
+
+/// Tries to listen there, so that a wrong address or portal is heard of before anything is made.
 ///
 /// # Errors
 /// [`Code::BadRequest`].
-pub fn try_address(address: SocketAddr) -> Result<(), Problem> {
-    check_address(address)?;
-    Listener::tcp(address).map(drop).map_err(|error| {
-        Problem::new(Code::BadRequest, error.to_string(), "give this machine's own address, and a port that is free")
+pub fn try_addresses(seat: &Seat) -> Result<(), Problem> {
+    check_portals(&seat.portals)?;
+    check_address(seat.address)?;
+    let listen = |address, hint: &str| {
+        Listener::tcp(address).map(drop).map_err(|error| Problem::new(Code::BadRequest, error.to_string(), hint))
+    };
+    listen(seat.address, "give this machine's own address, and a port that is free")?;
+    // Any port: who will serve there is another process.
+    seat.portals.iter().try_for_each(|portal| {
+        listen(SocketAddr::new(*portal, 0), "give this machine's own addresses on the storage segments as --portals")
     })
 }

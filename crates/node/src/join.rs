@@ -5,8 +5,8 @@
 
 use crate::authority::{fingerprint, key_of_request, new_key, request_for, validity};
 use crate::client;
-use crate::identity::{Identity, Seat, StoreAt, check_portals};
-use crate::init::{Became, refuse_second, try_address};
+use crate::identity::{Identity, Seat, StoreAt};
+use crate::init::{Became, refuse_second, try_addresses};
 use crate::root::{Root, read_secret, unusable, write_public, write_secret};
 use crate::token::JoinToken;
 use api::{Call, Code, JoinRequest, Joined, Problem};
@@ -18,8 +18,7 @@ use api::{Call, Code, JoinRequest, Joined, Problem};
 pub async fn join(root: &Root, token: &JoinToken, seat: &Seat) -> Result<Became, Problem> {
     let (name, address) = (&seat.name, seat.address);
     refuse_second(root)?;
-    check_portals(&seat.portals)?;
-    try_address(address)?;
+    try_addresses(seat)?;
     // First of all the server's proof; nothing is made for a wrong one.
     let transport = client::as_stranger(token.ca, token.address).await?;
     root.make_folders()?;

@@ -30,9 +30,12 @@ const LOOK_MAX_S: u64 = 60;
 
 /// Renews for ever; the door's TLS follows.
 pub async fn certificate(node: Rc<Node>, tls: Tls) {
+    // Tried every second, said once: a wrong clock may stay wrong for days.
+    let mut last: Option<Code> = None;
     loop {
         let pause = match renew_if_due(&node).await {
             Ok((renewed, pause)) => {
+                last = None;
                 if renewed {
                     match ServerTls::load_for_strangers_too(&node.tls_files()) {
                         Ok(fresh) => drop(tls.replace(fresh)),
@@ -42,7 +45,9 @@ pub async fn certificate(node: Rc<Node>, tls: Tls) {
                 pause
             }
             Err(problem) => {
-                tracing::warn!("the certificate could not be renewed: {problem}; hint: {}", problem.hint);
+                if last.replace(problem.code) != Some(problem.code) {
+                    tracing::warn!("the certificate could not be renewed: {problem}; hint: {}", problem.hint);
+                }
                 SYNC_EVERY
             }
         };

@@ -204,7 +204,9 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 pub fn unusable(path: &Path, deed: &str, error: &io::Error) -> Problem {
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => "run it as root, or rehearse in a folder of yours with --root DIR",
-        io::ErrorKind::NotFound => "check the path; what was lost comes back from a backup, or by joining anew",
+        io::ErrorKind::NotFound => "check the path; if the node's own file was lost: from a backup, or by joining anew",
+        io::ErrorKind::AlreadyExists => "choose another name: what is there is not overwritten",
+        io::ErrorKind::InvalidData => "check that it is the right file: it is no text",
         io::ErrorKind::StorageFull => "make room on that file system",
         _ => "check the path and its file system",
     };
@@ -214,6 +216,14 @@ pub fn unusable(path: &Path, deed: &str, error: &io::Error) -> Problem {
 #[cfg(test)]
 mod test {
     use super::*;
+
+    /// Goal: what to do fits what went wrong. Method: a name that is taken, a file that is no text.
+    #[test]
+    fn hints_fit_the_error() {
+        let hint = |kind: io::ErrorKind| unusable(Path::new("/backup/store"), "made", &kind.into()).hint;
+        assert!(hint(io::ErrorKind::AlreadyExists).contains("another name"));
+        assert!(hint(io::ErrorKind::InvalidData).contains("the right file"));
+    }
 
     /// Goal: a secret is nobody else's at any moment, and a second write replaces the first. Method: modes and contents.
     #[test]

@@ -19,6 +19,8 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// What to do about an address or a socket that cannot be had.
+const IN_USE: &str = "is a node running already? `ss -ltnp` shows which program has a port";
 /// Bringing the last changes into the store's file takes milliseconds.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
@@ -33,7 +35,7 @@ pub async fn run(root: Root) -> Result<(), Problem> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
     let identity = Identity::load(&root)?;
     root.make_folders()?;
-    let busy = |error: host::net::NetError| Problem::new(Code::Files, error.to_string(), "is a node running already?");
+    let busy = |error: host::net::NetError| Problem::new(Code::Files, error.to_string(), IN_USE);
     let local = Listener::unix(&root.socket()).map_err(busy)?;
     let listener = Listener::tcp(identity.address).map_err(busy)?;
     let node = Rc::new(open(root, identity)?);

@@ -14,7 +14,8 @@ fn a_second_init_is_refused() {
     let problem = alpha.refused("init", &words);
     assert_eq!(problem["code"], "exists");
     assert!(problem["detail"].as_str().unwrap().contains("'alpha'"), "{problem}");
-    assert!(problem["hint"].as_str().unwrap().contains("node.toml"), "{problem}");
+    let hint = problem["hint"].as_str().unwrap();
+    assert!(hint.contains("node.toml") && hint.contains("var/lib/muskox"), "{problem}");
     assert_eq!(alpha.files(), before);
     std::fs::remove_file(alpha.path("etc/muskox/node.toml")).unwrap();
     let problem = alpha.refused("init", &words);
@@ -38,14 +39,19 @@ fn taken_names_and_addresses_are_refused() {
     let same_address = [token.as_str(), "--name", "gamma", "--address", &beta.address];
     assert_eq!(gamma.refused("join", &same_address)["code"], "address_taken");
     gamma.join(&token);
+    let again = gamma.refused("join", &gamma.join_words(&token));
+    assert!(again["hint"].as_str().unwrap().contains("`muskox node remove gamma`"), "{again}");
     alpha.stop();
 }
 
-/// Goal: an address that does not do is heard of before anything is made. Method: in use, foreign, port 0, everybody's.
+/// Goal: an address that does not do is heard of before anything is made. Method: in use, foreign, port 0, everybody's; a
+/// foreign portal.
 #[test]
 fn addresses_are_tried_first() {
     let machines = Machines::new();
     let alpha = machines.machine("alpha");
+    let problem = alpha.refused("init", &["alpha", "--address", &alpha.address, "--portals", "127.0.0.1,192.0.2.1"]);
+    assert!(problem["code"] == "bad_request" && problem["hint"].as_str().unwrap().contains("--portals"), "{problem}");
     let _taken = std::net::TcpListener::bind(&alpha.address).unwrap();
     for address in [alpha.address.as_str(), "192.0.2.1:10811", "127.0.0.1:0", "0.0.0.0:10811", "224.0.0.1"] {
         let problem = alpha.refused("init", &["alpha", "--address", address]);

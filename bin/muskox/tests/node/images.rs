@@ -44,7 +44,7 @@ pub fn imported(machine: &Machine, request: &Value) -> Value {
 fn images_arrive_whole() {
     let machines = Machines::new();
     let (alpha, _target) = storage_machine(&machines);
-    let beta = machines.member("beta", &alpha);
+    let mut beta = machines.member("beta", &alpha);
     alpha.ask(
         "POST",
         "/v1/pools",
@@ -83,6 +83,16 @@ fn images_arrive_whole() {
     // The machine's owner only: another member is refused at the door.
     let refused = beta.get(&alpha, "/v1/works/import-1", true).unwrap();
     assert!(refused.contains("403 Forbidden") && refused.contains("\"code\":\"forbidden\""), "{refused}");
+    // An update has put another program in the place of the one that runs; and what was filled can be removed at once.
+    let program = beta.path("program");
+    std::fs::copy(&beta.program, &program).unwrap();
+    beta.stop();
+    beta.program.clone_from(&program);
+    beta.start();
+    std::fs::remove_file(&program).unwrap();
+    let done = imported(&beta, &import(&qcow2, "web1"));
+    assert_eq!(done["state"], "done", "{done}");
+    beta.ask("DELETE", "/v1/volumes/web1", &Value::Null);
     for machine in [&alpha, &beta] {
         let left = std::fs::read_dir(machine.path("run/muskox/import")).unwrap().count();
         assert_eq!(left, 0, "{}", machine.name);

@@ -51,6 +51,8 @@ pub struct Machine {
     pub name: String,
     pub root: PathBuf,
     pub address: String,
+    /// What its node runs.
+    pub program: PathBuf,
     process: Option<Child>,
 }
 
@@ -67,7 +69,7 @@ impl Machines {
     pub fn machine(&self, name: &str) -> Machine {
         let root = self.dir.join(name);
         std::fs::create_dir_all(&root).unwrap();
-        Machine { name: name.to_owned(), root, address: free_address(), process: None }
+        Machine { name: name.to_owned(), root, address: free_address(), program: MUSKOX.into(), process: None }
     }
 
     /// A running cluster of one.
@@ -201,8 +203,11 @@ impl Machine {
 
     fn spawn(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let started =
-            Command::new(MUSKOX).args(["node", "run", "--verbose", "--root"]).arg(&self.root).stderr(log).spawn();
+        let started = Command::new(&self.program)
+            .args(["node", "run", "--verbose", "--root"])
+            .arg(&self.root)
+            .stderr(log)
+            .spawn();
         self.process = Some(started.unwrap());
     }
 

@@ -45,6 +45,7 @@ fn refusals_change_nothing() {
         (&["pool", "add", "tank", &d2], "slots are taken"),
         (&["pool", "replace", "tank", "/nowhere", &d2], "is not a member"),
         (&["pool", "replace", "tank", &d0, "/nowhere"], "/nowhere"),
+        (&["pool", "replace", "tank", &d0, &d2], "ext"),
         (&["pool", "show", "nothing"], "there is no pool 'nothing'"),
         (&["volume", "create", "tank", "web1", "4M"], "already"),
         (&["volume", "create", "tank", "huge", "1T"], "free"),

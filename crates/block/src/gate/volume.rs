@@ -180,7 +180,7 @@ impl Inner {
         match command {
             Command::Store(grant) => self.store(&grant),
             Command::FailLaggards(older_than) => self.fail_laggards(older_than),
-            Command::WakeAt(when) => self.later(self.parts.rt.sleep_until(when), |()| Event::Tick),
+            Command::WakeAt(when) => self.wake_at(when),
             Command::Admitted(session, door, attachment) => {
                 let notice = Rc::new(Answer::default());
                 self.notices.borrow_mut().insert(session, Rc::clone(&notice));
@@ -197,6 +197,17 @@ impl Inner {
             Command::Ack(ask) => self.answer_ask(ask, Ok(())),
             Command::Decline(ask, why) => self.answer_ask(ask, Err(why)),
         }
+    }
+
+    /// An alarm clock keeps no volume: one that nobody holds any more has nothing to wake for, and its disk is free.
+    fn wake_at(self: &Rc<Self>, when: Moment) {
+        let (this, asleep) = (Rc::downgrade(self), self.parts.rt.sleep_until(when));
+        self.parts.rt.spawn(Box::pin(async move {
+            asleep.await;
+            if let Some(this) = this.upgrade() {
+                this.step(Event::Tick);
+            }
+        }));
     }
 
     fn store(self: &Rc<Self>, grant: &Grant) {

@@ -123,12 +123,7 @@ impl Array {
         let inner = &self.0;
         self.check_open()?;
         self.free_slot()?;
-        let (served, found) = (inner.geometry.get().block_bytes, member.disk.geometry().block_bytes);
-        if found > served {
-            return Err(RaidError::BlockSize { label: member.label, found, served });
-        }
-        let known = read_superblock(&member).await.ok().filter(|own| own.array == inner.shape.id);
-        self.refuse_member(&member, known.as_ref())?;
+        let known = self.known_member(&member).await?;
         if let Some(own) = &known {
             self.take_epochs(&member, own).await?;
         }
@@ -148,6 +143,21 @@ impl Array {
         }
         inner.resync_later();
         Ok(slot)
+    }
+
+    /// Whether [`Self::add`] would take this disk if a slot were free; nothing is changed. For who fails a member only
+    /// when its successor is certain.
+    ///
+    /// # Errors
+    /// As [`Self::add`], but for [`RaidError::NoFreeSlot`].
+    pub async fn check_successor(&self, member: &Member, wipe: bool) -> Result<(), RaidError> {
+        self.check_open()?;
+        let known = self.known_member(member).await?;
+        let returning = known.filter(|_| !wipe).map_or(Ok(None), |own| self.recognise(member, own))?;
+        if returning.is_none() {
+            self.place_new(member, wipe).await?;
+        }
+        Ok(())
     }
 
     /// Ends everything and leaves the members as mdadm would: flushed, clean, the bitmap empty if all slots are in
@@ -178,6 +188,17 @@ impl Array {
         while self.0.resync.running.get() {
             self.0.resync.ended.wait().await;
         }
+    }
+
+    /// What a disk was in this array, if it may be a member now.
+    async fn known_member(&self, member: &Member) -> Result<Option<Superblock>, RaidError> {
+        let (served, found) = (self.0.geometry.get().block_bytes, member.disk.geometry().block_bytes);
+        if found > served {
+            return Err(RaidError::BlockSize { label: member.label.clone(), found, served });
+        }
+        let known = read_superblock(member).await.ok().filter(|own| own.array == self.0.shape.id);
+        self.refuse_member(member, known.as_ref())?;
+        Ok(known)
     }
 
     fn check_open(&self) -> Result<(), RaidError> {
@@ -252,21 +273,26 @@ impl Array {
         Ok(by_bitmap.then_some(own))
     }
 
-    /// Looks at a new disk, empties its head, and says where its data will lie.
+    /// Empties a new disk's head, and says where its data will lie.
     async fn prepare_new(&self, member: &Member, wipe: bool, device: [u8; 16]) -> Result<Superblock, RaidError> {
+        let (len, size) = (member.disk.geometry().size, self.0.shape.size);
+        let offset = self.place_new(member, wipe).await?;
+        clear_head(&member.disk, wipe).await.map_err(|source| disk_error(member, source))?;
+        let number = self.new_number();
+        Ok(own_superblock_at(len, offset, size, number, device))
+    }
+
+    /// Looks at a new disk: where its data would lie.
+    async fn place_new(&self, member: &Member, wipe: bool) -> Result<Sectors, RaidError> {
         let (inner, len) = (&self.0, member.disk.geometry().size);
         let ours = matches!(read_superblock(member).await, Ok(own) if own.array == inner.shape.id);
         refuse_used(member, wipe || ours).await?;
         let size = inner.shape.size;
         let fits = |offset: &Sectors| Sectors::floor(len).0 >= offset.0 + size.0;
         let offsets = [layout::data_offset(len), layout::data_offset(ByteLen(0))];
-        let Some(offset) = offsets.into_iter().find(fits) else {
-            let least = ByteLen(offsets[1].bytes() + size.bytes());
-            return Err(RaidError::TooSmall { label: member.label.clone(), size: len, least });
-        };
-        clear_head(&member.disk, wipe).await.map_err(|source| disk_error(member, source))?;
-        let number = self.new_number();
-        Ok(own_superblock_at(len, offset, size, number, device))
+        let least = ByteLen(offsets[1].bytes() + size.bytes());
+        let too_small = || RaidError::TooSmall { label: member.label.clone(), size: len, least };
+        offsets.into_iter().find(fits).ok_or_else(too_small)
     }
 
     /// A number nobody had, so that a former member is never taken for its successor; the least used one if all had.

@@ -91,7 +91,7 @@ impl Migration {
 
     fn prepare(&self, view: &View<'_>) -> Step {
         if let Some(why) = self.trouble(view, view.in_stage >= Limits::PREPARE) {
-            return Turn::because(self.failing(Stage::Undo, why), why);
+            return Turn::because(self.failing(Stage::Undo, &why), why);
         }
         let (host, epoch) = (self.destination, self.landing);
         let reserve = Action::Reserve { epoch, host };
@@ -104,7 +104,7 @@ impl Migration {
 
     fn copy(&self, view: &View<'_>) -> Step {
         if let Some(why) = self.trouble(view, false) {
-            return Turn::because(self.failing(Stage::Undo, why), why);
+            return Turn::because(self.failing(Stage::Undo, &why), why);
         }
         let (host, destination) = (self.source, self.destination);
         if view.facts.guest(host) == Some(Guest::PreSwitchover) {
@@ -118,18 +118,18 @@ impl Migration {
     }
 
     /// Why a migration that closed nothing yet cannot go on.
-    fn trouble(&self, view: &View<'_>, stage_is_late: bool) -> Option<&'static str> {
+    fn trouble(&self, view: &View<'_>, stage_is_late: bool) -> Option<String> {
         let facts = view.facts;
-        match () {
-            () if view.cancel => Some("it was cancelled"),
-            () if view.late => Some("its deadline passed while the memory was being copied"),
-            () if stage_is_late => Some("the destination was not ready in time"),
-            () if facts.settled(self.destination, view.now) => Some("the destination's QEMU ended"),
-            () if facts.settled(self.source, view.now) => Some("the source's QEMU ended"),
-            () if facts.guest(self.source) == Some(Guest::Stopped) => Some("the guest was stopped at the source"),
-            () if facts.refused().is_some() => Some("it was refused"),
-            () => None,
-        }
+        let why = match () {
+            () if view.cancel => "it was cancelled",
+            () if view.late => "its deadline passed while the memory was being copied",
+            () if stage_is_late => "the destination was not ready in time",
+            () if facts.settled(self.destination, view.now) => "the destination's QEMU ended",
+            () if facts.settled(self.source, view.now) => "the source's QEMU ended",
+            () if facts.guest(self.source) == Some(Guest::Stopped) => "the guest was stopped at the source",
+            () => return facts.refused().map(|why| format!("it was refused: {why}")),
+        };
+        Some(why.to_owned())
     }
 
     fn hand_over(&self, view: &View<'_>) -> Step {

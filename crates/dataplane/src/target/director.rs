@@ -107,7 +107,7 @@ impl Director {
 
     async fn create(&self, pool: PoolName, members: Vec<PathBuf>, wipe: bool) -> Result<Reply, Refusal> {
         if self.pools.borrow().contains_key(&pool) {
-            let hint = "choose another name; `muskox ctl pool list` shows all";
+            let hint = "choose another name; `muskox ctl pool list` shows all of this target";
             return Err(Refusal::new(Code::Exists, format!("there is a pool '{pool}' already"), hint));
         }
         self.pools.borrow_mut().insert(pool.clone(), Entry::Busy("being made"));

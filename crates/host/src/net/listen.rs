@@ -50,7 +50,7 @@ pub enum NetError {
         source: io::Error,
     },
     /// Nobody was reached.
-    #[error("cannot connect to {place} ({source}): check that the target runs there and the network lets it through")]
+    #[error("cannot connect to {place} ({source}): nothing listens there, or the network does not let it through")]
     Connect {
         /// Where.
         place: String,

@@ -11,6 +11,7 @@ use serde_json::json;
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -22,6 +23,8 @@ const SOCKET: &str = "disk.sock";
 /// An attach takes milliseconds; a target that restarts, seconds.
 const UP_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// This very program, also when an update has put another in its place. Source: proc(5), `/proc/pid/exe`.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// What is answered and not yet durable after the tool's own flush is a matter of moments.
 const DURABLE_WITHIN: Duration = Duration::from_secs(60);
@@ -52,9 +55,14 @@ impl Attached {
         let file = folder.join("initiator.toml");
         write_public(&file, &configuration(node, volume, claimed)?)?;
         let log = File::create(folder.join("log")).map_err(|error| unusable(&folder, "written to", &error))?;
-        let program = std::env::current_exe().map_err(|error| failed(&error))?;
-        let mut command = Command::new(program);
-        command.args(["initiator", "--config"]).arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let mut command = Command::new(OWN_PROGRAM);
+        command
+            .arg0("muskox")
+            .args(["initiator", "--config"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
         let child = command.spawn().map_err(|error| failed(&error))?;
         let this = Self { volume: volume.clone(), folder, child };
         let pid = i32::try_from(this.child.id()).expect("a process id is one");

@@ -89,9 +89,16 @@ pub fn problem(from: &NodeName, refusal: Refusal) -> Problem {
     let hint = if refusal.hint.is_empty() {
         "see `muskox pool list` and `muskox volume list`".to_owned()
     } else {
-        refusal.hint
+        in_cluster_words(refusal.hint)
     };
     Problem::new(code, format!("{} (target of '{from}')", refusal.text), hint)
+}
+
+/// A target's hints are for who asks it directly; the cluster has words of its own for pools and volumes.
+fn in_cluster_words(hint: String) -> String {
+    ["pool list", "pool show", "pool start", "volume list"]
+        .iter()
+        .fold(hint, |hint, words| hint.replace(&format!("`muskox ctl {words}"), &format!("`muskox {words}")))
 }
 
 /// Long work in the API's words.
@@ -146,4 +153,19 @@ pub fn volume_state(report: &VolumeReport) -> (api::VolumeState, Option<String>)
         ServeState::Offline => (State::Down, None),
     };
     (state, report.reason.clone().or_else(|| why.map(str::to_owned)))
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// Goal: who asks the cluster is not sent to a target's own door, unless only that one has the word. Method: both.
+    #[test]
+    fn hints_are_in_the_clusters_words() {
+        let say = |hint: &str| in_cluster_words(hint.to_owned());
+        let hint = say("see `muskox ctl pool show`, or `muskox ctl pool start NAME --degraded`");
+        assert_eq!(hint, "see `muskox pool show`, or `muskox pool start NAME --degraded`");
+        let only = "put it right, then `muskox ctl pool add`";
+        assert_eq!(say(only), only);
+    }
 }

@@ -222,7 +222,7 @@ async fn which_pool(keeper: &Keeper, wanted: Option<PoolName>) -> Result<PoolNam
         _ => {
             let names: Vec<&str> = all.iter().map(|pool| pool.name.as_str()).collect();
             let text = format!("there are several pools: {}", names.join(", "));
-            Err(Problem::new(Code::BadRequest, text, "name the pool"))
+            Err(Problem::new(Code::BadRequest, text, "name one with --pool"))
         }
     }
 }

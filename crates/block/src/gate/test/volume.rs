@@ -292,6 +292,17 @@ fn an_attach_given_up_leaves_nothing() {
     assert!(it.volume.status().sessions.is_empty());
 }
 
+/// Goal: a volume that nobody holds any more lets go of its disk at once, so that it can be removed right after it was
+/// fenced. Method: a raise, its deadline still far away; the volume is dropped and the disk's holders are counted.
+#[test]
+fn a_dropped_volume_lets_go_of_its_disk_at_once() {
+    let target = Target::new();
+    let held = Rc::strong_count(&target.disk);
+    drop(target.volume);
+    target.hand.turn();
+    assert!(Rc::strong_count(&target.disk) < held, "its deadline keeps the disk");
+}
+
 /// Goal: what the disk answers at once stays an answer at once. Method: all five operations on a disk in memory.
 #[test]
 fn ready_answers_stay_ready() {

@@ -122,6 +122,33 @@ fn a_returning_member_gets_only_what_it_missed() {
     assert_eq!(copied, 65_536, "one chunk");
 }
 
+/// Goal: a look at a successor refuses what adding it would refuse, takes what it would take, and changes nothing.
+/// Method: a whole mirror; disks in use, too small, empty, a former member that ran alone.
+#[test]
+fn a_successor_is_looked_at_before_anything_changes() {
+    let world = World::new(2);
+    let alone: Vec<_> = world.disks.iter().map(|disk| disk.after_power_cut()).collect();
+    World::reopen(vec![Rc::clone(&alone[1])], Start::Degraded).unwrap().write(0, 9).unwrap();
+    let look = |disk: &Rc<MemDisk>, wipe| world.hand.run(world.array.check_successor(&member(disk, "new"), wipe));
+    let (used, small, empty) = (MemDisk::new(DISK_BYTES), MemDisk::new(ByteLen(1 << 20)), MemDisk::new(DISK_BYTES));
+    // An ext4 superblock's magic number. Source: the kernel's `fs/ext4/ext4.h`, at 1024 + 0x38.
+    let mut head = vec![0; 4096];
+    head[0x438..0x43a].copy_from_slice(&[0x53, 0xef]);
+    world.hand.run(used.disk().write(ByteOffset(0), IoBuf::copy_of(&head).freeze(), Durability::Fua)).unwrap();
+    let before = world.standings();
+    assert!(matches!(look(&used, false), Err(RaidError::InUse { .. })));
+    assert!(matches!(look(&small, false), Err(RaidError::TooSmall { .. })));
+    assert!(matches!(look(&alone[1], false), Err(RaidError::Newer { .. } | RaidError::AlreadyMember(_))));
+    assert!(look(&used, true).is_ok() && look(&empty, false).is_ok());
+    assert_eq!((world.standings(), world.state()), (before, ArrayState::Clean));
+    assert_eq!(byte_of_head(&used), [0x53, 0xef], "nothing was wiped");
+}
+
+fn byte_of_head(disk: &Rc<MemDisk>) -> [u8; 2] {
+    let bytes = disk.disk().read(ByteOffset(0), IoBuf::new(4096)).try_now().ok().expect("memory").unwrap();
+    [bytes[0x438], bytes[0x439]]
+}
+
 #[test]
 fn a_member_that_ran_alone_is_not_taken_back_unseen() {
     let world = World::new(2);

@@ -2,6 +2,7 @@
 
 use crate::ha::Recovery;
 use crate::job::{Command, Event, HISTORY_MAX, Outcome, Ownership, Record, Run, Task, cancel};
+use crate::migrate::Migration;
 use crate::store::{Engine, Entry, Memory, Txn};
 use units::{HostKey, Millis, Moment};
 
@@ -125,4 +126,24 @@ fn history_is_bounded() {
     let record = Record::<Task>::read(&stored(&mut store).value).expect("ours");
     assert_eq!((record.history.len(), record.term), (HISTORY_MAX, 101));
     assert_eq!(record.history[0].after_ms, Millis(0));
+}
+
+/// Goal: a migration that a host refuses says in the host's words why. Method: the destination has no QEMU.
+#[test]
+fn a_refused_migration_says_why() {
+    let new = Ownership::new("web1".parse().expect("a name"), Vec::new()).expect("no volumes");
+    let owned = new.moved(units::Epoch(3), Some(key(1)), Vec::new());
+    let mut store = Memory::new();
+    store.txn(&Txn { then: owned.puts(), ..Txn::default() }).expect("an empty store");
+    let (plan, after) = Migration::new(&owned, key(2), false);
+    let who = (key(9), "j1".parse().expect("an id"));
+    let task = Task::Migrate(plan);
+    let (mut run, commands) = Run::create(who, task, (&owned, &after), Millis(60_000), Moment(5));
+    let _ = answer(&mut store, &mut run, commands, 6);
+    let incoming = crate::job::Action::Incoming { host: key(2), epoch: units::Epoch(5) };
+    let refused = crate::job::Report::Refused(incoming, "there is no QEMU".to_owned());
+    let commands = run.step(Event::Report(stored(&mut store).changed, refused), Moment(100));
+    let _ = answer(&mut store, &mut run, commands, 101);
+    let last = run.record().history.last().expect("it was begun");
+    assert_eq!(last.why.as_deref(), Some("it was refused: there is no QEMU"));
 }

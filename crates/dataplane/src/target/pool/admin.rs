@@ -4,8 +4,8 @@ use super::array::{PoolArray, random, refuse_raid, refuse_volume, unix_seconds};
 use super::export::{Export, Progress};
 use super::thread::Pool;
 use block::gate::{Blocked, Found, GatedVolume, Parts, State};
-use block::raid::{ArrayState, ArrayStatus, Standing};
-use block::volume::{VolumeState, ZeroProgress};
+use block::raid::{ArrayState, ArrayStatus, Member, Standing};
+use block::volume::{VolumeError, VolumeState, ZeroProgress};
 use std::cell::Cell;
 use std::rc::Rc;
 use units::{ByteLen, Epoch, Millis, VolumeId, VolumeName};
@@ -50,7 +50,10 @@ impl Pool {
     }
 
     async fn add(&self, path: &str, wipe: bool) -> Result<(), Refusal> {
-        let member = PoolArray::member(path)?;
+        self.take_in(PoolArray::member(path)?, path, wipe).await
+    }
+
+    async fn take_in(&self, member: Member, path: &str, wipe: bool) -> Result<(), Refusal> {
         let slot = self.array.array.add(member, wipe, random()?).await.map_err(|error| refuse_raid(&error))?;
         // Half of a mirror that ran elsewhere may bring higher epochs.
         self.found_again();
@@ -58,12 +61,14 @@ impl Pool {
         Ok(())
     }
 
-    /// The new disk is opened before the old member goes: a typing error must not cost redundancy.
+    /// The new disk is opened and looked at before the old member goes: a typing error, or a disk that holds something,
+    /// must not cost redundancy.
     async fn replace(&self, old: &str, new: &str, wipe: bool) -> Result<(), Refusal> {
         self.array.slot_of(old)?;
-        drop(PoolArray::member(new)?);
+        let member = PoolArray::member(new)?;
+        self.array.array.check_successor(&member, wipe).await.map_err(|error| refuse_raid(&error))?;
         self.fail(old).await?;
-        self.add(new, wipe).await.map_err(|refusal| {
+        self.take_in(member, new, wipe).await.map_err(|refusal| {
             let text = format!("'{old}' was failed, but '{new}' was not added: {}", refusal.text);
             Refusal::new(refusal.code, text, "put it right, then `muskox ctl pool add`")
         })
@@ -155,7 +160,7 @@ impl Pool {
                     let kept = keep(&export);
                     drop(export);
                     let removed = group.remove_volume(volume.id, unix_seconds()).await;
-                    removed.map(|()| volume.id).map_err(|error| (refuse_volume(&error), kept, volume.id))
+                    removed.map(|()| volume.id).map_err(|error| (refuse_removal(name, &error), kept, volume.id))
                 }
                 None => return Err(Refusal::new(Code::NotFound, format!("there is no volume '{name}'"), "")),
             }
@@ -315,4 +320,14 @@ fn members_of(status: &ArrayStatus) -> Vec<MemberReport> {
         }
     });
     reports.collect()
+}
+
+/// Somebody's operation, or a session that is ending, holds the disk for a moment.
+fn refuse_removal(name: &VolumeName, error: &VolumeError) -> Refusal {
+    match error {
+        VolumeError::InUse(_) => {
+            Refusal::new(Code::Busy, format!("the volume '{name}' is in use"), "wait a moment and ask again")
+        }
+        error => refuse_volume(error),
+    }
 }

@@ -284,8 +284,12 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 fn refuse_disk(error: &DiskError) -> Refusal {
-    let code = if error.is_busy() { Code::Busy } else { Code::Failed };
-    Refusal::new(code, error.to_string(), "")
+    let (code, hint) = if error.is_busy() {
+        (Code::Busy, "`muskox ctl pool show` says which disks a pool has")
+    } else {
+        (Code::Failed, "`lsblk` shows the disks of the machine that has them")
+    };
+    Refusal::new(code, error.to_string(), hint)
 }
 
 /// What a failure of the array's administration is to who asked.
