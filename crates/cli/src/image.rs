@@ -126,7 +126,7 @@ fn judged(work: Work) -> Ended<Work> {
             Ended::Failed(work, problem)
         }
         WorkState::Cancelled => {
-            let text = if work.text.is_empty() { "cancelled".to_owned() } else { work.text.clone() };
+            let text = if work.text.is_empty() { "cancelled".to_owned() } else { format!("cancelled: {}", work.text) };
             Ended::Failed(work, Problem::new(Code::Failed, text, ""))
         }
     }

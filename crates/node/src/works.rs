@@ -160,7 +160,7 @@ impl Ticket {
         while !self.cancel.wished.get() {
             self.cancel.told.notified().await;
         }
-        Problem::new(Code::Failed, "cancelled; the volume holds a part of the image", "")
+        Problem::new(Code::Failed, "the volume holds a part of the image", "")
     }
 }
 

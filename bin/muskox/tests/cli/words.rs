@@ -151,7 +151,7 @@ fn a_node_that_is_not_there_is_said() {
     let node = Node::new(Box::new(|_, _| None));
     fs::remove_file(node.root.join("run/muskox/node.sock")).unwrap();
     let came = node.run("vm list");
-    assert!(came.code == 1 && came.err.contains("hint: check that `muskox node run` runs here"), "{came:?}");
+    assert!(came.code == 1 && came.err.contains("hint: start it with `muskox node install`"), "{came:?}");
     assert_eq!(node.run("vm lift").code, 2);
     let came = node.run("pool list --json");
     let said: Value = serde_json::from_str(&came.out).expect("a problem as JSON");
