@@ -2,7 +2,7 @@
 
 use crate::{ByteLen, SECTOR_BYTES};
 
-/// `10G`, `512M`, `1.5T`, `4096`: binary units, with or without `iB`; a multiple of 512 bytes.
+/// `10G`, `512M`, `1.5T`, `2 GiB`, `4096`: binary units, with or without `iB`; a multiple of 512 bytes.
 ///
 /// # Errors
 /// What is wrong, for people.
@@ -10,6 +10,7 @@ pub fn parse_size(text: &str) -> Result<ByteLen, String> {
     let wrong = || format!("'{text}' is not a size: write 10G, 512M, 1.5T or a number of bytes");
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
+    let unit = unit.strip_prefix(' ').unwrap_or(unit);
     let shift = match unit.to_ascii_uppercase().as_str() {
         "" | "B" => 0,
         "K" | "KIB" => 10,
@@ -42,10 +43,34 @@ mod test {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("512", 512), ("4K", 4096), ("512M", 512 << 20), ("10GiB", 10 << 30), ("1.5t", 3 << 39)] {
+        for (text, bytes) in [
+            ("512", 512),
+            ("4K", 4096),
+            ("512M", 512 << 20),
+            ("10GiB", 10 << 30),
+            ("1.5t", 3 << 39),
+            ("2 GiB", 2 << 30),
+        ] {
             assert_eq!(parse_size(text), Ok(ByteLen(bytes)), "{text}");
         }
-        for bad in ["", "G", "-1G", "1.G", ".5G", "10X", "0", "100", "1.0001T", "1e3", "99999999P", "1..5G", "１G"] {
+        for bad in [
+            "",
+            "G",
+            "-1G",
+            "1.G",
+            ".5G",
+            "10X",
+            "0",
+            "100",
+            "1.0001T",
+            "1e3",
+            "99999999P",
+            "1..5G",
+            "１G",
+            "1  G",
+            " 1G",
+            "1G ",
+        ] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
     }

@@ -26,7 +26,8 @@ pub fn list(list: &VmList) -> String {
 pub fn short(details: &VmDetails) -> String {
     let vm = &details.vm;
     let (memory, volumes) = (ByteLen(vm.memory), volumes(vm));
-    format!("'{}': {}, {memory}, {} vcpus, volumes {volumes}\n", vm.name, vm.state, vm.vcpus)
+    let cpus = if vm.vcpus == 1 { "1 vcpu".to_owned() } else { format!("{} vcpus", vm.vcpus) };
+    format!("'{}': {}, {memory}, {cpus}, volumes {volumes}\n", vm.name, vm.state)
 }
 
 /// One VM with all that is known.

@@ -47,7 +47,7 @@ fn down(findings: &Findings, vm: &VmAtAGlance) -> Option<Check> {
     } else {
         (Grade::Bad, "it should run and does not")
     };
-    let hint = format!("`muskox vm why {}` says why", vm.name);
+    let hint = format!("`muskox why vm {}` says why", vm.name);
     Some(check(&findings.store, &format!("VM {}", vm.name), grade, text, &hint))
 }
 
@@ -58,7 +58,7 @@ fn still(findings: &Findings) -> Vec<Check> {
         let still = |tell: &&Tell| tell.paused || tell.guest == Guest::Stopped;
         for tell in report.guests.iter().filter(still) {
             let why = tell.why.clone().unwrap_or_else(|| "its host does not say why".to_owned());
-            let hint = format!("`muskox vm why {}`; it goes on by itself when its volumes and its host do", tell.vm);
+            let hint = format!("`muskox why vm {}`; it goes on by itself when its volumes and its host do", tell.vm);
             checks.push(check(node, &format!("VM {}", tell.vm), Grade::Bad, format!("it stands still: {why}"), &hint));
         }
     }

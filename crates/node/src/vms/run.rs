@@ -72,7 +72,8 @@ impl Desk {
             }
             None if wished => {
                 let text = format!("'{host}', which owns VM '{vm}', does not answer");
-                let hint = "it is started elsewhere when the witnesses have voted that host dead; see `muskox vm why`";
+                let hint =
+                    "it is started elsewhere when the witnesses have voted that host dead; see `muskox why vm NAME`";
                 Err(Problem::new(Code::NotPossible, text, hint))
             }
             // Its old host is made sure of before it starts: by its answer, or by votes.

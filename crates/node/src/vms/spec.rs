@@ -4,7 +4,7 @@ use api::{Code, Problem};
 use serde::Deserialize;
 use std::ops::Range;
 use toml::Spanned;
-use units::{Millis, NodeName, VmName, VolumeName};
+use units::{ByteLen, Millis, NodeName, VmName, VolumeName};
 
 /// The page that lists every key.
 const MANUAL: &str = "docs/runbooks/vm.md lists every key";
@@ -261,21 +261,13 @@ fn memory(memory: &Spanned<Memory>) -> Result<u32, Mistake> {
     let mib = match memory.get_ref() {
         Memory::Mib(mib) => *mib,
         Memory::Text(text) => {
-            let (digits, unit) =
-                text.trim().split_once(|c: char| !c.is_ascii_digit()).map_or((text.trim(), ""), |_| {
-                    let end = text.trim().find(|c: char| !c.is_ascii_digit()).expect("there is one");
-                    (&text.trim()[..end], text.trim()[end..].trim())
-                });
-            let factor = match unit {
-                "MiB" => Some(1),
-                "GiB" => Some(1 << 10),
-                _ => None,
+            let wrong = |what: &str| {
+                let what = format!("memory: '{text}' is not {what}");
+                (memory.span(), what, "write it as in \"512 MiB\" or \"2G\"".to_owned())
             };
-            let mib = digits.parse::<u64>().ok().zip(factor).and_then(|(count, factor)| count.checked_mul(factor));
-            mib.ok_or_else(|| {
-                let what = format!("memory: '{text}' is not a number of MiB or GiB");
-                (memory.span(), what, "write it as in \"512 MiB\" or \"2 GiB\"".to_owned())
-            })?
+            let bytes = units::parse_size(text).map_err(|_| wrong("a size"))?;
+            let whole = bytes.0.is_multiple_of(ByteLen::mib(1).0);
+            whole.then_some(bytes.0 / ByteLen::mib(1).0).ok_or_else(|| wrong("a whole number of MiB"))?
         }
     };
     let mib = within("memory", memory.span(), mib, MEMORY_MIB, "MiB")?;
@@ -405,6 +397,10 @@ text = "x"
         assert_eq!(spec.seed.as_ref().map(|seed| seed.files.len()), Some(1));
         let small = Spec::parse("name='a'\nmemory=512\nvcpus=1\n[[disk]]\nvolume='a'\n").expect("the least");
         assert_eq!((small.memory_mib, small.shutdown_ms, small.seed), (512, Millis(60_000), None));
+        for (text, mib) in [("2G", 2048), ("512M", 512), ("1.5 GiB", 1536), ("4 TiB", 4 << 20)] {
+            let spec = Spec::parse(&GOOD.replacen("1 GiB", text, 1)).expect(text);
+            assert_eq!(spec.memory_mib, mib, "{text}");
+        }
     }
 
     /// Goal: every mistake is refused with its line and its key. Method: one change of the good description each.
@@ -413,6 +409,7 @@ text = "x"
         let cases = [
             ("name = \"web1\"", "name = \"Web1\"", "line 2: name:"),
             ("memory = \"1 GiB\"", "memory = \"1 GB\"", "line 3: memory:"),
+            ("memory = \"1 GiB\"", "memory = \"512\"", "line 3: memory: '512' is not a whole number of MiB"),
             ("memory = \"1 GiB\"", "memory = 8", "line 3: memory: 8 is not within"),
             ("memory = \"1 GiB\"", "memory = true", "line 3: memory is a text"),
             ("vcpus = 2", "vcpus = 0", "line 4: vcpus:"),
