@@ -15,6 +15,7 @@ mod network;
 mod place;
 mod supervise;
 mod target;
+mod tasks;
 
 pub use host_config::HostConfig;
 
@@ -33,6 +34,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use tasks::Tasks;
 use tokio::sync::Notify;
 use units::{HostKey, Millis, Moment, VmName};
 use wire::control::{self, Reply, Request};
@@ -75,7 +77,12 @@ impl Agent {
     #[must_use]
     pub fn new(root: &Root, identity: &Identity, key: HostKey) -> Self {
         let place = Place::new(root, identity, key);
-        let shared = Rc::new(Shared { place, voice: Voice::default(), accelerators: Accelerators::default() });
+        let shared = Rc::new(Shared {
+            place,
+            voice: Voice::default(),
+            accelerators: Accelerators::default(),
+            tasks: Tasks::default(),
+        });
         let (memories, unreadable) = Memory::load_all(&shared.place);
         let hint = "bring it back, or remove it if this host has nothing of that VM".to_owned();
         let state = MachineState {
@@ -182,7 +189,7 @@ impl Agent {
 
     fn put_to_work(&self) {
         for guest in std::mem::take(&mut *self.idle.borrow_mut()) {
-            tokio::task::spawn_local(guest.work());
+            self.shared.tasks.spawn(guest.work());
         }
     }
 }
@@ -203,15 +210,23 @@ pub async fn run(node: Rc<Node>) {
     if place.is(Role::Host) {
         tasks.spawn_local(probe(Rc::clone(&node)));
     }
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended
-            && error.is_panic()
-        {
-            // The node ends with it: half an agent would look like a whole one.
-            std::panic::resume_unwind(error.into_panic());
+    let panicked = node.agent.shared.tasks.panicked();
+    let loops = async {
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                return error.into_panic();
+            }
         }
-    }
-    std::future::pending::<()>().await;
+        std::future::pending().await
+    };
+    let panic = tokio::select! {
+        panic = loops => panic,
+        panic = panicked => panic,
+    };
+    // The node ends with it: half an agent would look like a whole one.
+    std::panic::resume_unwind(panic);
 }
 
 async fn keep_target(node: Rc<Node>) {
@@ -304,7 +319,7 @@ async fn tell(node: Rc<Node>) {
     loop {
         for vm in node.agent.shared.voice.heard().await {
             let node = Rc::clone(&node);
-            tokio::task::spawn_local(async move {
+            node.agent.shared.tasks.clone().spawn(async move {
                 let begun = Instant::now();
                 while begun.elapsed() < TELL_MAX {
                     // As it is by now, not as it was when it changed.

@@ -61,7 +61,7 @@ impl Guest {
     /// From here on this QEMU is the VM's.
     pub(super) fn hold(self: &Rc<Self>, vm: Vm) {
         let vm = Rc::new(vm);
-        let watching = tokio::task::spawn_local(Rc::clone(self).watch(Rc::clone(&vm))).abort_handle();
+        let watching = self.shared.tasks.spawn(Rc::clone(self).watch(Rc::clone(&vm)));
         let mut facts = self.facts.borrow_mut();
         facts.vm = Some(vm);
         if let Some(former) = facts.watching.replace(watching) {
@@ -73,7 +73,7 @@ impl Guest {
     pub(super) fn watch_on(self: &Rc<Self>) {
         let mut facts = self.facts.borrow_mut();
         if let (Some(vm), None) = (facts.vm.clone(), &facts.watching) {
-            facts.watching = Some(tokio::task::spawn_local(Rc::clone(self).watch(vm)).abort_handle());
+            facts.watching = Some(self.shared.tasks.spawn(Rc::clone(self).watch(vm)));
         }
     }
 
@@ -98,7 +98,7 @@ impl Guest {
             return;
         }
         let daemon = initiator::daemon(&self.shared.place, &self.name, cgroup);
-        let keeping = tokio::task::spawn_local(supervise::keep(daemon)).abort_handle();
+        let keeping = self.shared.tasks.spawn(supervise::keep(daemon));
         if let Some(former) = self.facts.borrow_mut().keeping.replace(keeping) {
             former.abort();
         }

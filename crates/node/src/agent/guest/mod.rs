@@ -17,6 +17,7 @@ mod watch;
 use super::accelerator::Accelerators;
 use super::memory::Memory;
 use super::place::Place;
+use super::tasks::Tasks;
 use crate::peer::{Act, Acted, Assignment, Other, Tell};
 use cluster::job::{Action, Guest as State, Order};
 use cluster::migrate::Measured;
@@ -64,6 +65,8 @@ pub struct Shared {
     pub voice: Voice,
     /// What runs guests' instructions here.
     pub accelerators: Accelerators,
+    /// What goes on beside each other.
+    pub tasks: Tasks,
 }
 
 /// What is to be done.
@@ -364,10 +367,13 @@ fn wish_for(
 #[cfg(test)]
 mod test {
     use super::*;
+    use crate::identity::{Identity, Seat};
     use crate::peer::Brief;
+    use crate::root::Root;
+    use std::time::Duration;
 
-    fn assignment(owner: bool, running: bool) -> Assignment {
-        let brief = Brief {
+    fn brief() -> Brief {
+        Brief {
             vm: "web1".parse().unwrap(),
             uuid: String::new(),
             memory_mib: 64,
@@ -377,7 +383,35 @@ mod test {
             nics: Vec::new(),
             seed: None,
             patience_ms: Millis(1),
-        };
+        }
+    }
+
+    /// Goal: a guest whose task panicked is not taken for one that obeys: the agent ends, and the node with it. Method: its
+    /// facts are held for ever when its task looks at them, which is a broken invariant; nothing else is wrong.
+    #[test]
+    fn a_guest_whose_task_panics_ends_the_agent() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        let base = std::env::temp_dir().join(format!("muskox-panic-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&base);
+        let (address, roles) = ("127.0.0.1:1".parse().unwrap(), vec![api::Role::Witness]);
+        let seat = Seat { name: "alpha".parse().unwrap(), address, portals: Vec::new(), roles };
+        let root = Root::new(&base);
+        crate::init::init(&root, &seat, 3600).unwrap();
+        let node = Rc::new(crate::run::open(root.clone(), Identity::load(&root).unwrap()).unwrap());
+        let guest = node.agent.add(Memory::new(brief()));
+        let held = guest.facts.borrow_mut();
+        let ended = tokio::task::LocalSet::new().block_on(&runtime, async {
+            let agent = tokio::task::spawn_local(crate::agent::run(Rc::clone(&node)));
+            tokio::time::timeout(Duration::from_secs(10), agent).await.expect("it ends")
+        });
+        assert!(ended.expect_err("not by itself").is_panic());
+        drop(held);
+        std::fs::remove_dir_all(base).unwrap();
+    }
+
+    fn assignment(owner: bool, running: bool) -> Assignment {
+        let brief = brief();
         let (epoch, at, patience_ms) = (Epoch(7), Revision(5), Millis(9));
         Assignment { brief, owner, epoch, at, job: false, running, patience_ms }
     }
