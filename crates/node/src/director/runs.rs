@@ -281,7 +281,7 @@ impl Carrier {
             self.step(Event::Report(tell.at, Report::Refused(action.clone(), words(why))));
         }
         if !(tell.guest == Guest::Absent && self.is_awaited(from)) {
-            self.step(Event::Report(tell.at, Report::Guest { host: from, guest: tell.guest }));
+            self.step(Event::Report(tell.at, Report::Guest { host: from, guest: tell.guest, epoch: tell.epoch }));
         }
     }
 

@@ -186,8 +186,9 @@ fn a_guest_left_behind_is_started_anew() {
     });
 }
 
-/// Goal: what a host said under an older order moves no job; a wish to stop that comes while a job runs is done after it.
-/// Method: a host that does not start the guest, and a report that it runs, of an order before the job's.
+/// Goal: what a host said under an older order moves no job, nor does a guest that runs at an older epoch; a wish to stop that
+/// comes while a job runs is done after it. Method: a host that does not start the guest, and reports that it runs: of an order
+/// before the job's, and of an epoch before it.
 #[test]
 fn old_news_is_ignored_and_a_stop_waits_for_the_job() {
     local(async {
@@ -200,13 +201,14 @@ fn old_news_is_ignored_and_a_stop_waits_for_the_job() {
         until("the order to start", async || world.state.borrow().guests.contains_key(&(1, name("web1")))).await;
         let at = world.state.borrow().guests[&(1, name("web1"))].at;
         desk.heard(key(1), super::hosts::test::tell("web1", at.0 - 1, Guest::Running));
+        world.becomes(1, "web1", |tell| (tell.guest, tell.epoch) = (Guest::Running, Some(Epoch(0))));
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert_eq!(desk.job_show(&job).await.unwrap().outcome, None);
         let stopped = desk.vm_stop("web1", &VmStopRequest { patience_ms: None }, "the test").await.unwrap();
         assert!(stopped.text.contains("when job"), "{stopped:?}");
         let again = desk.vm_start("web1", &request, "the test").await.expect_err("a job works on it");
         assert_eq!(again.code, Code::InUse);
-        world.becomes(1, "web1", |tell| tell.guest = Guest::Running);
+        world.becomes(1, "web1", |tell| tell.epoch = Some(Epoch(1)));
         assert_eq!(ended(&desk, &job).await.outcome.as_deref(), Some("done"));
         let shown = desk.vm_show("web1").await.unwrap().vm;
         assert_eq!((shown.wished, shown.state), (false, VmState::Stopping));

@@ -171,13 +171,14 @@ impl World {
         let mut state = self.state.borrow_mut();
         match &act.action {
             Action::Start { .. } if state.sluggish.contains(&n) => {}
-            Action::Start { .. } if tell.guest != Guest::Running => {
+            Action::Start { epoch, .. } if tell.guest != Guest::Running => {
                 state.starts.push((n, now()));
-                tell.guest = Guest::Running;
+                (tell.guest, tell.epoch) = (Guest::Running, Some(*epoch));
             }
-            Action::Destroy { .. } => tell.guest = Guest::Absent,
-            Action::Incoming { .. } if tell.guest == Guest::Absent => {
+            Action::Destroy { .. } => (tell.guest, tell.epoch) = (Guest::Absent, None),
+            Action::Incoming { epoch, .. } if tell.guest == Guest::Absent => {
                 // As real ones: what is old is destroyed first, and that is told.
+                tell.epoch = Some(*epoch);
                 let (desk, host, mut later) = (self.desk.borrow().clone(), key(n), tell.clone());
                 (later.guest, later.port) = (Guest::Incoming, Some(10_820));
                 (tell.guest, tell.port) = (Guest::Incoming, Some(10_820));
