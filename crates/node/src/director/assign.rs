@@ -48,19 +48,21 @@ impl Desk {
 }
 
 /// The VMs that concern a host. One that the store does not know is left as it is: a store that was brought back from a
-/// backup may have forgotten it, and destroying is for good.
+/// backup may have forgotten it, and destroying is for good. So is one that cannot be read.
 fn assignments(view: &View, host: HostKey, said: &BTreeSet<VmName>) -> Vec<Assignment> {
     let concerns = |vm: &&VmName| {
         let suspect = view.owned.get(*vm).is_some_and(|(owned, _)| owned.suspects().contains(&host));
         suspect || said.contains(*vm)
     };
-    let assigned = view.vms.keys().filter(concerns).filter_map(|vm| match assignment(view, host, vm) {
-        Ok(assignment) => Some(assignment),
-        Err(problem) => {
-            tracing::warn!("VM '{vm}' cannot be told of: {problem}; hint: {}", problem.hint);
-            None
-        }
-    });
+    let readable = |vm: &&VmName| view.check_readable(vm).is_ok();
+    let assigned =
+        view.vms.keys().filter(concerns).filter(readable).filter_map(|vm| match assignment(view, host, vm) {
+            Ok(assignment) => Some(assignment),
+            Err(problem) => {
+                tracing::warn!("VM '{vm}' cannot be told of: {problem}; hint: {}", problem.hint);
+                None
+            }
+        });
     assigned.collect()
 }
 

@@ -51,8 +51,11 @@ impl Desk {
             let here = view.volumes.values().filter(|(volume, _)| volume.node == name && volume.id.is_some());
             let mut floors = Vec::new();
             for (volume, _) in here {
-                if let Some(epoch) = floor(engine, &volume.name)? {
-                    floors.push((volume.name.clone(), epoch));
+                match floor(engine, &volume.name) {
+                    Ok(Some(epoch)) => floors.push((volume.name.clone(), epoch)),
+                    Ok(None) => {}
+                    // Without its floor a volume serves nobody: that is the safe side, and its alone.
+                    Err(problem) => tracing::error!("the floor of volume '{}': {problem}", volume.name),
                 }
             }
             Ok(floors)

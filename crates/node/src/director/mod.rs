@@ -32,6 +32,7 @@ use crate::service::Node;
 use crate::store::Store;
 use api::{Code, Problem};
 use cluster::ha::Restarts;
+use cluster::store::Key;
 use host::runtime::now;
 use hosts::Hosts;
 use std::cell::{OnceCell, RefCell};
@@ -81,6 +82,8 @@ pub struct Desk {
     restarts: RefCell<BTreeMap<VmName, Restarts>>,
     /// Why nothing was done last, so that it is told once.
     quiet: RefCell<BTreeMap<VmName, String>>,
+    /// What could not be read last, so that it is told once.
+    unreadable: RefCell<Vec<(Key, String)>>,
     /// Guests that a dead-man stands on, and since when.
     paused: RefCell<BTreeMap<(VmName, HostKey), Moment>>,
     /// Until when votes say that a host is dead.
@@ -147,6 +150,7 @@ impl Desk {
             placing: tokio::sync::Mutex::new(()),
             restarts: RefCell::default(),
             quiet: RefCell::default(),
+            unreadable: RefCell::default(),
             paused: RefCell::default(),
             verdicts: RefCell::default(),
             lives: RefCell::default(),

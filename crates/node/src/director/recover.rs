@@ -99,7 +99,10 @@ impl Desk {
             // Anew for each: the one before took memory.
             let view = self.view().await?;
             if self.wanted(&view, &vm) && self.may_start(&vm) {
-                self.recover_elsewhere(&view, &vm, verdict, (host, silent_ms)).await?;
+                // One that cannot be brought back does not hold the others up.
+                if let Err(problem) = self.recover_elsewhere(&view, &vm, verdict, (host, silent_ms)).await {
+                    tracing::warn!("VM '{vm}' is not recovered: {problem}; hint: {}", problem.hint);
+                }
             }
         }
         Ok(())
@@ -142,7 +145,7 @@ impl Desk {
     fn wanted(&self, view: &View, vm: &VmName) -> bool {
         let wished = view.vm(vm).is_ok_and(|object| object.wished() && object.spec().is_ok_and(|spec| spec.autostart));
         let free = view.ownership(vm).is_ok_and(|owned| owned.job.is_none());
-        wished && free && self.working(vm).is_none()
+        wished && free && view.check_readable(vm).is_ok() && self.working(vm).is_none()
     }
 
     /// Whether its back-off is over.
@@ -156,6 +159,7 @@ impl Desk {
     /// The store's.
     pub async fn tend(self: &Rc<Self>) -> Result<(), Problem> {
         let view = self.view().await?;
+        self.note_unreadable(&view);
         self.release_stuck(&view).await?;
         if now().since(self.began) < SETTLE {
             return Ok(());
@@ -171,6 +175,14 @@ impl Desk {
             }
         }
         Ok(())
+    }
+
+    /// Tells once what cannot be read.
+    fn note_unreadable(&self, view: &View) {
+        let before = self.unreadable.replace(view.unreadable.clone());
+        for (key, why) in view.unreadable.iter().filter(|it| !before.contains(it)) {
+            tracing::error!("{key} cannot be read, so its VM is left alone: {why}");
+        }
     }
 
     /// Whether it should run and certainly does not: nobody owns it, or its owner says so.
@@ -205,6 +217,8 @@ impl Desk {
             Autostart { vm: vm.name.clone(), order, settle_ms: BOOT, running_ms, failed }
         };
         let wished = view.vms.values().map(|(vm, _)| vm);
+        // Nobody waits for what is left alone.
+        let wished = wished.filter(|vm| view.check_readable(&vm.name).is_ok());
         wished.filter(|vm| vm.wished() && vm.spec().is_ok_and(|spec| spec.autostart)).map(one).collect()
     }
 
@@ -297,7 +311,7 @@ impl Desk {
     /// A guest that switched itself off is wished to be off.
     async fn heed_power_off(self: &Rc<Self>, view: &View) -> Result<(), Problem> {
         for (vm, _) in view.vms.values().filter(|(vm, _)| vm.wished()) {
-            let owned = view.ownership(&vm.name)?;
+            let Ok(owned) = view.ownership(&vm.name) else { continue };
             let Some(owner) = owned.owner.filter(|_| owned.job.is_none()) else { continue };
             // What was switched off before it was last asked to run has been heeded already.
             let off = |tell: &Tell| tell.powered_off && tell.guest == Guest::Absent && tell.at > vm.wished_at;
@@ -312,7 +326,8 @@ impl Desk {
 
     /// A VM whose job ended in a conflict, or is no more, is free again; a job that nobody has in hand is taken over.
     async fn release_stuck(self: &Rc<Self>, view: &View) -> Result<(), Problem> {
-        for (owned, _) in view.owned.values().filter(|(owned, _)| owned.job.is_some()) {
+        let readable = |owned: &Ownership| view.check_readable(&owned.vm).is_ok();
+        for (owned, _) in view.owned.values().filter(|(owned, _)| owned.job.is_some() && readable(owned)) {
             if self.working(&owned.vm).is_none() {
                 let stuck = owned.clone();
                 if let Some(entry) = self.store.ask(move |engine| release(engine, &stuck)).await? {

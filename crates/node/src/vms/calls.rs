@@ -190,6 +190,7 @@ fn take(engine: &mut dyn Engine, name: &VolumeName, vm: &VmName, txn: &mut Txn) 
 
 fn create(engine: &mut dyn Engine, text: &str, spec: &Spec, uuid: &str) -> Result<(), Problem> {
     let view = View::whole(engine)?;
+    view.check_readable(&spec.name)?;
     if view.vms.contains_key(&spec.name) {
         let text = format!("there is a VM '{}' already", spec.name);
         return Err(Problem::new(Code::Exists, text, "choose another name, or change it with `muskox vm edit`"));

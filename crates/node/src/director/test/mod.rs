@@ -342,3 +342,54 @@ fn a_target_that_restarts_quickly_is_told_its_floors() {
         until("the second life knows", told).await;
     });
 }
+
+/// Goal: an object that cannot be read holds nobody else up, and nothing is done to its VM: no recovery when its host dies, no
+/// assignment, no second one of its name, no job; it is in the list and says what is wrong. What was only unreadable goes on as
+/// before. Method: each of a VM's three objects as a newer muskox might write it; two VMs whose host dies, and the bad one back.
+#[test]
+fn what_cannot_be_read_is_left_alone() {
+    for (bad, listed) in
+        [("/vm/web1", VmState::Unknown), ("/epoch/vm/web1", VmState::Unknown), ("/volume/web1", VmState::Running)]
+    {
+        local(async {
+            let world = World::new(&["web1", "db"]).await;
+            let desk = world.direct().await;
+            running(&desk, "web1", 1).await;
+            running(&desk, "db", 1).await;
+            let good = swap(&desk, bad, r#"{"version":99}"#).await;
+            let list = desk.vm_list().await.expect("it is told").vms;
+            assert_eq!(list.iter().map(|vm| vm.state).collect::<Vec<_>>(), [VmState::Running, listed], "{bad}");
+            let members = api::NodeList { cluster: units::CaFingerprint([1; 32]), nodes: Vec::new() };
+            let synced = desk.synced(&record(1), world.report(1), members).await.expect("others go on");
+            assert_eq!(synced.assignments.iter().map(|it| it.brief.vm.as_str()).collect::<Vec<_>>(), ["db"], "{bad}");
+            world.state.borrow_mut().dead.insert(1);
+            world.state.borrow_mut().silent.insert(1, Millis(3_100));
+            world.state.borrow_mut().votes = vec![0, 2];
+            desk.bury_the_dead().await.expect("others go on");
+            until("the other one runs elsewhere", async || world.state.borrow().starts.len() == 3).await;
+            desk.tend().await.expect("others go on");
+            assert!(desk.working(&name("web1")).is_none(), "{bad}");
+            assert_eq!(desk.unreadable.borrow().len(), 1);
+            if bad != "/volume/web1" {
+                let again = desk.vm_create(&spec("web1", "")).await.expect_err("it is there");
+                assert!(again.code == Code::StoreFailed && again.text.contains(bad), "{again:?}");
+                assert_eq!(desk.vm_show("web1").await.expect_err("unreadable").code, Code::StoreFailed);
+            }
+            swap(&desk, bad, &good).await;
+            desk.bury_the_dead().await.expect("it can be read");
+            until("it runs elsewhere too", async || world.state.borrow().starts.len() == 4).await;
+        });
+    }
+}
+
+/// Writes an object anew; what it was.
+async fn swap(desk: &Rc<Desk>, key: &str, value: &str) -> String {
+    let (key, value): (cluster::store::Key, _) = (key.parse().expect("a key"), value.to_owned());
+    let work = move |engine: &mut dyn cluster::store::Engine| {
+        let before = super::get(engine, &key)?.expect("it is there").value;
+        let then = vec![cluster::store::Op::Put { key, value, lease: None }];
+        engine.txn(&cluster::store::Txn { then, ..Default::default() }).expect("plain");
+        Ok(before)
+    };
+    desk.store.ask(work).await.expect("the store works")
+}

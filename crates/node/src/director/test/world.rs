@@ -177,8 +177,8 @@ impl World {
             }
             Action::Destroy { .. } => (tell.guest, tell.epoch) = (Guest::Absent, None),
             Action::Incoming { epoch, .. } if tell.guest == Guest::Absent => {
-                // As real ones: what is old is destroyed first, and that is told.
                 tell.epoch = Some(*epoch);
+                // As real ones: what is old is destroyed first, and that is told.
                 let (desk, host, mut later) = (self.desk.borrow().clone(), key(n), tell.clone());
                 (later.guest, later.port) = (Guest::Incoming, Some(10_820));
                 (tell.guest, tell.port) = (Guest::Incoming, Some(10_820));
