@@ -26,12 +26,13 @@ use crate::service::Node;
 use accelerator::Accelerators;
 use api::Role;
 use cluster::job::Guest as State;
+use cluster::store::Revision;
 use guest::{Guest, Shared, Voice};
 use host::vm::Folder;
 use memory::Memory;
 use place::Place;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tasks::Tasks;
@@ -164,11 +165,31 @@ impl Agent {
             Ok(false) => {}
             Err(problem) => tracing::error!("the dead-man cannot be told: {problem}"),
         }
+        self.forget(&synced.unknown, synced.at);
         for assignment in synced.assignments {
             let known = self.guests.borrow().get(&assignment.brief.vm).cloned();
             if let Some(guest) = known {
                 guest.assigned(&assignment);
             }
+        }
+    }
+
+    /// Forgets the VMs that the store has not known for long, of which there is nothing here. One that is made anew under the
+    /// same name begins anew here too.
+    fn forget(&self, unknown: &[VmName], at: Revision) {
+        let unknown: BTreeSet<&VmName> = unknown.iter().collect();
+        for guest in self.all().into_iter().filter(|guest| guest.is_unknown(unknown.contains(guest.name()))) {
+            if !guest.is_nothing_since(at) {
+                continue;
+            }
+            let vm = guest.name();
+            if let Err(problem) = Memory::remove(&self.shared.place, vm) {
+                tracing::error!("VM '{vm}' is deleted and cannot be forgotten: {problem}; hint: {}", problem.hint);
+                continue;
+            }
+            self.guests.borrow_mut().remove(vm);
+            guest.end();
+            tracing::info!("VM '{vm}' is deleted: nothing of it is kept here any more");
         }
     }
 
@@ -189,7 +210,8 @@ impl Agent {
 
     fn put_to_work(&self) {
         for guest in std::mem::take(&mut *self.idle.borrow_mut()) {
-            self.shared.tasks.spawn(guest.work());
+            let task = self.shared.tasks.spawn(Rc::clone(&guest).work());
+            guest.begun(task);
         }
     }
 }

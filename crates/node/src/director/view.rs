@@ -27,6 +27,8 @@ const NEWER: &str = "run the muskox version that wrote it; a damaged one: bring 
 /// Everything about all VMs, or about one.
 #[derive(Clone, Debug, Default)]
 pub struct View {
+    /// The store's revision when it was read.
+    pub at: Revision,
     /// All machines.
     pub members: Vec<Record>,
     /// VMs, and when their objects were last changed.
@@ -46,7 +48,7 @@ impl View {
     /// # Errors
     /// [`Code::StoreFailed`].
     pub fn whole(engine: &mut dyn Engine) -> Result<Self, Problem> {
-        let mut view = Self { members: registry::members(engine)?, ..Self::default() };
+        let mut view = Self { at: revision(engine)?, members: registry::members(engine)?, ..Self::default() };
         for entry in range(engine, VMS)? {
             let read = parse_object::<Vm>(&entry).and_then(|vm| in_its_place(&entry, &Vm::key(&vm.name)).map(|()| vm));
             if let Some(vm) = view.readable(&entry, read) {
@@ -109,7 +111,7 @@ impl View {
     /// # Errors
     /// [`Code::StoreFailed`].
     pub fn of(engine: &mut dyn Engine, name: &VmName) -> Result<Self, Problem> {
-        let mut view = Self { members: registry::members(engine)?, ..Self::default() };
+        let mut view = Self { at: revision(engine)?, members: registry::members(engine)?, ..Self::default() };
         if let Some(entry) = get(engine, &Vm::key(name))? {
             view.vms.insert(name.clone(), (parse_object(&entry)?, entry.changed));
         }
@@ -216,6 +218,11 @@ pub fn read_ownership(value: &str) -> Result<Ownership, Problem> {
 fn in_its_place(entry: &Entry, key: &Key) -> Result<(), Problem> {
     let text = || format!("the store's object {} is that of {key}", entry.key);
     if entry.key == *key { Ok(()) } else { Err(Problem::new(Code::StoreFailed, text(), NEWER)) }
+}
+
+/// Every listing says it; this one is short.
+fn revision(engine: &mut dyn Engine) -> Result<Revision, Problem> {
+    engine.range("/cluster/").map(|listing| listing.at).map_err(|error| failed(&error))
 }
 
 fn range(engine: &mut dyn Engine, prefix: &str) -> Result<Vec<Entry>, Problem> {

@@ -227,6 +227,13 @@ pub struct Synced {
     pub witnesses: Vec<WitnessAt>,
     /// The times of the lease, the same on all machines.
     pub timing: LeaseTiming,
+    /// The store's revision that all this was read at.
+    #[serde(default)]
+    pub at: Revision,
+    /// VMs that this host says it knows and the store does not: deleted ones. Never one that was heard of after `at`: a
+    /// store that was brought back from a backup knows less than its hosts.
+    #[serde(default)]
+    pub unknown: Vec<VmName>,
 }
 
 /// What the store says about one VM, for one host. Acted on only while no job works on it.

@@ -4,6 +4,7 @@ use super::Guest;
 use crate::agent::{initiator, supervise};
 use crate::peer::Brief;
 use cluster::job::Guest as State;
+use cluster::store::Revision;
 use host::vm::{Cgroup, Folder, Vm};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -144,6 +145,24 @@ impl Guest {
         }
         self.facts.borrow_mut().cgroup.clone_from(&cgroup);
         Ok(cgroup)
+    }
+
+    /// Whether certainly nothing of it is here, nothing is wished of it or under way, and nothing was heard after this.
+    pub fn is_nothing_since(&self, at: Revision) -> bool {
+        let quiet = {
+            let facts = self.facts.borrow();
+            let watched = facts.watching.as_ref().is_some_and(|watching| !watching.is_finished());
+            let heard = facts.memory.orders.newest() > at;
+            facts.state == State::Absent && facts.vm.is_none() && facts.keeping.is_none() && !watched && !heard
+        };
+        let rests = self.adopted.get() && self.wanted.borrow().is_none();
+        // Asked last: looking for processes takes milliseconds.
+        quiet && rests && self.nothing_lives()
+    }
+
+    fn nothing_lives(&self) -> bool {
+        let qemu = self.folder().is_ok_and(|folder| matches!(Vm::process_in(&folder), Ok(None)));
+        qemu && matches!(initiator::daemon(&self.shared.place, &self.name, None).find(), Ok(None))
     }
 
     /// Removes its taps. The kernel closes what a killed QEMU had open a moment after its end is seen.

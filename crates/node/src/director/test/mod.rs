@@ -6,6 +6,7 @@ use super::{Desk, recover, runs};
 use crate::vms::object::Wish;
 use api::{Code, VmMigrateRequest, VmStartRequest, VmState, VmStopRequest};
 use cluster::job::{Guest, VolumeFloor};
+use cluster::store::{Engine, Key, Op, Txn};
 use host::runtime::now;
 use std::rc::Rc;
 use std::time::Duration;
@@ -384,12 +385,59 @@ fn what_cannot_be_read_is_left_alone() {
 
 /// Writes an object anew; what it was.
 async fn swap(desk: &Rc<Desk>, key: &str, value: &str) -> String {
-    let (key, value): (cluster::store::Key, _) = (key.parse().expect("a key"), value.to_owned());
-    let work = move |engine: &mut dyn cluster::store::Engine| {
-        let before = super::get(engine, &key)?.expect("it is there").value;
-        let then = vec![cluster::store::Op::Put { key, value, lease: None }];
-        engine.txn(&cluster::store::Txn { then, ..Default::default() }).expect("plain");
-        Ok(before)
+    let before = read(desk, key).await;
+    write(desk, key, Some(value)).await;
+    before
+}
+
+async fn read(desk: &Rc<Desk>, key: &str) -> String {
+    let key: Key = key.parse().expect("a key");
+    desk.store.ask(move |engine| super::get(engine, &key)).await.expect("the store works").expect("it is there").value
+}
+
+/// Writes an object, or removes it.
+async fn write(desk: &Rc<Desk>, key: &str, value: Option<&str>) {
+    let key: Key = key.parse().expect("a key");
+    let op = match value {
+        Some(value) => Op::Put { key, value: value.to_owned(), lease: None },
+        None => Op::Delete(key),
     };
-    desk.store.ask(work).await.expect("the store works")
+    let work = move |engine: &mut dyn Engine| Ok(engine.txn(&Txn { then: vec![op], ..Txn::default() }).expect("plain"));
+    assert!(desk.store.ask(work).await.expect("the store works").held);
+}
+
+/// Goal: a host is told which VMs of those it knows are deleted, and only those: not one that is there, cannot be read, or has a
+/// job; nor any that it has heard of after the store, which is then the one that knows less. What it no longer speaks of is
+/// forgotten here. Method: a VM that never was, beside one that is; then each exception.
+#[test]
+fn hosts_are_told_what_is_deleted() {
+    local(async {
+        let world = World::new(&["web1"]).await;
+        let desk = world.direct().await;
+        running(&desk, "web1", 1).await;
+        let gone = |at| super::hosts::test::tell("gone", at, Guest::Absent);
+        let unknown = async |tell: crate::peer::Tell| {
+            let mut report = world.report(1);
+            report.guests.push(tell);
+            let members = api::NodeList { cluster: units::CaFingerprint([1; 32]), nodes: Vec::new() };
+            let synced = desk.synced(&record(1), report, members).await.expect("the store works");
+            (synced.unknown, synced.at.0)
+        };
+        let named = || vec![name("gone")];
+        let (told, at) = unknown(gone(3)).await;
+        assert_eq!(told, named());
+        assert_eq!(unknown(gone(at)).await.0, named());
+        assert_eq!(unknown(gone(at + 100)).await.0, [], "of a store that was lost");
+        let job = desk.job_list().await.unwrap().jobs[0].id.clone();
+        let job = read(&desk, &format!("/job/{job}")).await;
+        let job = job.replace("\"web1\"", "\"gone\"").replace(r#""outcome":{"end":"done"}"#, r#""outcome":null"#);
+        for (key, value) in [("/vm/gone", "{}"), ("/epoch/vm/gone", "{}"), ("/job/j1", &job), ("/job/j1", "{}")] {
+            write(&desk, key, Some(value)).await;
+            assert_eq!(unknown(gone(3)).await.0, [], "{key}: {value}");
+            write(&desk, key, None).await;
+            assert_eq!(unknown(gone(3)).await.0, named(), "{key}: {value}");
+        }
+        assert!(desk.hosts.borrow().tell(&name("gone"), key(1)).is_some());
+        until("it is forgotten here", async || desk.hosts.borrow().tell(&name("gone"), key(1)).is_none()).await;
+    });
 }
