@@ -13,6 +13,7 @@ mod initiator;
 mod memory;
 mod network;
 mod place;
+mod sequence;
 mod supervise;
 mod target;
 mod tasks;
@@ -31,6 +32,7 @@ use guest::{Guest, Shared, Voice};
 use host::vm::Folder;
 use memory::Memory;
 use place::Place;
+use sequence::Sequences;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -78,12 +80,9 @@ impl Agent {
     #[must_use]
     pub fn new(root: &Root, identity: &Identity, key: HostKey) -> Self {
         let place = Place::new(root, identity, key);
-        let shared = Rc::new(Shared {
-            place,
-            voice: Voice::default(),
-            accelerators: Accelerators::default(),
-            tasks: Tasks::default(),
-        });
+        let sequences = Sequences::new(&place);
+        let (voice, accelerators, tasks) = (Voice::default(), Accelerators::default(), Tasks::default());
+        let shared = Rc::new(Shared { place, voice, accelerators, tasks, sequences });
         let (memories, unreadable) = Memory::load_all(&shared.place);
         let hint = "bring it back, or remove it if this host has nothing of that VM".to_owned();
         let state = MachineState {
@@ -113,12 +112,14 @@ impl Agent {
 
     /// What this machine is and has.
     pub async fn look(&self) -> HostReport {
-        let (place, guests) = (&self.shared.place, self.all());
-        let qemu = self.qemu().await;
+        let (place, qemu) = (&self.shared.place, self.qemu().await);
+        // From here on at one moment: who is not in it was not there.
+        let (sequence, guests) = (self.shared.sequences.next(), self.all());
         let (memory, free) = facts::memory(&guests);
         let state = self.state.borrow();
         let complaints = facts::complaints(place).into_iter().chain(state.unreadable.clone());
         HostReport {
+            sequence,
             memory,
             free,
             cpus: facts::cpus(),

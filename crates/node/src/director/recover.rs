@@ -263,10 +263,13 @@ impl Desk {
         let Some(machine) = view.member(host) else { return false };
         match tokio::time::timeout(LOOK_MAX, self.machines.ask(machine, Ask::Look)).await {
             Ok(Ok(Reply::Look(report))) => {
-                let there = report.guests.iter().find(|tell| tell.vm == owned.vm);
-                let down = there.is_none_or(|it| it.guest == Guest::Absent || left_behind(it, owned.epoch));
-                self.hosts.borrow_mut().reported(host, *report, now());
-                down
+                let down =
+                    |it: Option<&Tell>| it.is_none_or(|it| it.guest == Guest::Absent || left_behind(it, owned.epoch));
+                let says = down(report.guests.iter().find(|tell| tell.vm == owned.vm));
+                let mut hosts = self.hosts.borrow_mut();
+                hosts.reported(host, *report, now());
+                // And has not said otherwise since.
+                says && down(hosts.tell(&owned.vm, host))
             }
             Ok(_) | Err(_) => false,
         }

@@ -103,9 +103,11 @@ impl Desk {
         self.runs.borrow().get(vm).map(|handle| handle.id.clone())
     }
 
-    /// A host says how a guest is.
+    /// A host says how a guest is. What it said before what is known already moves nothing.
     pub fn heard(self: &Rc<Self>, from: HostKey, tell: Tell) {
-        self.hosts.borrow_mut().told(from, &tell, now());
+        if !self.hosts.borrow_mut().told(from, &tell, now()) {
+            return;
+        }
         self.note_pause(from, &tell);
         if let Some(handle) = self.runs.borrow().get(&tell.vm) {
             // A full inbox loses it; the run asks again.

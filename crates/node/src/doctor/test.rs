@@ -29,6 +29,7 @@ fn member(text: &str) -> Member {
 
 fn report() -> HostReport {
     HostReport {
+        sequence: crate::peer::Sequence::default(),
         memory: ByteLen::mib(1024),
         free: ByteLen::mib(512),
         cpus: 2,
@@ -114,6 +115,7 @@ fn look(findings: &mut Findings) -> &mut HostReport {
 fn guest(kind: Guest) -> Tell {
     Tell {
         vm: "vm1".parse().unwrap(),
+        sequence: crate::peer::Sequence::default(),
         at: Revision(1),
         guest: kind,
         epoch: None,

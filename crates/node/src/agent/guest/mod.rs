@@ -17,6 +17,7 @@ mod watch;
 use super::accelerator::Accelerators;
 use super::memory::Memory;
 use super::place::Place;
+use super::sequence::Sequences;
 use super::tasks::Tasks;
 use crate::peer::{Act, Acted, Assignment, Other, Tell};
 use cluster::job::{Action, Guest as State, Order};
@@ -71,6 +72,8 @@ pub struct Shared {
     pub accelerators: Accelerators,
     /// What goes on beside each other.
     pub tasks: Tasks,
+    /// The order of what is told.
+    pub sequences: Sequences,
 }
 
 /// What is to be done.
@@ -198,6 +201,7 @@ impl Guest {
         let ago = |moment: Option<Moment>| moment.map(|moment| now().since(moment));
         Tell {
             vm: self.name.clone(),
+            sequence: self.shared.sequences.next(),
             at: facts.memory.orders.newest(),
             guest: facts.state,
             epoch: facts.epoch,

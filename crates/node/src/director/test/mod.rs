@@ -216,6 +216,34 @@ fn old_news_is_ignored_and_a_stop_waits_for_the_job() {
     });
 }
 
+/// Goal: a word that arrives after a later one of the same host moves no job and hides nothing. Method: a host that does not
+/// start the guest says that it stands; what it said before, that it runs, arrives then.
+#[test]
+fn what_was_overtaken_moves_no_job() {
+    local(async {
+        let world = World::new(&["web1"]).await;
+        let desk = world.direct().await;
+        desk.vm_create(&spec("web1", "")).await.expect("it is made");
+        world.state.borrow_mut().sluggish = [0, 1, 2].into();
+        let request = VmStartRequest { host: Some("beta".parse().unwrap()), overcommit: false };
+        let job = desk.vm_start("web1", &request, "the test").await.unwrap().job.expect("a job");
+        until("the order to start", async || world.state.borrow().guests.contains_key(&(1, name("web1")))).await;
+        let tell = |number, guest| {
+            move |tell: &mut crate::peer::Tell| {
+                tell.sequence = crate::peer::Sequence { life: 1, number };
+                (tell.guest, tell.epoch) = (guest, Some(Epoch(1)));
+            }
+        };
+        world.becomes(1, "web1", tell(9, Guest::Stopped));
+        world.becomes(1, "web1", tell(8, Guest::Running));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(desk.job_show(&job).await.unwrap().outcome, None);
+        assert_eq!(desk.hosts.borrow().guest(&name("web1"), key(1), now()), Some(Guest::Stopped));
+        world.becomes(1, "web1", tell(10, Guest::Running));
+        assert_eq!(ended(&desk, &job).await.outcome.as_deref(), Some("done"));
+    });
+}
+
 /// Goal: a move that cannot be begun is refused with all reasons and changes nothing; one that copies for ever is undone
 /// when it is cancelled, soon. Method: a host without QEMU and bridge; a source that is stuck.
 #[test]
