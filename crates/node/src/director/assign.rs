@@ -42,7 +42,9 @@ impl Desk {
             // What was found by other witnesses is asked again.
             self.verdicts.borrow_mut().clear();
         }
-        let assignments = assignments(&view, from.key, &said);
+        let mut assignments = assignments(&view, from.key, &said);
+        // A store that was brought back may give a guest to somebody else than who has it: nobody ends it for that.
+        assignments.retain(|it| !self.seems_behind(&view, &it.brief.vm));
         Ok(Synced { members, assignments, witnesses: told(&view, &sets), timing: settings.lease })
     }
 }

@@ -18,6 +18,8 @@ const NBD_PORT: u16 = 10809;
 /// Everything about all VMs, or about one.
 #[derive(Clone, Debug, Default)]
 pub struct View {
+    /// The store's revision when it was read.
+    pub at: Revision,
     /// All machines.
     pub members: Vec<Record>,
     /// VMs, and when their objects were last changed.
@@ -34,7 +36,7 @@ impl View {
     /// # Errors
     /// [`Code::StoreFailed`].
     pub fn whole(engine: &mut dyn Engine) -> Result<Self, Problem> {
-        let mut view = Self { members: registry::members(engine)?, ..Self::default() };
+        let mut view = Self { at: revision(engine)?, members: registry::members(engine)?, ..Self::default() };
         for entry in range(engine, "/vm/")? {
             let vm: Vm = parse_object(&entry)?;
             view.vms.insert(vm.name.clone(), (vm, entry.changed));
@@ -55,7 +57,7 @@ impl View {
     /// # Errors
     /// [`Code::StoreFailed`].
     pub fn of(engine: &mut dyn Engine, name: &VmName) -> Result<Self, Problem> {
-        let mut view = Self { members: registry::members(engine)?, ..Self::default() };
+        let mut view = Self { at: revision(engine)?, members: registry::members(engine)?, ..Self::default() };
         if let Some(entry) = get(engine, &Vm::key(name))? {
             view.vms.insert(name.clone(), (parse_object(&entry)?, entry.changed));
         }
@@ -152,6 +154,11 @@ impl View {
 pub fn read_ownership(value: &str) -> Result<Ownership, Problem> {
     Ownership::read(value)
         .map_err(|error| Problem::new(Code::StoreFailed, error.to_string(), "run the muskox version that wrote it"))
+}
+
+/// Every listing says it; this one is short.
+fn revision(engine: &mut dyn Engine) -> Result<Revision, Problem> {
+    engine.range("/cluster/").map(|listing| listing.at).map_err(|error| failed(&error))
 }
 
 fn range(engine: &mut dyn Engine, prefix: &str) -> Result<Vec<cluster::store::Entry>, Problem> {

@@ -23,7 +23,7 @@ use guests::{JobAtAGlance, VmAtAGlance};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use units::{NodeName, VolumeName};
+use units::{NodeName, VmName, VolumeName};
 use wire::control::StatusReport;
 
 /// A machine that is well answers in milliseconds.
@@ -46,6 +46,8 @@ struct Findings {
     filling: Vec<VolumeName>,
     vms: Vec<VmAtAGlance>,
     jobs: Vec<JobAtAGlance>,
+    /// VMs on which the store is behind, and what shows it.
+    behind: Vec<(VmName, Problem)>,
 }
 
 /// What lies in the store, read at one moment.
@@ -65,6 +67,11 @@ struct Stored {
 pub async fn examine(node: &Node, keeper: &Keeper) -> Result<Doctor, Problem> {
     let stored = keeper.store.ask(read).await?;
     let members = node.members(keeper).await?.nodes;
+    let behind = match keeper.director.desk() {
+        Ok(desk) => desk.all_behind().await?,
+        // It has just begun, and knows of nobody yet.
+        Err(_) => Vec::new(),
+    };
     let filling = filling(node, keeper, &stored.claims);
     let (looks, targets, filling) = tokio::join!(looks(node, keeper), look_at_all(node, keeper), filling);
     let Stored { certificate_s, pools, volumes, claims, vms, jobs } = stored;
@@ -81,6 +88,7 @@ pub async fn examine(node: &Node, keeper: &Keeper) -> Result<Doctor, Problem> {
         filling: filling?,
         vms,
         jobs,
+        behind,
     };
     Ok(Doctor { checks: judge(&findings) })
 }

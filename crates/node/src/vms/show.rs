@@ -68,6 +68,9 @@ impl Desk {
         let mut lines = why(&present, &facts, now_ms());
         // It tells oldest first; people look at the top.
         lines[1..].reverse();
+        if let Some(behind) = self.behind_on(vm).await? {
+            lines.insert(1, format!("{}; {}.", behind.text, behind.hint));
+        }
         Ok(lines)
     }
 
