@@ -61,8 +61,8 @@ nothing is done. A text that is refused is kept, and its path told.")]
     /// Make the store agree with who really runs a VM, after it was brought back from an older backup.
     #[command(
         after_help = "The owner becomes the host that has the guest at the highest epoch, and a guest that is there is wished to
-run. Every host and every target of its volumes is asked: refused if one does not answer, if two hosts have
-the guest at the same epoch, or if the store is not behind. What is behind: muskox doctor."
+run. Every host and every target of its volumes is asked: refused if one does not answer (a host that the witnesses
+have voted dead is done without), if two hosts have the guest at the same epoch, or if the store is not behind. What is behind: muskox doctor."
     )]
     Adopt {
         /// The VM's name.

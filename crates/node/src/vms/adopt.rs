@@ -12,6 +12,7 @@ use crate::registry::{Record, put};
 use crate::storage::object;
 use crate::store::failed;
 use api::{Code, Done, Problem, Role};
+use cluster::ha::Verdict;
 use cluster::job::{Guest, Ownership};
 use cluster::store::{Compare, Engine, Revision, StoreError, Txn};
 use cluster::why::Happened;
@@ -29,8 +30,20 @@ struct Heard {
     vm: VmName,
     /// Of each host that ever had something of it.
     words: Vec<Word>,
+    /// Hosts that do not answer, because they are dead.
+    dead: Vec<HostKey>,
+    /// The newest order that anybody heard, ever.
+    newest: Revision,
     /// Of each of its volumes.
     grants: Vec<GrantReport>,
+}
+
+/// What one host came to.
+enum Look {
+    Has(Word),
+    HasNothing,
+    /// By a majority of the witnesses.
+    Dead(HostKey),
 }
 
 /// What it comes to.
@@ -39,15 +52,13 @@ struct Truth {
     owned: Ownership,
     /// A guest is there.
     lives: bool,
-    /// The newest order that anybody heard.
-    newest: Revision,
 }
 
 impl Desk {
     /// Makes the store agree with who runs a VM.
     ///
     /// # Errors
-    /// [`Code::NotFound`]; [`Code::Unreachable`]: a host or a target cannot be asked; [`Code::InUse`]: a job works on it;
+    /// [`Code::NotFound`]; [`Code::Unreachable`]: a target, or a host that is not voted dead, cannot be asked; [`Code::InUse`]: a job works on it;
     /// [`Code::NotPossible`]: nothing is behind, or two hosts have the guest at one epoch. Nothing was changed.
     pub async fn vm_adopt(self: &Rc<Self>, name: &str, by: &str) -> Result<Done, Problem> {
         let vm = parse_vm(name)?;
@@ -75,20 +86,34 @@ impl Desk {
     async fn ask_around(&self, view: &View, owned: &Ownership) -> Result<Heard, Problem> {
         let vm = &owned.vm;
         let hosts = view.members.iter().filter(|record| record.roles.contains(&Role::Host));
-        let words = try_join_all(hosts.map(|host| self.look_for(host, vm)));
+        let looks = try_join_all(hosts.map(|host| self.look_for(host, vm)));
         let grants = try_join_all(owned.volumes.iter().map(|volume| self.grant_of(view, volume)));
-        let (words, grants) = tokio::join!(words, grants);
-        Ok(Heard { vm: vm.clone(), words: words?.into_iter().flatten().collect(), grants: grants? })
+        let (looks, grants) = tokio::join!(looks, grants);
+        let (mut words, mut dead) = (Vec::new(), Vec::new());
+        for look in looks? {
+            match look {
+                Look::Has(word) => words.push(word),
+                Look::HasNothing => {}
+                Look::Dead(host) => dead.push(host),
+            }
+        }
+        // Also what a host said that is dead by now.
+        let newest = self.words(vm).iter().chain(&words).map(|word| word.at).max().unwrap_or_default();
+        Ok(Heard { vm: vm.clone(), words, dead, newest, grants: grants? })
     }
 
-    /// What a host says of a VM.
-    async fn look_for(&self, host: &Record, vm: &VmName) -> Result<Option<Word>, Problem> {
-        match self.answer_of(host, Ask::Look).await? {
-            Reply::Look(report) => {
+    /// What a host says of a VM. One that does not answer may be dead: then none of its guests runs.
+    async fn look_for(&self, host: &Record, vm: &VmName) -> Result<Look, Problem> {
+        match self.answer_of(host, Ask::Look).await {
+            Ok(Reply::Look(report)) => {
                 let told = report.guests.iter().find(|tell| tell.vm == *vm);
-                Ok(told.map(|tell| Word::of(host.key, tell)))
+                Ok(told.map_or(Look::HasNothing, |tell| Look::Has(Word::of(host.key, tell))))
             }
-            _ => Err(astray(host)),
+            Ok(_) => Err(astray(host)),
+            Err(silent) => match self.verdict(host.key).await {
+                Ok(Verdict::Dead { .. }) => Ok(Look::Dead(host.key)),
+                Ok(Verdict::NotDead { .. }) | Err(_) => Err(silent),
+            },
         }
     }
 
@@ -111,7 +136,7 @@ impl Desk {
     async fn answer_of(&self, machine: &Record, ask: Ask) -> Result<Reply, Problem> {
         let silent = |why: String| {
             let text = format!("'{}' cannot be asked: {why}", machine.name);
-            let hint = "nothing was changed; bring it back, or `muskox node remove` it if it is gone for good";
+            let hint = "nothing was changed; bring it back. A host that is off is done without when the witnesses have voted it dead";
             Problem::new(Code::Unreachable, text, hint)
         };
         match tokio::time::timeout(ANSWER_WITHIN, self.machines.ask(machine, ask)).await {
@@ -147,7 +172,7 @@ fn adopt(engine: &mut dyn Engine, heard: &Heard) -> Result<Ownership, Problem> {
         stored.epoch = stored.epoch.max(floor);
     }
     let truth = truth(&stored, heard, |host| view.name(host))?;
-    if truth.owned == owned && truth.newest <= view.at {
+    if truth.owned == owned && heard.newest <= view.at {
         let text = format!("the store is not behind on VM '{}': nobody knows more than it says", heard.vm);
         return Err(Problem::new(Code::NotPossible, text, "nothing was changed"));
     }
@@ -155,10 +180,10 @@ fn adopt(engine: &mut dyn Engine, heard: &Heard) -> Result<Ownership, Problem> {
     if truth.lives && !object.wished() {
         let key = Vm::key(&heard.vm);
         txn.compares.push(Compare::Changed(key.clone(), view.vms[&heard.vm].1));
-        let wished_at = truth.newest.max(view.at);
+        let wished_at = heard.newest.max(view.at);
         txn.then.push(put(&key, &Vm { wish: Wish::Running, wished_at, patience_ms: None, ..object }));
     }
-    lift(engine, truth.newest)?;
+    lift(engine, heard.newest)?;
     let outcome = engine.txn(&txn).map_err(|error| failed(&error))?;
     if outcome.held { Ok(truth.owned) } else { Err(changed()) }
 }
@@ -213,11 +238,11 @@ fn truth(stored: &Ownership, heard: &Heard, name: impl Fn(HostKey) -> String) ->
     let epoch = granted.into_iter().chain(highest).fold(stored.epoch, Epoch::max);
     let reserved = heard.grants.iter().filter_map(|grant| grant.reservation.map(|reserved| reserved.epoch));
     let promised = told.chain(reserved).fold(stored.promised.max(epoch), Epoch::max);
-    let mut unsettled: Vec<HostKey> = there().map(|word| word.host).filter(|host| Some(*host) != owner).collect();
+    let others = there().map(|word| word.host).chain(heard.dead.iter().copied());
+    let mut unsettled: Vec<HostKey> = others.filter(|host| Some(*host) != owner).collect();
     unsettled.sort_unstable();
-    let newest = heard.words.iter().map(|word| word.at).max().unwrap_or_default();
     let owned = Ownership { epoch, promised, owner, unsettled, ..stored.clone() };
-    Ok(Truth { owned, lives: !claims.is_empty(), newest })
+    Ok(Truth { owned, lives: !claims.is_empty() })
 }
 
 #[cfg(test)]
@@ -250,7 +275,8 @@ mod test {
     fn found(words: Vec<Word>, grants: Vec<GrantReport>) -> Result<Truth, Problem> {
         let volumes = grants.iter().map(|grant| grant.volume.clone()).collect();
         let stored = Ownership::new("web1".parse().unwrap(), volumes).unwrap().moved(Epoch(5), Some(A), vec![B]);
-        truth(&stored, &Heard { vm: stored.vm.clone(), words, grants }, |host| host.0[0].to_string())
+        let heard = Heard { vm: stored.vm.clone(), words, dead: Vec::new(), newest: Revision(9), grants };
+        truth(&stored, &heard, |host| host.0[0].to_string())
     }
 
     /// Goal: who runs the guest owns it, whatever a migration that the store forgot was at; who only waits for memory
@@ -291,6 +317,9 @@ mod test {
         let refused = found(vec![word(B, Guest::Stopped, None)], vec![grant(7, None)]).unwrap_err();
         assert!(refused.text.contains("'2' has something of VM 'web1' and no epoch"), "{refused:?}");
         let truth = found(vec![word(B, Guest::Running, Some(7))], Vec::new()).unwrap();
-        assert_eq!((truth.owned.owner, truth.owned.epoch, truth.newest), (Some(B), Epoch(7), Revision(9)));
+        assert_eq!((truth.owned.owner, truth.owned.epoch), (Some(B), Epoch(7)));
+        let moving = vec![word(A, Guest::Copying, Some(5)), word(B, Guest::Incoming, Some(7))];
+        let owned = found(moving, Vec::new()).unwrap().owned;
+        assert_eq!((owned.owner, owned.epoch, owned.promised), (Some(A), Epoch(5), Epoch(7)));
     }
 }

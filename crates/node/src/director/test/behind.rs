@@ -164,6 +164,35 @@ fn nothing_is_adopted_on_half_of_the_answers() {
     });
 }
 
+/// Goal: a host that is gone for good does not keep a VM from being adopted, once the witnesses say so, and it stays a
+/// suspect; a guest that is there is wished to run, whatever the backup wished. Method: a backup from before the first
+/// start; beta dies with one vote against it, then with two.
+#[test]
+fn a_dead_host_is_done_without() {
+    local(async {
+        let world = World::new(&["web1"]).await;
+        let desk = world.direct().await;
+        desk.vm_create(&super::spec("web1", "")).await.expect("it is made");
+        let backup =
+            |engine: &mut dyn cluster::store::Engine| engine.backup().map_err(|error| crate::store::failed(&error));
+        let backup = desk.store.ask(backup).await.unwrap();
+        running(&desk, "web1", 2).await;
+        drop(desk);
+        let world = world.restored(backup).await;
+        let desk = world.direct().await;
+        assert!(!desk.vm_show("web1").await.unwrap().vm.wished);
+        world.state.borrow_mut().dead.insert(1);
+        world.state.borrow_mut().votes = vec![0];
+        let silent = refused(&desk).await;
+        assert!(silent.code == Code::Unreachable && silent.text.contains("'beta'"), "{silent:?}");
+        world.state.borrow_mut().votes = vec![0, 2];
+        desk.vm_adopt("web1", "the test").await.expect("beta is dead");
+        let shown = desk.vm_show("web1").await.unwrap().vm;
+        assert_eq!((shown.host, shown.epoch, shown.wished), ("gamma".parse().ok(), 1, true));
+        assert_eq!(desk.view().await.unwrap().ownership(&name("web1")).unwrap().unsettled, [key(1)]);
+    });
+}
+
 /// Goal: where no guest is left, the target alone shows that the store is behind; the owner stays, the epoch is the
 /// target's, and the next start is above it. Method: the guest gone everywhere, the target's life is new.
 #[test]
