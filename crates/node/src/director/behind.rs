@@ -104,7 +104,7 @@ impl Desk {
     /// Whether the store seems behind on a VM. The view is older than what was said: for whoever looks again soon.
     #[must_use]
     pub fn seems_behind(&self, view: &View, vm: &VmName) -> bool {
-        sign(view, vm, &self.words(vm), &self.granted.borrow()).is_some()
+        is_behind(view, vm, &self.words(vm), &self.granted.borrow())
     }
 
     /// A target says at which epoch a volume is.
@@ -151,6 +151,12 @@ impl Hosts {
         }
         words
     }
+}
+
+/// Whether what was said shows that the store is behind on a VM.
+#[must_use]
+pub fn is_behind(view: &View, vm: &VmName, words: &[Word], granted: &BTreeMap<VolumeName, Epoch>) -> bool {
+    sign(view, vm, words, granted).is_some()
 }
 
 /// What shows that the store is behind on a VM. A machine that was removed says nothing any more.

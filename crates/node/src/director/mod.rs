@@ -23,7 +23,7 @@ mod view;
 mod votes;
 mod witnesses;
 
-pub use behind::Word;
+pub use behind::{Word, is_behind};
 pub use place::{Fit, admitted, fits, memory, side};
 pub use recover::DEADLINE as RECOVERY_DEADLINE;
 pub use view::{View, get};

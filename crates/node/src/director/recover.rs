@@ -168,7 +168,9 @@ impl Desk {
         if now().since(self.began) < SETTLE {
             return Ok(());
         }
-        self.tell_who_is_behind().await?;
+        if view.vms.keys().any(|vm| self.seems_behind(&view, vm)) {
+            self.tell_who_is_behind().await?;
+        }
         self.heed_power_off(&view).await?;
         let down: Vec<VmName> = view.vms.keys().filter(|vm| self.is_down(&view, vm)).cloned().collect();
         let order = self.starting_order(&view, &down);

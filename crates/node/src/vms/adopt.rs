@@ -6,7 +6,7 @@
 
 use super::object::{Vm, Wish};
 use super::show::parse_vm;
-use crate::director::{Desk, View, Word};
+use crate::director::{Desk, View, Word, is_behind};
 use crate::peer::{Ask, Reply};
 use crate::registry::{Record, put};
 use crate::storage::object;
@@ -32,8 +32,8 @@ struct Heard {
     words: Vec<Word>,
     /// Hosts that do not answer, because they are dead.
     dead: Vec<HostKey>,
-    /// The newest order that anybody heard, ever.
-    newest: Revision,
+    /// All that hosts ever said of it, also those that are dead by now.
+    ever: Vec<Word>,
     /// Of each of its volumes.
     grants: Vec<GrantReport>,
 }
@@ -50,7 +50,7 @@ enum Look {
 #[derive(Debug, PartialEq, Eq)]
 struct Truth {
     owned: Ownership,
-    /// A guest is there.
+    /// A guest is there that nobody has fenced.
     lives: bool,
 }
 
@@ -58,8 +58,9 @@ impl Desk {
     /// Makes the store agree with who runs a VM.
     ///
     /// # Errors
-    /// [`Code::NotFound`]; [`Code::Unreachable`]: a target, or a host that is not voted dead, cannot be asked; [`Code::InUse`]: a job works on it;
-    /// [`Code::NotPossible`]: nothing is behind, or two hosts have the guest at one epoch. Nothing was changed.
+    /// [`Code::NotFound`]; [`Code::Unreachable`]: a target, or a host that is not voted dead, cannot be asked;
+    /// [`Code::InUse`]: a job works on it; [`Code::NotPossible`]: nothing is behind, or two hosts have the guest at one
+    /// epoch. Nothing was changed.
     pub async fn vm_adopt(self: &Rc<Self>, name: &str, by: &str) -> Result<Done, Problem> {
         let vm = parse_vm(name)?;
         let _placing = self.placing.lock().await;
@@ -97,9 +98,8 @@ impl Desk {
                 Look::Dead(host) => dead.push(host),
             }
         }
-        // Also what a host said that is dead by now.
-        let newest = self.words(vm).iter().chain(&words).map(|word| word.at).max().unwrap_or_default();
-        Ok(Heard { vm: vm.clone(), words, dead, newest, grants: grants? })
+        let ever = self.words(vm).into_iter().chain(words.iter().copied()).collect();
+        Ok(Heard { vm: vm.clone(), words, dead, ever, grants: grants? })
     }
 
     /// What a host says of a VM. One that does not answer may be dead: then none of its guests runs.
@@ -136,7 +136,7 @@ impl Desk {
     async fn answer_of(&self, machine: &Record, ask: Ask) -> Result<Reply, Problem> {
         let silent = |why: String| {
             let text = format!("'{}' cannot be asked: {why}", machine.name);
-            let hint = "nothing was changed; bring it back. A host that is off is done without when the witnesses have voted it dead";
+            let hint = "nothing was changed; bring it back. A host that the witnesses have voted dead is done without";
             Problem::new(Code::Unreachable, text, hint)
         };
         match tokio::time::timeout(ANSWER_WITHIN, self.machines.ask(machine, ask)).await {
@@ -172,18 +172,20 @@ fn adopt(engine: &mut dyn Engine, heard: &Heard) -> Result<Ownership, Problem> {
         stored.epoch = stored.epoch.max(floor);
     }
     let truth = truth(&stored, heard, |host| view.name(host))?;
-    if truth.owned == owned && heard.newest <= view.at {
+    let granted = heard.grants.iter().map(|grant| (grant.volume.clone(), grant.epoch)).collect();
+    if stored.epoch == owned.epoch && !is_behind(&view, &heard.vm, &heard.ever, &granted) {
         let text = format!("the store is not behind on VM '{}': nobody knows more than it says", heard.vm);
         return Err(Problem::new(Code::NotPossible, text, "nothing was changed"));
     }
+    let newest = heard.ever.iter().map(|word| word.at).max().unwrap_or_default();
     txn.then.extend(truth.owned.puts());
     if truth.lives && !object.wished() {
         let key = Vm::key(&heard.vm);
         txn.compares.push(Compare::Changed(key.clone(), view.vms[&heard.vm].1));
-        let wished_at = heard.newest.max(view.at);
+        let wished_at = newest.max(view.at);
         txn.then.push(put(&key, &Vm { wish: Wish::Running, wished_at, patience_ms: None, ..object }));
     }
-    lift(engine, heard.newest)?;
+    lift(engine, newest)?;
     let outcome = engine.txn(&txn).map_err(|error| failed(&error))?;
     if outcome.held { Ok(truth.owned) } else { Err(changed()) }
 }
@@ -242,7 +244,7 @@ fn truth(stored: &Ownership, heard: &Heard, name: impl Fn(HostKey) -> String) ->
     let mut unsettled: Vec<HostKey> = others.filter(|host| Some(*host) != owner).collect();
     unsettled.sort_unstable();
     let owned = Ownership { epoch, promised, owner, unsettled, ..stored.clone() };
-    Ok(Truth { owned, lives: !claims.is_empty() })
+    Ok(Truth { owned, lives: !claims.is_empty() && highest >= granted })
 }
 
 #[cfg(test)]
@@ -275,7 +277,7 @@ mod test {
     fn found(words: Vec<Word>, grants: Vec<GrantReport>) -> Result<Truth, Problem> {
         let volumes = grants.iter().map(|grant| grant.volume.clone()).collect();
         let stored = Ownership::new("web1".parse().unwrap(), volumes).unwrap().moved(Epoch(5), Some(A), vec![B]);
-        let heard = Heard { vm: stored.vm.clone(), words, dead: Vec::new(), newest: Revision(9), grants };
+        let heard = Heard { vm: stored.vm.clone(), words, dead: Vec::new(), ever: Vec::new(), grants };
         truth(&stored, &heard, |host| host.0[0].to_string())
     }
 
@@ -299,7 +301,7 @@ mod test {
         );
         assert_eq!(
             ask(vec![a(PostMigrate, Some(5)), b(Loaded, Some(7))], 6, Some(7)),
-            (Some(A), 6, 7, vec![B], true),
+            (Some(A), 6, 7, vec![B], false),
             "handed over to nobody yet: it starts anew, above everything that was promised"
         );
         assert_eq!(ask(vec![a(PostMigrate, Some(5)), b(Loaded, Some(7))], 7, None), (Some(B), 7, 7, vec![A], true));

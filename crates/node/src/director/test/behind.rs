@@ -190,6 +190,9 @@ fn a_dead_host_is_done_without() {
         let shown = desk.vm_show("web1").await.unwrap().vm;
         assert_eq!((shown.host, shown.epoch, shown.wished), ("gamma".parse().ok(), 1, true));
         assert_eq!(desk.view().await.unwrap().ownership(&name("web1")).unwrap().unsettled, [key(1)]);
+        world.state.borrow_mut().dead.clear();
+        let again = refused(&desk).await;
+        assert!(again.text.contains("is not behind"), "a suspect that came back is no reason: {again:?}");
     });
 }
 
