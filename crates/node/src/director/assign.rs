@@ -47,7 +47,9 @@ impl Desk {
             // What was found by other witnesses is asked again.
             self.verdicts.borrow_mut().clear();
         }
-        let assignments = assignments(&view, from.key, &said);
+        let mut assignments = assignments(&view, from.key, &said);
+        // A store that was brought back may give a guest to somebody else than who has it: nobody ends it for that.
+        assignments.retain(|it| !self.seems_behind(&view, &it.brief.vm));
         unknown.retain(|vm| self.working(vm).is_none());
         let (witnesses, timing) = (told(&view, &sets), settings.lease);
         Ok(Synced { members, assignments, witnesses, timing, at: view.at, unknown })

@@ -74,7 +74,12 @@ impl Desk {
                 .ask(machine, Ask::Target { request: Request::Floor { volume: volume.clone(), epoch } })
                 .await
             {
-                Ok(Reply::Target { answer: Ok(_) }) => {}
+                Ok(Reply::Target { answer: Ok(answer) }) => {
+                    if let wire::control::Reply::Grant(grant) = answer {
+                        // One that knows more than the store is not told anything by this.
+                        self.note_granted(&volume, grant.epoch);
+                    }
+                }
                 // Its pool has not been started yet: without its floor nobody could use it then.
                 Ok(Reply::Target { answer: Err(refusal) }) => {
                     tracing::debug!("the floor of volume '{volume}' at '{}': {}", machine.name, refusal.text);

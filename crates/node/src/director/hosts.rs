@@ -88,6 +88,20 @@ impl Hosts {
         self.guests.get(&(vm.clone(), host)).map(|(tell, _)| tell)
     }
 
+    /// What was said about a VM, by whom.
+    pub fn tells(&self, vm: &VmName) -> impl Iterator<Item = (HostKey, &Tell)> {
+        let from = (vm.clone(), HostKey([0; 32]));
+        self.guests
+            .range(from..)
+            .take_while(move |((name, _), _)| name == vm)
+            .map(|((_, host), (tell, _))| (*host, tell))
+    }
+
+    /// What was said about all VMs, by whom.
+    pub fn all_tells(&self) -> impl Iterator<Item = (&VmName, HostKey, &Tell)> {
+        self.guests.iter().map(|((vm, host), (tell, _))| (vm, *host, tell))
+    }
+
     /// How a guest is; none: its host has not been heard lately.
     #[must_use]
     pub fn guest(&self, vm: &VmName, host: HostKey, now: Moment) -> Option<Guest> {

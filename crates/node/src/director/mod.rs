@@ -9,6 +9,7 @@
 
 mod act;
 mod assign;
+mod behind;
 mod facts;
 mod floors;
 mod hosts;
@@ -22,6 +23,7 @@ mod view;
 mod votes;
 mod witnesses;
 
+pub use behind::{Word, is_behind};
 pub use place::{Fit, admitted, fits, memory, side};
 pub use recover::DEADLINE as RECOVERY_DEADLINE;
 pub use view::{View, get};
@@ -40,7 +42,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use units::{HostKey, Moment, VmName};
+use units::{Epoch, HostKey, Moment, VmName, VolumeName};
 use votes::{Ballot, DeadMan};
 
 pub use facts::{key as facts_key, now_ms, of as facts_of};
@@ -90,6 +92,8 @@ pub struct Desk {
     verdicts: RefCell<BTreeMap<HostKey, Moment>>,
     /// When each machine's target began its life, as far as floors were told.
     lives: RefCell<BTreeMap<HostKey, Moment>>,
+    /// The highest epoch that a target said of each volume.
+    granted: RefCell<BTreeMap<VolumeName, Epoch>>,
     began: Moment,
 }
 
@@ -154,6 +158,7 @@ impl Desk {
             paused: RefCell::default(),
             verdicts: RefCell::default(),
             lives: RefCell::default(),
+            granted: RefCell::default(),
         })
     }
 

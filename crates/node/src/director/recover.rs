@@ -29,7 +29,7 @@ const ASK_EVERY: Millis = Millis(250);
 /// A host that called just now answers soon; meanwhile the other VMs wait.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 /// After a restart of this node hosts call within a second; until this, who was not heard is not judged.
-const SETTLE: Millis = Millis(3_000);
+pub const SETTLE: Millis = Millis(3_000);
 /// A VM that others wait for counts as up after it has run so long.
 const BOOT: Millis = Millis(3_000);
 /// After a cold start nobody waits longer than this for machines that do not come.
@@ -134,6 +134,14 @@ impl Desk {
         }
     }
 
+    /// That nothing is done for a VM on which the store is behind is told, once.
+    async fn tell_who_is_behind(self: &Rc<Self>) -> Result<(), Problem> {
+        for (vm, problem) in self.all_behind().await? {
+            self.nothing_done(&vm, &problem.text);
+        }
+        Ok(())
+    }
+
     /// Tells once why nothing was done.
     fn nothing_done(self: &Rc<Self>, vm: &VmName, why: &str) {
         if self.quiet.borrow_mut().insert(vm.clone(), why.to_owned()).as_deref() != Some(why) {
@@ -145,7 +153,8 @@ impl Desk {
     fn wanted(&self, view: &View, vm: &VmName) -> bool {
         let wished = view.vm(vm).is_ok_and(|object| object.wished() && object.spec().is_ok_and(|spec| spec.autostart));
         let free = view.ownership(vm).is_ok_and(|owned| owned.job.is_none());
-        wished && free && view.check_readable(vm).is_ok() && self.working(vm).is_none()
+        let free = free && view.check_readable(vm).is_ok();
+        wished && free && self.working(vm).is_none() && !self.seems_behind(view, vm)
     }
 
     /// Whether its back-off is over.
@@ -163,6 +172,9 @@ impl Desk {
         self.release_stuck(&view).await?;
         if now().since(self.began) < SETTLE {
             return Ok(());
+        }
+        if view.vms.keys().any(|vm| self.seems_behind(&view, vm)) {
+            self.tell_who_is_behind().await?;
         }
         self.heed_power_off(&view).await?;
         let down: Vec<VmName> = view.vms.keys().filter(|vm| self.is_down(&view, vm)).cloned().collect();
@@ -315,7 +327,8 @@ impl Desk {
     async fn heed_power_off(self: &Rc<Self>, view: &View) -> Result<(), Problem> {
         for (vm, _) in view.vms.values().filter(|(vm, _)| vm.wished()) {
             let Ok(owned) = view.ownership(&vm.name) else { continue };
-            let Some(owner) = owned.owner.filter(|_| owned.job.is_none()) else { continue };
+            let free = owned.job.is_none() && !self.seems_behind(view, &vm.name);
+            let Some(owner) = owned.owner.filter(|_| free) else { continue };
             // What was switched off before it was last asked to run has been heeded already.
             let off = |tell: &Tell| tell.powered_off && tell.guest == Guest::Absent && tell.at > vm.wished_at;
             let off = self.hosts.borrow().tell(&vm.name, owner).is_some_and(off);

@@ -76,13 +76,16 @@ impl Desk {
     /// Begins a job; it is in the store when this is answered.
     ///
     /// # Errors
-    /// [`Code::InUse`]: somebody else began something; [`Code::StoreFailed`].
+    /// [`Code::InUse`]: somebody else began something; [`Code::NotPossible`]: the store is behind on this VM;
+    /// [`Code::StoreFailed`].
     pub async fn begin(
         self: &Rc<Self>,
         task: Task,
         (before, after): (&Ownership, &Ownership),
         deadline_ms: Millis,
     ) -> Result<JobId, Problem> {
+        self.listen().await?;
+        self.refuse_if_behind(&after.vm).await?;
         let id = fresh_id()?;
         let (run, commands) = Run::create((self.me, id.clone()), task, (before, after), deadline_ms, now());
         let (begun, answer) = oneshot::channel();

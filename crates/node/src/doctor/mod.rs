@@ -24,7 +24,7 @@ use guests::{JobAtAGlance, VmAtAGlance};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use units::{NodeName, VolumeName};
+use units::{NodeName, VmName, VolumeName};
 use wire::control::StatusReport;
 
 /// A machine that is well answers in milliseconds.
@@ -49,6 +49,8 @@ struct Findings {
     jobs: Vec<JobAtAGlance>,
     /// Objects of the store that cannot be read, and why.
     unreadable: Vec<(Key, String)>,
+    /// VMs on which the store is behind, and what shows it.
+    behind: Vec<(VmName, Problem)>,
 }
 
 /// What lies in the store, read at one moment.
@@ -69,6 +71,11 @@ struct Stored {
 pub async fn examine(node: &Node, keeper: &Keeper) -> Result<Doctor, Problem> {
     let stored = keeper.store.ask(read).await?;
     let members = node.members(keeper).await?.nodes;
+    let behind = match keeper.director.desk() {
+        Ok(desk) => desk.all_behind().await?,
+        // It has just begun, and knows of nobody yet.
+        Err(_) => Vec::new(),
+    };
     let filling = filling(node, keeper, &stored.claims);
     let (looks, targets, filling) = tokio::join!(looks(node, keeper), look_at_all(node, keeper), filling);
     let Stored { certificate_s, pools, volumes, claims, vms, jobs, unreadable } = stored;
@@ -86,6 +93,7 @@ pub async fn examine(node: &Node, keeper: &Keeper) -> Result<Doctor, Problem> {
         vms,
         jobs,
         unreadable,
+        behind,
     };
     Ok(Doctor { checks: judge(&findings) })
 }

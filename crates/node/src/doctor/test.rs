@@ -101,6 +101,7 @@ fn healthy() -> Findings {
         vms: Vec::new(),
         jobs: Vec::new(),
         unreadable: Vec::new(),
+        behind: Vec::new(),
     }
 }
 
@@ -136,7 +137,7 @@ fn guest(kind: Guest) -> Tell {
 fn each_disease_is_named() {
     assert!(judge(&healthy()).iter().all(|check| check.grade == Grade::Good), "{:?}", judge(&healthy()));
     type Spoil = fn(&mut Findings);
-    let cases: [(&str, Grade, Spoil); 21] = [
+    let cases: [(&str, Grade, Spoil); 22] = [
         ("votes", Grade::Warning, |it| drop(it.members.pop())),
         ("node", Grade::Bad, |it| {
             let gone = Problem::new(Code::Unreachable, "it does not answer", "start it");
@@ -165,6 +166,10 @@ fn each_disease_is_named() {
             look(it).guests.push(guest(Guest::Absent));
         }),
         ("VM vm1", Grade::Bad, |it| look(it).guests.push(guest(Guest::Stopped))),
+        ("VM vm1", Grade::Bad, |it| {
+            let problem = Problem::new(Code::NotPossible, "the store is behind", "adopt it");
+            it.behind.push(("vm1".parse().unwrap(), problem));
+        }),
         ("job j1", Grade::Bad, |it| {
             let blocked = Some("votes".to_owned());
             it.jobs.push(JobAtAGlance { id: "j1".to_owned(), blocked, outcome: None });

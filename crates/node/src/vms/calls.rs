@@ -46,7 +46,11 @@ impl Desk {
             let text = format!("the description is of '{}', not of '{vm}'", spec.name);
             return Err(Problem::new(Code::BadRequest, text, "a VM keeps its name"));
         }
-        let off = self.is_off(&self.view().await?, &vm)?;
+        let behind = self.behind_on(&vm).await?;
+        let off = match behind {
+            Some(problem) => Err(problem),
+            None => self.is_off(&self.view().await?, &vm)?,
+        };
         self.store.ask(move |engine| edit(engine, &text, &spec, off.is_ok())).await?;
         self.vm_show(name).await
     }
@@ -58,6 +62,7 @@ impl Desk {
     pub async fn vm_delete(self: &Rc<Self>, name: &str) -> Result<Done, Problem> {
         let vm = parse_vm(name)?;
         let _placing = self.placing.lock().await;
+        self.refuse_if_behind(&vm).await?;
         self.is_off(&self.view().await?, &vm)??;
         let gone = vm.clone();
         let volumes = self.store.ask(move |engine| delete(engine, &gone)).await?;

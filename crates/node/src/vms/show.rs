@@ -71,6 +71,10 @@ impl Desk {
         let mut lines = why(&present, &facts, now_ms());
         // It tells oldest first; people look at the top.
         lines[1..].reverse();
+        // A VM whose objects cannot all be read is shown as far as they can.
+        if let Ok(Some(behind)) = self.behind_on(vm).await {
+            lines.insert(1, format!("{}; {}.", behind.text, behind.hint));
+        }
         Ok(lines)
     }
 

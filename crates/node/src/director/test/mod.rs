@@ -1,6 +1,7 @@
 //! The director with a real store and real jobs against scripted machines.
 
-mod world;
+mod behind;
+pub mod world;
 
 use super::{Desk, recover, runs};
 use crate::vms::object::Wish;
