@@ -91,7 +91,7 @@ const SPEC: Option<Shape> = Some(("VmSpecRequest", VmSpecRequest::schema));
 use Method::{Delete, Get, Post};
 
 /// Every call.
-pub const CALLS: [Call; 33] = [
+pub const CALLS: [Call; 34] = [
     members("node_list", (Get, "/v1/nodes"), "All machines of the cluster.", None, ("NodeList", NodeList::schema)),
     members(
         "node_remove",
@@ -184,6 +184,13 @@ pub const CALLS: [Call; 33] = [
         "Moves a VM to another host while it runs.",
         Some(("VmMigrateRequest", VmMigrateRequest::schema)),
         BEGUN,
+    ),
+    members(
+        "vm_adopt",
+        (Post, "/v1/vms/{name}/adopt"),
+        "Makes the store agree with the hosts and targets of a VM, after it was brought back from an older backup.",
+        None,
+        DONE,
     ),
     members(
         "vm_why",

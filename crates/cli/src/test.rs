@@ -47,6 +47,7 @@ fn every_verb_is_understood() {
         "vm list",
         "vm show web1",
         "vm console web1",
+        "vm adopt web1",
         "vm delete web1 --yes",
         "job list",
         "job show 12",

@@ -6,11 +6,12 @@
 
 use crate::client;
 use crate::identity::Identity;
-use crate::registry::Record;
+use crate::registry;
 use crate::root::{Root, unusable};
 use crate::service::{Keeper, Node};
 use crate::store::failed;
 use api::{Call, Code, Done, Problem, StoreBackupRequest};
+use cluster::job::{PREFIX, Record, Task};
 use cluster::store::{Backup, Engine};
 use host::net::connect_unix;
 use host::store::Sqlite;
@@ -64,7 +65,7 @@ pub async fn restore(root: &Root, file: &Path) -> Result<Done, Problem> {
     if identity.store.is_some() {
         return Err(not_here());
     }
-    let backup = read(file)?;
+    let backup = without_jobs(read(file)?);
     check_cluster(root, &identity, file, &backup)?;
     let (path, fresh) = (root.store(), root.store().with_extension("restored"));
     if path.is_file() {
@@ -86,7 +87,19 @@ pub async fn restore(root: &Root, file: &Path) -> Result<Done, Problem> {
     drop(engine);
     let moved = std::fs::rename(&fresh, &path).and_then(|()| File::open(root.state())?.sync_all());
     moved.map_err(|error| unusable(&path, "written", &error))?;
-    Ok(restored(&backup, "the former store was gone: what was decided after the backup is forgotten"))
+    Ok(restored(
+        &backup,
+        "the former store was gone: what was decided after the backup is forgotten; `muskox doctor` names VMs on which the store is behind",
+    ))
+}
+
+/// Jobs that went on when the backup was made are of the past, and so are their orders: none is taken up again. The VM that
+/// one worked on is free, and is looked at as it is.
+fn without_jobs(mut backup: Backup) -> Backup {
+    // One that cannot be read is a newer muskox's, which will say so.
+    let goes_on = |value: &str| Record::<Task>::read(value).is_ok_and(|record| record.outcome.is_none());
+    backup.objects.retain(|(key, value)| !(key.as_str().starts_with(PREFIX) && goes_on(value)));
+    backup
 }
 
 fn restored(backup: &Backup, more: &str) -> Done {
@@ -124,7 +137,7 @@ fn not_here() -> Problem {
 fn check_cluster(root: &Root, identity: &Identity, file: &Path, backup: &Backup) -> Result<(), Problem> {
     let own = format!("/node/{}", identity.name);
     let found = backup.objects.iter().find(|(key, _)| key.as_str() == own);
-    let record = found.and_then(|(_, value)| serde_json::from_str::<Record>(value).ok());
+    let record = found.and_then(|(_, value)| serde_json::from_str::<registry::Record>(value).ok());
     let request = crate::authority::request_for(&crate::root::read_secret(&root.key())?)?;
     let key = crate::authority::key_of_request(&request)?;
     if record.is_some_and(|record| record.key == key) {
@@ -167,4 +180,42 @@ fn read(file: &Path) -> Result<Backup, Problem> {
         return Err(wrong(format!("its form is {}, this muskox knows {}", backup.format, Backup::FORMAT)));
     }
     Ok(backup)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use cluster::ha::Recovery;
+    use cluster::job::{Command, Outcome, Ownership, Run};
+    use cluster::store::{Op, Revision};
+    use units::{HostKey, Millis, Moment};
+
+    /// Goal: a job that went on is of the past and is not taken up again; one that had ended is history, and what cannot be
+    /// read stays. Method: a job's own first words to the store, then the same with an outcome.
+    #[test]
+    fn a_backup_brings_no_jobs_back() {
+        let host = HostKey([1; 32]);
+        let owned = Ownership::new("web1".parse().unwrap(), Vec::new()).unwrap();
+        let (plan, after) = Recovery::new(&owned, host, Vec::new(), false);
+        let by = (host, "j1".parse().unwrap());
+        let (_, commands) = Run::create(by, Task::Recover(plan), (&owned, &after), Millis(1), Moment(0));
+        let [Command::Store(_, txn)] = &commands[..] else { panic!("{commands:?}") };
+        let mut objects: Vec<_> = txn
+            .then
+            .iter()
+            .map(|op| match op {
+                Op::Put { key, value, .. } => (key.clone(), value.clone()),
+                Op::Delete(key) => panic!("{key} is removed"),
+            })
+            .collect();
+        let job = objects.iter().find(|(key, _)| key.as_str() == "/job/j1").expect("its record").1.clone();
+        let ended = Record { outcome: Some(Outcome::Done), ..Record::<Task>::read(&job).unwrap() };
+        objects.push(("/job/j0".parse().unwrap(), serde_json::to_string(&ended).unwrap()));
+        objects.push(("/job/j2".parse().unwrap(), r#"{"version":99}"#.to_owned()));
+        let backup = Backup { format: Backup::FORMAT, at: Revision(7), objects: objects.clone() };
+        let left = without_jobs(backup).objects;
+        objects.retain(|(key, _)| key.as_str() != "/job/j1");
+        assert_eq!(left, objects);
+        assert!(left.len() == 3, "the ownership, and what is not a job that goes on: {left:?}");
+    }
 }

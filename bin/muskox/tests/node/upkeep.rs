@@ -64,6 +64,49 @@ fn a_backup_comes_back_and_no_epoch_does() {
     assert_eq!(names(&alpha), ["web1"]);
 }
 
+/// Goal: a store that was made anew from an old backup is known to be behind by the target's word alone; nothing is begun for
+/// the VM, and a person's step makes the two agree. Method: a backup, an import that raises the volume's epoch, the store
+/// lost and brought back, a VM of that volume.
+#[test]
+fn a_lost_store_is_behind_until_it_agrees() {
+    let machines = Machines::new();
+    let (mut alpha, _target) = storage_machine(&machines);
+    alpha.ask("POST", "/v1/pools", &pool_of(&alpha, &["d0", "d1"]));
+    alpha.ask("POST", "/v1/volumes", &volume_of("web1", 8));
+    wait_until_served(&alpha, "web1");
+    let file = file_of(&alpha, "backup");
+    alpha.node("store-backup", &[&file]);
+    std::fs::write(alpha.path("image"), vec![7; 1 << 20]).unwrap();
+    let begun = alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1"}));
+    let work = format!("/v1/works/{}", begun["id"].as_str().unwrap());
+    alpha.wait("an import", |alpha| alpha.ask("GET", &work, &Value::Null)["state"] == "done");
+    let epoch = alpha.ask("GET", "/v1/volumes/web1", &Value::Null)["epoch"].clone();
+
+    alpha.stop();
+    for left in ["store.db", "store.db-wal", "store.db-shm"] {
+        let _ = std::fs::remove_file(alpha.path("var/lib/muskox").join(left));
+    }
+    alpha.node("store-restore", &[&file]);
+    alpha.start();
+    wait_until_served(&alpha, "web1");
+    let spec = "name='vm1'\nmemory=64\nvcpus=1\n[[disk]]\nvolume='web1'\n";
+    let made = alpha.ask("POST", "/v1/vms", &json!({"spec": spec}));
+    assert_ne!(made["vm"]["epoch"], epoch, "the backup knows nothing of the import");
+    let behind = |alpha: &Machine| {
+        let doctor = alpha.ask("GET", "/v1/doctor", &Value::Null);
+        doctor["checks"].as_array().unwrap().iter().any(|check| check["what"] == "VM vm1" && check["grade"] == "bad")
+    };
+    alpha.wait("a finding", behind);
+    let start = json!({"overcommit": true});
+    let said = alpha.ask_refused("POST", "/v1/vms/vm1/start", &start, "not_possible");
+    assert!(said.contains("the store is behind on VM 'vm1'") && said.contains(&format!("epoch {epoch}")), "{said}");
+    let done = alpha.ask("POST", "/v1/vms/vm1/adopt", &Value::Null);
+    assert!(done["text"].as_str().unwrap().contains(&format!("at epoch {epoch}")), "{done}");
+    assert_eq!(alpha.ask("GET", "/v1/vms/vm1", &Value::Null)["vm"]["epoch"], epoch);
+    assert!(!behind(&alpha));
+    alpha.ask_refused("POST", "/v1/vms/vm1/adopt", &Value::Null, "not_possible");
+}
+
 /// Goal: doctor names what is wrong on each machine, and nothing that is not; it answers although a machine is dead; a
 /// machine that has a pool does not go. Method: two machines, the target stopped, one node killed.
 #[test]

@@ -58,6 +58,16 @@ nothing is done. A text that is refused is kept, and its path told.")]
         /// The VM's name.
         name: VmName,
     },
+    /// Make the store agree with who really runs a VM, after it was brought back from an older backup.
+    #[command(
+        after_help = "The owner becomes the host that has the guest at the highest epoch, and a guest that is there is wished to
+run. Every host and every target of its volumes is asked: refused if one does not answer (a host that the witnesses
+have voted dead is done without), if two hosts have the guest at the same epoch, or if the store is not behind. What is behind: muskox doctor."
+    )]
+    Adopt {
+        /// The VM's name.
+        name: VmName,
+    },
     /// Delete a VM that does not run; asks for its name. Its volumes stay.
     Delete {
         /// Its name.
@@ -134,6 +144,10 @@ impl Arguments {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(problem) => refused(ask.json, &problem),
             },
+            Verb::Adopt { name } => {
+                let done = ask.call::<Done>(Call::named("vm_adopt"), name.as_str(), None::<&()>);
+                finish(ask.json, done, |done| format!("{}\n", printable(&done.text)))
+            }
             Verb::Delete { name, yes } => {
                 if let Err(problem) = confirm::by_name(*yes, "VM", name.as_str()) {
                     return refused(ask.json, &problem);

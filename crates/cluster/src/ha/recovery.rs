@@ -10,7 +10,7 @@
 //! The owner in the store is the destination from the first transaction on: with the raise that names it, one
 //! transaction and one round of acknowledgements lie between the verdict and the start.
 
-use crate::job::{Action, Guest, Outcome, Ownership, Plan, Turn, View};
+use crate::job::{Action, Outcome, Ownership, Plan, Turn, View};
 use serde::{Deserialize, Serialize};
 use units::sabotage::{Bug, planted};
 use units::{HostKey, Millis};
@@ -90,7 +90,7 @@ impl Plan for Recovery {
         let (host, epoch) = (self.to, view.owned.epoch);
         let raise = Action::Raise { epoch, owner: Some(host) };
         let fenced = facts.is_done(&raise);
-        if fenced && facts.guest(host) == Some(Guest::Running) {
+        if fenced && facts.runs_at(host, epoch) {
             return Turn::end(self.clone(), &view.owned.with_unsettled(Vec::new()), Outcome::Done);
         }
         let doubtful = self.doubtful(view);
@@ -129,4 +129,35 @@ fn next_epoch(owned: &Ownership, to: HostKey) -> Ownership {
     let epoch = owned.promised.max(owned.epoch).next();
     let unsettled = owned.suspects().into_iter().filter(|host| *host != to).collect();
     owned.moved(epoch, Some(to), unsettled)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::job::{Facts, Guest, Report};
+    use units::{Epoch, Moment};
+
+    /// Goal: a start is over when the guest runs at the recovery's own epoch, and at no other: a host that answers "it runs"
+    /// before it has destroyed what it had of an older epoch ends nothing. Method: each answer to a fenced start in place.
+    #[test]
+    fn a_guest_of_an_older_epoch_ends_no_start() {
+        let host = HostKey([1; 32]);
+        let owned = Ownership::new("web1".parse().expect("a name"), Vec::new()).expect("no volumes");
+        let owned = owned.moved(Epoch(5), Some(host), Vec::new());
+        let (plan, owned) = Recovery::new(&owned, host, Vec::new(), false);
+        assert_eq!(owned.epoch, Epoch(6));
+        let turn = |epoch| {
+            let mut facts = Facts::default();
+            facts.hear(Report::Done(Action::Raise { epoch: Epoch(6), owner: Some(host) }));
+            facts.hear(Report::Guest { host, guest: Guest::Running, epoch });
+            let (in_stage, now) = (Millis(0), Moment(0));
+            plan.turn(&View { owned: &owned, facts: &facts, cancel: false, late: false, in_stage, now })
+        };
+        for other in [None, Some(Epoch(5)), Some(Epoch(7))] {
+            assert!(
+                matches!(turn(other), Turn::Do(actions) if actions.contains(&Action::Start { host, epoch: Epoch(6) }))
+            );
+        }
+        assert!(matches!(turn(Some(Epoch(6))), Turn::Move(step) if step.outcome == Some(Outcome::Done)));
+    }
 }

@@ -141,6 +141,8 @@ pub enum Report {
         host: HostKey,
         /// How.
         guest: Guest,
+        /// At which epoch its volumes are attached, if they are.
+        epoch: Option<Epoch>,
     },
     /// No guest of this host runs.
     Gone {

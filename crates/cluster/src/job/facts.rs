@@ -3,14 +3,14 @@
 use super::{Action, Guest, Proof, Report};
 use crate::migrate::Measured;
 use std::collections::BTreeMap;
-use units::{HostKey, Moment};
+use units::{Epoch, HostKey, Moment};
 
 /// What is known.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     done: Vec<Action>,
     refused: Option<String>,
-    guests: BTreeMap<HostKey, Guest>,
+    guests: BTreeMap<HostKey, (Guest, Option<Epoch>)>,
     proofs: BTreeMap<HostKey, Proof>,
     measured: Measured,
 }
@@ -22,7 +22,7 @@ impl Facts {
             Report::Done(action) if self.is_done(&action) => {}
             Report::Done(action) => self.done.push(action),
             Report::Refused(_, text) => self.refused = Some(text),
-            Report::Guest { host, guest } => drop(self.guests.insert(host, guest)),
+            Report::Guest { host, guest, epoch } => drop(self.guests.insert(host, (guest, epoch))),
             Report::Gone { host, proof } => self.prove(host, proof),
             Report::Measured(measured) => self.measured.merge(measured),
         }
@@ -52,7 +52,14 @@ impl Facts {
     /// How the guest is there, if heard.
     #[must_use]
     pub fn guest(&self, host: HostKey) -> Option<Guest> {
-        self.guests.get(&host).copied()
+        self.guests.get(&host).map(|(guest, _)| *guest)
+    }
+
+    /// Whether the guest runs there, attached at this epoch. One that runs at another is of the past: its targets refuse
+    /// it, and whoever was asked to let it run has not done so yet.
+    #[must_use]
+    pub fn runs_at(&self, host: HostKey, epoch: Epoch) -> bool {
+        self.guests.get(&host) == Some(&(Guest::Running, Some(epoch)))
     }
 
     /// Whether the host as a whole is known not to run guests.

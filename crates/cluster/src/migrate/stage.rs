@@ -186,7 +186,7 @@ impl Migration {
         if !view.facts.is_done(&grant) {
             return fence(view, vec![grant], &[host]);
         }
-        if view.facts.guest(host) == Some(Guest::Running) {
+        if view.facts.runs_at(host, epoch) {
             let mut next = self.at(Stage::Clear);
             next.receipt.resume_ms = Some(view.in_stage);
             next.receipt.measured.merge(view.facts.measured());
@@ -223,8 +223,7 @@ impl Migration {
             let suspects = view.owned.with_unsettled(vec![self.destination]);
             return Turn::end(self.clone(), &suspects, Outcome::Lost { why });
         }
-        let (runs, cleared) =
-            (facts.guest(self.source) == Some(Guest::Running), facts.settled(self.destination, view.now));
+        let (runs, cleared) = (facts.runs_at(self.source, view.owned.epoch), facts.settled(self.destination, view.now));
         if (runs && cleared) || view.in_stage >= Limits::CLEAN {
             let unsettled = if cleared { Vec::new() } else { vec![self.destination] };
             return Turn::end(self.clone(), &view.owned.with_unsettled(unsettled), Outcome::Undone { why: self.why() });
@@ -266,7 +265,7 @@ impl Migration {
         if !view.facts.is_done(&grant) {
             return fence(view, vec![grant, Action::Watch { host }], &[host]);
         }
-        if view.facts.guest(host) == Some(Guest::Running) || view.in_stage >= Limits::RESUME {
+        if view.facts.runs_at(host, epoch) || view.in_stage >= Limits::RESUME {
             return Turn::end(self.clone(), view.owned, Outcome::Undone { why: self.why() });
         }
         Turn::Do(with_questions(view, vec![Action::Return { host, epoch }], &[host]))
@@ -321,4 +320,39 @@ fn with_questions(view: &View<'_>, mut actions: Vec<Action>, hosts: &[HostKey]) 
         actions.extend(hosts.iter().map(|host| Action::Ask { host: *host }));
     }
     actions
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::job::{Facts, Report};
+    use units::{Millis, Moment};
+
+    /// Goal: a stage that waits for a guest to run waits for it at that stage's epoch: a source that resumed by itself at the
+    /// epoch that was closed is still asked to return. Method: each such stage, with the right epoch and with the one before.
+    #[test]
+    fn a_guest_of_an_older_epoch_ends_no_stage() {
+        let (source, destination) = (HostKey([1; 32]), HostKey([2; 32]));
+        let first = Ownership::new("web1".parse().expect("a name"), Vec::new()).expect("no volumes");
+        let first = first.moved(Epoch(5), Some(source), Vec::new());
+        let (plan, promised) = Migration::new(&first, destination, false);
+        let cases = [
+            (Stage::Undo, source, promised.clone()),
+            (Stage::Commit, destination, promised.moved(Epoch(7), Some(destination), vec![source])),
+            (Stage::GiveBack, source, promised.moved(Epoch(8), Some(source), Vec::new())),
+        ];
+        for (stage, host, owned) in cases {
+            let moves = |epoch| {
+                let mut facts = Facts::default();
+                facts.hear(Report::Done(Action::Raise { epoch: owned.epoch, owner: Some(host) }));
+                facts.hear(Report::Guest { host: destination, guest: Guest::Absent, epoch: None });
+                facts.hear(Report::Guest { host, guest: Guest::Running, epoch });
+                let (in_stage, now) = (Millis(0), Moment(0));
+                let view = View { owned: &owned, facts: &facts, cancel: false, late: false, in_stage, now };
+                matches!(plan.at(stage).turn(&view), Turn::Move(_))
+            };
+            assert!(moves(Some(owned.epoch)), "{stage:?}");
+            assert!(!moves(Some(Epoch(owned.epoch.0 - 1))) && !moves(None), "{stage:?}");
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! The suite that every engine passes: each case is a rule of the contract; then a seeded random comparison with
 //! [`Memory`]. A case panics with what it expected.
 
-use super::{Compare, EPOCH_PREFIX, Engine, HISTORY_MAX, Key, LeaseId, Memory, Op, Revision, StoreError, Txn};
+use super::{
+    Compare, EPOCH_PREFIX, Engine, HISTORY_MAX, Key, LIFT_MAX, LeaseId, Memory, Op, Revision, StoreError, Txn,
+};
 use units::{Epoch, Millis, Moment};
 
 /// Makes an empty engine.
@@ -19,6 +21,7 @@ pub fn run(fresh: Fresh<'_>) {
     old_history_is_compacted_and_says_so(&mut *fresh());
     leased_objects_vanish_with_their_lease(&mut *fresh());
     a_restore_lowers_no_epoch(&mut *fresh());
+    a_lifted_counter_never_goes_back(&mut *fresh());
     for seed in 1..=20 {
         random_calls_agree_with_memory(seed, &mut *fresh());
     }
@@ -158,6 +161,21 @@ fn a_restore_lowers_no_epoch(engine: &mut dyn Engine) {
     assert!(engine.range("/").expect("range works").at > last, "revisions grow over a restore");
     assert!(matches!(engine.changes("/", last, 10), Err(StoreError::Compacted { .. })), "watchers range again");
     assert_eq!(super::epoch_of(&key(&format!("{EPOCH_PREFIX}one")), &owner(7, "b")), Some(Epoch(7)));
+}
+
+fn a_lifted_counter_never_goes_back(engine: &mut dyn Engine) {
+    let first = engine.txn(&change(vec![put("/vm/a", 1)])).expect("plain").at;
+    assert_eq!(engine.lift(Revision(100)).expect("lift works"), Revision(100));
+    let all = engine.range("/").expect("range works");
+    assert_eq!((all.at, all.entries[0].changed), (Revision(100), first), "no object was changed");
+    assert_eq!(engine.lift(Revision(50)).expect("lift works"), Revision(100), "it does not go back");
+    for far in [Revision(u64::MAX), Revision(100 + LIFT_MAX + 1)] {
+        assert!(matches!(engine.lift(far), Err(StoreError::TooFar { .. })), "{far:?}");
+    }
+    let next = engine.txn(&change(vec![put("/vm/a", 2)])).expect("plain").at;
+    assert_eq!(next, Revision(101), "the next change is above");
+    let seen = engine.changes("/", first, 10).expect("watchers notice nothing");
+    assert_eq!(seen.iter().map(|change| change.at).collect::<Vec<_>>(), [next]);
 }
 
 /// Goal: an engine and the model in memory cannot be told apart. Method: the same seeded calls on both.

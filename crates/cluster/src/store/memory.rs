@@ -138,6 +138,11 @@ impl Engine for Memory {
         Ok(Backup { format: Backup::FORMAT, at: self.at, objects })
     }
 
+    fn lift(&mut self, heard: Revision) -> Result<Revision, StoreError> {
+        self.at = self.at.lifted(heard)?;
+        Ok(self.at)
+    }
+
     fn restore(&mut self, backup: &Backup) -> Result<(), StoreError> {
         if backup.format != Backup::FORMAT {
             return Err(StoreError::Failed(format!("a backup of format {} cannot be read here", backup.format)));

@@ -38,6 +38,9 @@ pub const VALUE_MAX_BYTES: usize = 64 << 10;
 pub const TXN_MAX_OPS: usize = 64;
 /// Changes kept for watchers; who is further behind ranges again.
 pub const HISTORY_MAX: u64 = 10_000;
+/// Furthest that a counter is lifted at once: a store that makes 1000 changes a second for 30 years. One wrong word must
+/// not use the counter up.
+pub const LIFT_MAX: u64 = 1 << 40;
 
 /// Objects under this prefix carry an epoch in their JSON field `epoch`; a restore never lowers it.
 pub const EPOCH_PREFIX: &str = "/epoch/";
@@ -147,6 +150,14 @@ pub enum StoreError {
         /// What is there.
         oldest: Revision,
     },
+    /// No store ever came so far: whoever heard of it is wrong.
+    #[error("the store is at revision {}; it cannot have been at {}", .at.0, .heard.0)]
+    TooFar {
+        /// Where it is.
+        at: Revision,
+        /// Where it is said to have been.
+        heard: Revision,
+    },
     /// The engine's file or process failed; nothing was decided.
     #[error("the store failed: {0}")]
     Failed(String),
@@ -208,6 +219,14 @@ pub trait Engine {
     /// [`StoreError::Failed`].
     fn backup(&mut self) -> Result<Backup, StoreError>;
 
+    /// The counter of revisions goes on from `heard`, if it is not there yet: the next change is above it. Nothing else is
+    /// changed, and it never goes back. Durable when answered with where the counter stands. For a store that was brought
+    /// back and is behind what it once said.
+    ///
+    /// # Errors
+    /// [`StoreError::TooFar`], [`StoreError::Failed`]: nothing was changed.
+    fn lift(&mut self, heard: Revision) -> Result<Revision, StoreError>;
+
     /// Replaces everything by the backup, except that no epoch goes back ([`merge_epochs`]). Watchers hear
     /// [`StoreError::Compacted`].
     ///
@@ -225,6 +244,19 @@ pub struct Backup {
     pub at: Revision,
     /// Key and value, in order.
     pub objects: Vec<(Key, String)>,
+}
+
+impl Revision {
+    /// Where a counter that stands here stands after [`Engine::lift`].
+    ///
+    /// # Errors
+    /// [`StoreError::TooFar`].
+    pub fn lifted(self, heard: Self) -> Result<Self, StoreError> {
+        if heard.0.saturating_sub(self.0) > LIFT_MAX {
+            return Err(StoreError::TooFar { at: self, heard });
+        }
+        Ok(self.max(heard))
+    }
 }
 
 impl Backup {

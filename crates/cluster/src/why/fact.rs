@@ -112,6 +112,15 @@ pub enum Happened {
         /// After this long.
         after_ms: Millis,
     },
+    /// Somebody had the store agree with the hosts, after it was brought back from an older backup.
+    Adopted {
+        /// Who.
+        by: String,
+        /// The owner from then on.
+        host: Option<String>,
+        /// From then on.
+        epoch: Epoch,
+    },
     /// Something might have been done and was not.
     NothingDone {
         /// Why not.

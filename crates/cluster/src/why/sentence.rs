@@ -75,6 +75,12 @@ fn sentence(happened: &Happened) -> String {
         Happened::WentOn { after_ms } => format!("it went on after {after_ms}: its epoch was still the newest"),
         Happened::Held { volume } => format!("volume {volume} could not be reached; the guest waited"),
         Happened::Released { volume, after_ms } => format!("volume {volume} was back after {after_ms}"),
+        Happened::Adopted { by, host: Some(host), epoch } => {
+            format!("the store had been behind; {by} had it take {host} as the owner, at {epoch}")
+        }
+        Happened::Adopted { by, host: None, epoch } => {
+            format!("the store had been behind; {by} had it go on at {epoch}, with no owner")
+        }
         Happened::NothingDone { why } => format!("nothing was done because {why}"),
     }
 }
@@ -106,6 +112,20 @@ mod test {
         );
         let lost = Present { owner: None, running: None, job: Some(("j1".into(), "retreat".into())), ..present };
         assert_eq!(why(&lost, &[], 0)[0], "VM web1 is being handed over; job j1 works on it (retreat).");
+    }
+
+    /// Goal: who had the store agree, and on what, is told. Method: with an owner and without.
+    #[test]
+    fn an_adoption_is_told() {
+        let adopted = |host: Option<&str>| {
+            let host = host.map(str::to_owned);
+            sentence(&Happened::Adopted { by: "root".into(), host, epoch: Epoch(7) })
+        };
+        assert_eq!(
+            adopted(Some("host2")),
+            "the store had been behind; root had it take host2 as the owner, at epoch 7"
+        );
+        assert_eq!(adopted(None), "the store had been behind; root had it go on at epoch 7, with no owner");
     }
 
     /// Goal: facts survive the store and only the newest are told. Method: JSON both ways; more facts than are told.

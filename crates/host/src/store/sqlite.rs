@@ -286,6 +286,14 @@ impl Engine for Sqlite {
         Ok(Backup { format: Backup::FORMAT, at: listing.at, objects })
     }
 
+    fn lift(&mut self, heard: Revision) -> Result<Revision, StoreError> {
+        let transaction = self.write()?;
+        let lifted = Revision(meta(&transaction, "revision")?.unsigned_abs()).lifted(heard)?;
+        set_meta(&transaction, "revision", number(lifted.0)?)?;
+        transaction.commit().map_err(failed)?;
+        Ok(lifted)
+    }
+
     fn restore(&mut self, backup: &Backup) -> Result<(), StoreError> {
         if backup.format != Backup::FORMAT {
             return Err(StoreError::Failed(format!("a backup of format {} cannot be read here", backup.format)));
@@ -331,9 +339,13 @@ mod test {
             let lease = store.lease(Millis(60_000), Moment(0)).expect("a lease");
             let lasting = Op::Put { key: key("/vm/a"), value: "1".into(), lease: None };
             let leased = Op::Put { key: key("/vm/b"), value: "1".into(), lease: Some(lease) };
-            store.txn(&Txn { then: vec![lasting, leased], ..Txn::default() }).expect("a change").at
+            let at = store.txn(&Txn { then: vec![lasting, leased], ..Txn::default() }).expect("a change").at;
+            // The end of the lease is one more change.
+            store.lift(Revision(98)).expect("lift works");
+            at
         };
         let mut store = Sqlite::open(&path).expect("the same store");
+        assert_eq!(store.range("/").expect("range works").at, Revision(99));
         assert_eq!(store.get(&key("/vm/a")).expect("get works").expect("lasting").changed, at);
         assert_eq!(store.get(&key("/vm/b")).expect("get works"), None);
         let other = Sqlite::open(&path);

@@ -4,10 +4,12 @@
 
 use super::place::Place;
 use crate::peer::Brief;
-use crate::root::{read_text, write_secret};
+use crate::root::{read_text, unusable, write_secret};
 use api::Problem;
 use cluster::job::Orders;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use units::{Epoch, VmName};
 
@@ -39,6 +41,23 @@ impl Memory {
     pub fn save(&self, place: &Place) -> Result<(), Problem> {
         let text = serde_json::to_string_pretty(self).expect("plain values are JSON");
         write_secret(&path(place, &self.brief.vm), &text)
+    }
+
+    /// Keeps it no longer, durably.
+    ///
+    /// # Errors
+    /// [`api::Code::Files`]; it may come back with the next start.
+    pub fn remove(place: &Place, vm: &VmName) -> Result<(), Problem> {
+        let path = path(place, vm);
+        let remove = || {
+            match std::fs::remove_file(&path) {
+                // Nothing was kept of it.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                removed => removed?,
+            }
+            File::open(place.kept("vm"))?.sync_all()
+        };
+        remove().map_err(|error| unusable(&path, "removed", &error))
     }
 
     /// All that is kept, and complaints about files that cannot be used.

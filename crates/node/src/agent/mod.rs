@@ -13,8 +13,10 @@ mod initiator;
 mod memory;
 mod network;
 mod place;
+mod sequence;
 mod supervise;
 mod target;
+mod tasks;
 
 pub use host_config::HostConfig;
 
@@ -25,14 +27,17 @@ use crate::service::Node;
 use accelerator::Accelerators;
 use api::Role;
 use cluster::job::Guest as State;
+use cluster::store::Revision;
 use guest::{Guest, Shared, Voice};
 use host::vm::Folder;
 use memory::Memory;
 use place::Place;
+use sequence::Sequences;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use tasks::Tasks;
 use tokio::sync::Notify;
 use units::{HostKey, Millis, Moment, VmName};
 use wire::control::{self, Reply, Request};
@@ -75,7 +80,9 @@ impl Agent {
     #[must_use]
     pub fn new(root: &Root, identity: &Identity, key: HostKey) -> Self {
         let place = Place::new(root, identity, key);
-        let shared = Rc::new(Shared { place, voice: Voice::default(), accelerators: Accelerators::default() });
+        let sequences = Sequences::new(&place);
+        let (voice, accelerators, tasks) = (Voice::default(), Accelerators::default(), Tasks::default());
+        let shared = Rc::new(Shared { place, voice, accelerators, tasks, sequences });
         let (memories, unreadable) = Memory::load_all(&shared.place);
         let hint = "bring it back, or remove it if this host has nothing of that VM".to_owned();
         let state = MachineState {
@@ -105,12 +112,14 @@ impl Agent {
 
     /// What this machine is and has.
     pub async fn look(&self) -> HostReport {
-        let (place, guests) = (&self.shared.place, self.all());
-        let qemu = self.qemu().await;
+        let (place, qemu) = (&self.shared.place, self.qemu().await);
+        // From here on at one moment: who is not in it was not there.
+        let (sequence, guests) = (self.shared.sequences.next(), self.all());
         let (memory, free) = facts::memory(&guests);
         let state = self.state.borrow();
         let complaints = facts::complaints(place).into_iter().chain(state.unreadable.clone());
         HostReport {
+            sequence,
             memory,
             free,
             cpus: facts::cpus(),
@@ -157,11 +166,31 @@ impl Agent {
             Ok(false) => {}
             Err(problem) => tracing::error!("the dead-man cannot be told: {problem}"),
         }
+        self.forget(&synced.unknown, synced.at);
         for assignment in synced.assignments {
             let known = self.guests.borrow().get(&assignment.brief.vm).cloned();
             if let Some(guest) = known {
                 guest.assigned(&assignment);
             }
+        }
+    }
+
+    /// Forgets the VMs that the store has not known for long, of which there is nothing here. One that is made anew under the
+    /// same name begins anew here too.
+    fn forget(&self, unknown: &[VmName], at: Revision) {
+        let unknown: BTreeSet<&VmName> = unknown.iter().collect();
+        for guest in self.all().into_iter().filter(|guest| guest.is_unknown(unknown.contains(guest.name()))) {
+            if !guest.is_nothing_since(at) {
+                continue;
+            }
+            let vm = guest.name();
+            if let Err(problem) = Memory::remove(&self.shared.place, vm) {
+                tracing::error!("VM '{vm}' is deleted and cannot be forgotten: {problem}; hint: {}", problem.hint);
+                continue;
+            }
+            self.guests.borrow_mut().remove(vm);
+            guest.end();
+            tracing::info!("VM '{vm}' is deleted: nothing of it is kept here any more");
         }
     }
 
@@ -182,7 +211,8 @@ impl Agent {
 
     fn put_to_work(&self) {
         for guest in std::mem::take(&mut *self.idle.borrow_mut()) {
-            tokio::task::spawn_local(guest.work());
+            let task = self.shared.tasks.spawn(Rc::clone(&guest).work());
+            guest.begun(task);
         }
     }
 }
@@ -203,15 +233,23 @@ pub async fn run(node: Rc<Node>) {
     if place.is(Role::Host) {
         tasks.spawn_local(probe(Rc::clone(&node)));
     }
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended
-            && error.is_panic()
-        {
-            // The node ends with it: half an agent would look like a whole one.
-            std::panic::resume_unwind(error.into_panic());
+    let panicked = node.agent.shared.tasks.panicked();
+    let loops = async {
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                return error.into_panic();
+            }
         }
-    }
-    std::future::pending::<()>().await;
+        std::future::pending().await
+    };
+    let panic = tokio::select! {
+        panic = loops => panic,
+        panic = panicked => panic,
+    };
+    // The node ends with it: half an agent would look like a whole one.
+    std::panic::resume_unwind(panic);
 }
 
 async fn keep_target(node: Rc<Node>) {
@@ -304,7 +342,7 @@ async fn tell(node: Rc<Node>) {
     loop {
         for vm in node.agent.shared.voice.heard().await {
             let node = Rc::clone(&node);
-            tokio::task::spawn_local(async move {
+            node.agent.shared.tasks.clone().spawn(async move {
                 let begun = Instant::now();
                 while begun.elapsed() < TELL_MAX {
                     // As it is by now, not as it was when it changed.

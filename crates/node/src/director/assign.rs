@@ -5,7 +5,10 @@ use super::view::View;
 use super::witnesses::{self, Sets};
 use crate::peer::{Assignment, HostReport, Synced, WitnessAt};
 use crate::registry::{self, Record};
+use crate::store::failed;
 use api::{NodeList, Problem};
+use cluster::job::{self, PREFIX, Task};
+use cluster::store::{Engine, Revision};
 use host::runtime::now;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -27,46 +30,54 @@ impl Desk {
         members: NodeList,
     ) -> Result<Synced, Problem> {
         let said: BTreeSet<VmName> = report.guests.iter().map(|tell| tell.vm.clone()).collect();
+        let heard: Vec<(VmName, Revision)> = report.guests.iter().map(|tell| (tell.vm.clone(), tell.at)).collect();
         self.target_lives(from, report.target_up);
         self.paused.borrow_mut().retain(|(vm, host), _| *host != from.key || said.contains(vm));
-        report.guests.iter().for_each(|tell| self.note_pause(from.key, tell));
-        self.hosts.borrow_mut().reported(from.key, report, now());
+        let news = self.hosts.borrow_mut().reported(from.key, report, now());
+        news.iter().for_each(|tell| self.note_pause(from.key, tell));
         let knows = self.hosts.borrow().witnesses();
-        let read = move |engine: &mut dyn cluster::store::Engine| {
+        let read = move |engine: &mut dyn Engine| {
             let view = View::whole(engine)?;
             let (sets, new) = witnesses::move_on(engine, &view.members, &knows)?;
-            Ok((view, sets, new, registry::settings(engine)?))
+            let unknown = unknown(engine, &view, heard)?;
+            Ok((view, sets, new, registry::settings(engine)?, unknown))
         };
-        let (view, sets, new, settings) = self.store.ask(read).await?;
+        let (view, sets, new, settings, mut unknown) = self.store.ask(read).await?;
         if new {
             // What was found by other witnesses is asked again.
             self.verdicts.borrow_mut().clear();
         }
-        let assignments = assignments(&view, from.key, &said);
-        Ok(Synced { members, assignments, witnesses: told(&view, &sets), timing: settings.lease })
+        let mut assignments = assignments(&view, from.key, &said);
+        // A store that was brought back may give a guest to somebody else than who has it: nobody ends it for that.
+        assignments.retain(|it| !self.seems_behind(&view, &it.brief.vm));
+        unknown.retain(|vm| self.working(vm).is_none());
+        let (witnesses, timing) = (told(&view, &sets), settings.lease);
+        Ok(Synced { members, assignments, witnesses, timing, at: view.at, unknown })
     }
 }
 
 /// The VMs that concern a host. One that the store does not know is left as it is: a store that was brought back from a
-/// backup may have forgotten it, and destroying is for good.
+/// backup may have forgotten it, and destroying is for good. So is one that cannot be read.
 fn assignments(view: &View, host: HostKey, said: &BTreeSet<VmName>) -> Vec<Assignment> {
     let concerns = |vm: &&VmName| {
         let suspect = view.owned.get(*vm).is_some_and(|(owned, _)| owned.suspects().contains(&host));
         suspect || said.contains(*vm)
     };
-    let assigned = view.vms.keys().filter(concerns).filter_map(|vm| match assignment(view, host, vm) {
-        Ok(assignment) => Some(assignment),
-        Err(problem) => {
-            tracing::warn!("VM '{vm}' cannot be told of: {problem}; hint: {}", problem.hint);
-            None
-        }
-    });
+    let readable = |vm: &&VmName| view.check_readable(vm).is_ok();
+    let assigned =
+        view.vms.keys().filter(concerns).filter(readable).filter_map(|vm| match assignment(view, host, vm) {
+            Ok(assignment) => Some(assignment),
+            Err(problem) => {
+                tracing::warn!("VM '{vm}' cannot be told of: {problem}; hint: {}", problem.hint);
+                None
+            }
+        });
     assigned.collect()
 }
 
 fn assignment(view: &View, host: HostKey, vm: &VmName) -> Result<Assignment, Problem> {
     let (object, owned) = (view.vm(vm)?, view.ownership(vm)?);
-    let changed = |revision: Option<cluster::store::Revision>| revision.unwrap_or_default();
+    let changed = |revision: Option<Revision>| revision.unwrap_or_default();
     let at = changed(view.vms.get(vm).map(|it| it.1)).max(changed(view.owned.get(vm).map(|it| it.1)));
     let brief = view.brief(vm)?;
     Ok(Assignment {
@@ -78,6 +89,27 @@ fn assignment(view: &View, host: HostKey, vm: &VmName) -> Result<Assignment, Pro
         patience_ms: brief.patience_ms,
         brief,
     })
+}
+
+/// Of what a host has heard of, the VMs that are deleted: the store has nothing of them, and has seen every revision that
+/// the host heard of them.
+fn unknown(engine: &mut dyn Engine, view: &View, heard: Vec<(VmName, Revision)>) -> Result<Vec<VmName>, Problem> {
+    let unread = view.unreadable_vms();
+    let there = |vm: &VmName| view.vms.contains_key(vm) || view.owned.contains_key(vm) || unread.contains(vm);
+    let gone = heard.into_iter().filter(|(vm, at)| *at <= view.at && !there(vm));
+    let mut gone: BTreeSet<VmName> = gone.map(|(vm, _)| vm).collect();
+    if gone.is_empty() {
+        return Ok(Vec::new());
+    }
+    for entry in engine.range(PREFIX).map_err(|error| failed(&error))?.entries {
+        match job::Record::<Task>::read(&entry.value) {
+            Ok(record) if record.outcome.is_some() => {}
+            Ok(record) => drop(gone.remove(&record.owned.vm)),
+            // It may be of any of them.
+            Err(_) => return Ok(Vec::new()),
+        }
+    }
+    Ok(gone.into_iter().collect())
 }
 
 /// Everybody has a vote, as soon as all can know it.

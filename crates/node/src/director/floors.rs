@@ -51,8 +51,11 @@ impl Desk {
             let here = view.volumes.values().filter(|(volume, _)| volume.node == name && volume.id.is_some());
             let mut floors = Vec::new();
             for (volume, _) in here {
-                if let Some(epoch) = floor(engine, &volume.name)? {
-                    floors.push((volume.name.clone(), epoch));
+                match floor(engine, &volume.name) {
+                    Ok(Some(epoch)) => floors.push((volume.name.clone(), epoch)),
+                    Ok(None) => {}
+                    // Without its floor a volume serves nobody: that is the safe side, and its alone.
+                    Err(problem) => tracing::error!("the floor of volume '{}': {problem}", volume.name),
                 }
             }
             Ok(floors)
@@ -71,7 +74,12 @@ impl Desk {
                 .ask(machine, Ask::Target { request: Request::Floor { volume: volume.clone(), epoch } })
                 .await
             {
-                Ok(Reply::Target { answer: Ok(_) }) => {}
+                Ok(Reply::Target { answer: Ok(answer) }) => {
+                    if let wire::control::Reply::Grant(grant) = answer {
+                        // One that knows more than the store is not told anything by this.
+                        self.note_granted(&volume, grant.epoch);
+                    }
+                }
                 // Its pool has not been started yet: without its floor nobody could use it then.
                 Ok(Reply::Target { answer: Err(refusal) }) => {
                     tracing::debug!("the floor of volume '{volume}' at '{}': {}", machine.name, refusal.text);

@@ -1,14 +1,17 @@
 //! What machines said lately: their reports, and how their guests are. Kept in memory: a new director hears it all within
 //! a second.
 
-use crate::peer::{HostReport, Tell};
+use crate::peer::{HostReport, Sequence, Tell};
 use cluster::job::Guest;
 use std::collections::BTreeMap;
 use units::{HostKey, Millis, Moment, VmName};
 
 /// Who called within this time is taken as there; machines call every second.
 pub const FRESH: Millis = Millis(3_000);
-/// What was told so shortly before a report arrived may be newer than the report.
+/// A connection is cut off after 30 s, and nothing comes by it any more. Who speaks with lower numbers for longer has lost its
+/// count: it is believed again.
+const SWAPPED_MAX: Millis = Millis(60_000);
+/// Of a host that does not number what it says: what was told so shortly before a report arrived may be newer than the report.
 const OVERTAKEN: Millis = Millis(1_500);
 
 /// Many times what a cluster has: a host that invents VMs does not fill the memory.
@@ -22,30 +25,49 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// A machine's regular report.
-    pub fn reported(&mut self, host: HostKey, report: HostReport, now: Moment) {
-        let listed = |vm: &VmName| report.guests.iter().any(|tell| tell.vm == *vm);
-        self.guests.retain(|(vm, at), (_, when)| *at != host || listed(vm) || now.since(*when) < OVERTAKEN);
-        for tell in &report.guests {
-            let known = self.guests.get(&(tell.vm.clone(), host));
-            let overtaken = known.is_some_and(|(known, when)| {
-                known.at > tell.at || (known.at == tell.at && now.since(*when) < OVERTAKEN && known != tell)
-            });
-            if !overtaken {
-                self.guests.insert((tell.vm.clone(), host), (tell.clone(), now));
-            }
+    /// A machine's regular report; what of it was news. Nothing, if it was overtaken by a newer one.
+    pub fn reported(&mut self, host: HostKey, report: HostReport, now: Moment) -> Vec<Tell> {
+        let before = self.reports.get(&host);
+        if before.is_some_and(|(before, when)| is_past(report.sequence, before.sequence, now.since(*when))) {
+            return Vec::new();
         }
+        let listed = |vm: &VmName| report.guests.iter().any(|tell| tell.vm == *vm);
+        // What was told after the report was made is not in it.
+        self.guests.retain(|(vm, at), (known, when)| {
+            *at != host || listed(vm) || is_past(report.sequence, known.sequence, now.since(*when)) || {
+                known.sequence == report.sequence && now.since(*when) < OVERTAKEN
+            }
+        });
+        let overtaken = |tell: &Tell| {
+            self.guests.get(&(tell.vm.clone(), host)).is_some_and(|(known, when)| {
+                let since = now.since(*when);
+                let unclear = known.sequence == tell.sequence;
+                let newer = known.at > tell.at || (known.at == tell.at && since < OVERTAKEN && known != tell);
+                is_past(tell.sequence, known.sequence, since) || (unclear && newer)
+            })
+        };
+        let news: Vec<Tell> = report.guests.iter().filter(|tell| !overtaken(tell)).cloned().collect();
+        self.guests.extend(news.iter().map(|tell| ((tell.vm.clone(), host), (tell.clone(), now))));
         self.reports.insert(host, (report, now));
+        news
     }
 
-    /// A machine says how one guest is.
-    pub fn told(&mut self, host: HostKey, tell: &Tell, now: Moment) {
+    /// A machine says how one guest is; whether that is news, not what a newer word has overtaken.
+    pub fn told(&mut self, host: HostKey, tell: &Tell, now: Moment) -> bool {
         let place = (tell.vm.clone(), host);
-        if !self.guests.contains_key(&place) && self.guests.len() >= GUESTS_MAX {
-            // Its report clears away what it invented.
-            return;
+        let report = || self.reports.get(&host).map(|(report, when)| (report.sequence, *when));
+        // A report that does not list it is newer than what it cleared away.
+        let known = self.guests.get(&place).map(|(known, when)| (known.sequence, *when)).or_else(report);
+        if known.is_some_and(|(known, when)| is_past(tell.sequence, known, now.since(when))) {
+            return false;
         }
-        self.guests.insert((tell.vm.clone(), host), (tell.clone(), now));
+        match self.guests.get(&place) {
+            // Its report clears away what it invented.
+            None if self.guests.len() >= GUESTS_MAX => return true,
+            Some(_) | None => {}
+        }
+        self.guests.insert(place, (tell.clone(), now));
+        true
     }
 
     /// The newest report, if it is fresh.
@@ -66,12 +88,31 @@ impl Hosts {
         self.guests.get(&(vm.clone(), host)).map(|(tell, _)| tell)
     }
 
+    /// What was said about a VM, by whom.
+    pub fn tells(&self, vm: &VmName) -> impl Iterator<Item = (HostKey, &Tell)> {
+        let from = (vm.clone(), HostKey([0; 32]));
+        self.guests
+            .range(from..)
+            .take_while(move |((name, _), _)| name == vm)
+            .map(|((_, host), (tell, _))| (*host, tell))
+    }
+
+    /// What was said about all VMs, by whom.
+    pub fn all_tells(&self) -> impl Iterator<Item = (&VmName, HostKey, &Tell)> {
+        self.guests.iter().map(|((vm, host), (tell, _))| (vm, *host, tell))
+    }
+
     /// How a guest is; none: its host has not been heard lately.
     #[must_use]
     pub fn guest(&self, vm: &VmName, host: HostKey, now: Moment) -> Option<Guest> {
         self.fresh(host, now)?;
         Some(self.tell(vm, host).map_or(Guest::Absent, |tell| tell.guest))
     }
+}
+
+/// Whether what is said now was said before what is known, which was heard this long ago. Two connections may swap them.
+fn is_past(said: Sequence, known: Sequence, since: Millis) -> bool {
+    said < known && since < SWAPPED_MAX
 }
 
 #[cfg(test)]
@@ -84,6 +125,7 @@ pub mod test {
     pub fn tell(vm: &str, at: u64, guest: Guest) -> Tell {
         Tell {
             vm: vm.parse().expect("a name"),
+            sequence: Sequence::default(),
             at: Revision(at),
             guest,
             epoch: None,
@@ -100,6 +142,7 @@ pub mod test {
 
     pub fn report(guests: Vec<Tell>) -> HostReport {
         HostReport {
+            sequence: Sequence::default(),
             memory: ByteLen::mib(4096),
             free: ByteLen::mib(2048),
             cpus: 2,
@@ -131,5 +174,42 @@ pub mod test {
         hosts.reported(host, report(Vec::new()), Moment(9_000));
         assert_eq!(hosts.guest(&vm, host, Moment(9_001)), Some(Guest::Absent));
         assert_eq!(hosts.guest(&vm, host, Moment(12_000)), None, "silent");
+    }
+
+    /// Goal: of two words that arrive swapped the later one stays, whichever way they came: told, or in a report that lists the
+    /// guest or does not; a report that was overtaken changes nothing. A host that has lost its count is believed again after a
+    /// minute. Method: each pair in both orders.
+    #[test]
+    fn swapped_words_change_nothing() {
+        let (host, vm) = (HostKey([1; 32]), "a".parse().expect("a name"));
+        let said = |life, number, guest| Tell { sequence: Sequence { life, number }, ..tell("a", 5, guest) };
+        let list = |life, number, guests| HostReport { sequence: Sequence { life, number }, ..report(guests) };
+        let (old, new) = (said(3, 8, Guest::Incoming), said(4, 2, Guest::Running));
+        let with = |hosts: &mut Hosts, tell: &Tell, listed: bool, at| match listed {
+            true => {
+                let Sequence { life, number } = tell.sequence;
+                !hosts.reported(host, list(life, number - 1, vec![tell.clone()]), Moment(at)).is_empty()
+            }
+            false => hosts.told(host, tell, Moment(at)),
+        };
+        for (first, second) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut hosts = Hosts::default();
+            assert!(with(&mut hosts, &new, first, 10) && !with(&mut hosts, &old, second, 5_000), "{first} {second}");
+            assert_eq!(hosts.tell(&vm, host), Some(&new), "{first} {second}");
+            let mut hosts = Hosts::default();
+            assert!(with(&mut hosts, &old, first, 10) && with(&mut hosts, &new, second, 20), "{first} {second}");
+            assert_eq!(hosts.tell(&vm, host), Some(&new), "{first} {second}");
+        }
+        let mut hosts = Hosts::default();
+        assert!(hosts.told(host, &new, Moment(10)));
+        assert!(hosts.reported(host, list(4, 1, Vec::new()), Moment(5_000)).is_empty());
+        assert_eq!(hosts.tell(&vm, host), Some(&new), "a report from before it was there");
+        hosts.reported(host, list(4, 3, Vec::new()), Moment(5_010));
+        assert!(!hosts.told(host, &new, Moment(5_015)), "from before that report");
+        assert_eq!(hosts.tell(&vm, host), None, "one from after that");
+        hosts.reported(host, list(4, 1, vec![new.clone()]), Moment(5_020));
+        assert_eq!(hosts.tell(&vm, host), None, "a report that was overtaken");
+        assert!(hosts.reported(host, list(1, 1, vec![said(1, 2, Guest::Running)]), Moment(65_009)).is_empty());
+        assert!(!hosts.reported(host, list(1, 3, vec![said(1, 4, Guest::Running)]), Moment(65_010)).is_empty());
     }
 }

@@ -9,6 +9,7 @@
 
 mod act;
 mod assign;
+mod behind;
 mod facts;
 mod floors;
 mod hosts;
@@ -22,6 +23,7 @@ mod view;
 mod votes;
 mod witnesses;
 
+pub use behind::{Word, is_behind};
 pub use place::{Fit, admitted, fits, memory, side};
 pub use recover::DEADLINE as RECOVERY_DEADLINE;
 pub use view::{View, get};
@@ -32,6 +34,7 @@ use crate::service::Node;
 use crate::store::Store;
 use api::{Code, Problem};
 use cluster::ha::Restarts;
+use cluster::store::Key;
 use host::runtime::now;
 use hosts::Hosts;
 use std::cell::{OnceCell, RefCell};
@@ -39,7 +42,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use units::{HostKey, Moment, VmName};
+use units::{Epoch, HostKey, Moment, VmName, VolumeName};
 use votes::{Ballot, DeadMan};
 
 pub use facts::{key as facts_key, now_ms, of as facts_of};
@@ -81,12 +84,16 @@ pub struct Desk {
     restarts: RefCell<BTreeMap<VmName, Restarts>>,
     /// Why nothing was done last, so that it is told once.
     quiet: RefCell<BTreeMap<VmName, String>>,
+    /// What could not be read last, so that it is told once.
+    unreadable: RefCell<Vec<(Key, String)>>,
     /// Guests that a dead-man stands on, and since when.
     paused: RefCell<BTreeMap<(VmName, HostKey), Moment>>,
     /// Until when votes say that a host is dead.
     verdicts: RefCell<BTreeMap<HostKey, Moment>>,
     /// When each machine's target began its life, as far as floors were told.
     lives: RefCell<BTreeMap<HostKey, Moment>>,
+    /// The highest epoch that a target said of each volume.
+    granted: RefCell<BTreeMap<VolumeName, Epoch>>,
     began: Moment,
 }
 
@@ -147,9 +154,11 @@ impl Desk {
             placing: tokio::sync::Mutex::new(()),
             restarts: RefCell::default(),
             quiet: RefCell::default(),
+            unreadable: RefCell::default(),
             paused: RefCell::default(),
             verdicts: RefCell::default(),
             lives: RefCell::default(),
+            granted: RefCell::default(),
         })
     }
 

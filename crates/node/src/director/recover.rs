@@ -29,7 +29,7 @@ const ASK_EVERY: Millis = Millis(250);
 /// A host that called just now answers soon; meanwhile the other VMs wait.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 /// After a restart of this node hosts call within a second; until this, who was not heard is not judged.
-const SETTLE: Millis = Millis(3_000);
+pub const SETTLE: Millis = Millis(3_000);
 /// A VM that others wait for counts as up after it has run so long.
 const BOOT: Millis = Millis(3_000);
 /// After a cold start nobody waits longer than this for machines that do not come.
@@ -99,7 +99,10 @@ impl Desk {
             // Anew for each: the one before took memory.
             let view = self.view().await?;
             if self.wanted(&view, &vm) && self.may_start(&vm) {
-                self.recover_elsewhere(&view, &vm, verdict, (host, silent_ms)).await?;
+                // One that cannot be brought back does not hold the others up.
+                if let Err(problem) = self.recover_elsewhere(&view, &vm, verdict, (host, silent_ms)).await {
+                    tracing::warn!("VM '{vm}' is not recovered: {problem}; hint: {}", problem.hint);
+                }
             }
         }
         Ok(())
@@ -131,6 +134,14 @@ impl Desk {
         }
     }
 
+    /// That nothing is done for a VM on which the store is behind is told, once.
+    async fn tell_who_is_behind(self: &Rc<Self>) -> Result<(), Problem> {
+        for (vm, problem) in self.all_behind().await? {
+            self.nothing_done(&vm, &problem.text);
+        }
+        Ok(())
+    }
+
     /// Tells once why nothing was done.
     fn nothing_done(self: &Rc<Self>, vm: &VmName, why: &str) {
         if self.quiet.borrow_mut().insert(vm.clone(), why.to_owned()).as_deref() != Some(why) {
@@ -142,7 +153,8 @@ impl Desk {
     fn wanted(&self, view: &View, vm: &VmName) -> bool {
         let wished = view.vm(vm).is_ok_and(|object| object.wished() && object.spec().is_ok_and(|spec| spec.autostart));
         let free = view.ownership(vm).is_ok_and(|owned| owned.job.is_none());
-        wished && free && self.working(vm).is_none()
+        let free = free && view.check_readable(vm).is_ok();
+        wished && free && self.working(vm).is_none() && !self.seems_behind(view, vm)
     }
 
     /// Whether its back-off is over.
@@ -156,9 +168,13 @@ impl Desk {
     /// The store's.
     pub async fn tend(self: &Rc<Self>) -> Result<(), Problem> {
         let view = self.view().await?;
+        self.note_unreadable(&view);
         self.release_stuck(&view).await?;
         if now().since(self.began) < SETTLE {
             return Ok(());
+        }
+        if view.vms.keys().any(|vm| self.seems_behind(&view, vm)) {
+            self.tell_who_is_behind().await?;
         }
         self.heed_power_off(&view).await?;
         let down: Vec<VmName> = view.vms.keys().filter(|vm| self.is_down(&view, vm)).cloned().collect();
@@ -171,6 +187,14 @@ impl Desk {
             }
         }
         Ok(())
+    }
+
+    /// Tells once what cannot be read.
+    fn note_unreadable(&self, view: &View) {
+        let before = self.unreadable.replace(view.unreadable.clone());
+        for (key, why) in view.unreadable.iter().filter(|it| !before.contains(it)) {
+            tracing::error!("{key} cannot be read, so its VM is left alone: {why}");
+        }
     }
 
     /// Whether it should run and certainly does not: nobody owns it, or its owner says so.
@@ -205,6 +229,8 @@ impl Desk {
             Autostart { vm: vm.name.clone(), order, settle_ms: BOOT, running_ms, failed }
         };
         let wished = view.vms.values().map(|(vm, _)| vm);
+        // Nobody waits for what is left alone.
+        let wished = wished.filter(|vm| view.check_readable(&vm.name).is_ok());
         wished.filter(|vm| vm.wished() && vm.spec().is_ok_and(|spec| spec.autostart)).map(one).collect()
     }
 
@@ -249,10 +275,13 @@ impl Desk {
         let Some(machine) = view.member(host) else { return false };
         match tokio::time::timeout(LOOK_MAX, self.machines.ask(machine, Ask::Look)).await {
             Ok(Ok(Reply::Look(report))) => {
-                let there = report.guests.iter().find(|tell| tell.vm == owned.vm);
-                let down = there.is_none_or(|it| it.guest == Guest::Absent || left_behind(it, owned.epoch));
-                self.hosts.borrow_mut().reported(host, *report, now());
-                down
+                let down =
+                    |it: Option<&Tell>| it.is_none_or(|it| it.guest == Guest::Absent || left_behind(it, owned.epoch));
+                let says = down(report.guests.iter().find(|tell| tell.vm == owned.vm));
+                let mut hosts = self.hosts.borrow_mut();
+                hosts.reported(host, *report, now());
+                // And has not said otherwise since.
+                says && down(hosts.tell(&owned.vm, host))
             }
             Ok(_) | Err(_) => false,
         }
@@ -297,8 +326,9 @@ impl Desk {
     /// A guest that switched itself off is wished to be off.
     async fn heed_power_off(self: &Rc<Self>, view: &View) -> Result<(), Problem> {
         for (vm, _) in view.vms.values().filter(|(vm, _)| vm.wished()) {
-            let owned = view.ownership(&vm.name)?;
-            let Some(owner) = owned.owner.filter(|_| owned.job.is_none()) else { continue };
+            let Ok(owned) = view.ownership(&vm.name) else { continue };
+            let free = owned.job.is_none() && !self.seems_behind(view, &vm.name);
+            let Some(owner) = owned.owner.filter(|_| free) else { continue };
             // What was switched off before it was last asked to run has been heeded already.
             let off = |tell: &Tell| tell.powered_off && tell.guest == Guest::Absent && tell.at > vm.wished_at;
             let off = self.hosts.borrow().tell(&vm.name, owner).is_some_and(off);
@@ -312,7 +342,8 @@ impl Desk {
 
     /// A VM whose job ended in a conflict, or is no more, is free again; a job that nobody has in hand is taken over.
     async fn release_stuck(self: &Rc<Self>, view: &View) -> Result<(), Problem> {
-        for (owned, _) in view.owned.values().filter(|(owned, _)| owned.job.is_some()) {
+        let readable = |owned: &Ownership| view.check_readable(&owned.vm).is_ok();
+        for (owned, _) in view.owned.values().filter(|(owned, _)| owned.job.is_some() && readable(owned)) {
             if self.working(&owned.vm).is_none() {
                 let stuck = owned.clone();
                 if let Some(entry) = self.store.ask(move |engine| release(engine, &stuck)).await? {

@@ -76,13 +76,16 @@ impl Desk {
     /// Begins a job; it is in the store when this is answered.
     ///
     /// # Errors
-    /// [`Code::InUse`]: somebody else began something; [`Code::StoreFailed`].
+    /// [`Code::InUse`]: somebody else began something; [`Code::NotPossible`]: the store is behind on this VM;
+    /// [`Code::StoreFailed`].
     pub async fn begin(
         self: &Rc<Self>,
         task: Task,
         (before, after): (&Ownership, &Ownership),
         deadline_ms: Millis,
     ) -> Result<JobId, Problem> {
+        self.listen().await?;
+        self.refuse_if_behind(&after.vm).await?;
         let id = fresh_id()?;
         let (run, commands) = Run::create((self.me, id.clone()), task, (before, after), deadline_ms, now());
         let (begun, answer) = oneshot::channel();
@@ -103,9 +106,11 @@ impl Desk {
         self.runs.borrow().get(vm).map(|handle| handle.id.clone())
     }
 
-    /// A host says how a guest is.
+    /// A host says how a guest is. What it said before what is known already moves nothing.
     pub fn heard(self: &Rc<Self>, from: HostKey, tell: Tell) {
-        self.hosts.borrow_mut().told(from, &tell, now());
+        if !self.hosts.borrow_mut().told(from, &tell, now()) {
+            return;
+        }
         self.note_pause(from, &tell);
         if let Some(handle) = self.runs.borrow().get(&tell.vm) {
             // A full inbox loses it; the run asks again.
@@ -281,7 +286,7 @@ impl Carrier {
             self.step(Event::Report(tell.at, Report::Refused(action.clone(), words(why))));
         }
         if !(tell.guest == Guest::Absent && self.is_awaited(from)) {
-            self.step(Event::Report(tell.at, Report::Guest { host: from, guest: tell.guest }));
+            self.step(Event::Report(tell.at, Report::Guest { host: from, guest: tell.guest, epoch: tell.epoch }));
         }
     }
 

@@ -1,4 +1,7 @@
 //! What the store says about VMs, read at one moment.
+//!
+//! Invariant: what cannot be read (a newer muskox's, or damaged) is neither absent nor fails the rest: it is named in
+//! [`View::unreadable`], and the VM that it belongs to is left alone, whatever happens to its host.
 
 use crate::peer::{Brief, BriefDisk};
 use crate::registry::{self, Record};
@@ -7,17 +10,25 @@ use crate::store::{failed, parse_object};
 use crate::vms::object::{Vm, brief_nics, brief_seed};
 use api::{Code, Problem};
 use cluster::job::Ownership;
-use cluster::store::{Engine, Key, Revision};
-use std::collections::BTreeMap;
+use cluster::store::{Engine, Entry, Key, Revision};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use units::{HostKey, VmName, VolumeName};
 
 /// Where targets listen. Source: the IANA registry's `nbd`, 10809.
 const NBD_PORT: u16 = 10809;
+/// Where VMs' objects are.
+const VMS: &str = "/vm/";
+/// Where it is said who owns them.
+const OWNED: &str = "/epoch/vm/";
+/// For objects that this muskox cannot read.
+const NEWER: &str = "run the muskox version that wrote it; a damaged one: bring the store back from a backup";
 
 /// Everything about all VMs, or about one.
 #[derive(Clone, Debug, Default)]
 pub struct View {
+    /// The store's revision when it was read.
+    pub at: Revision,
     /// All machines.
     pub members: Vec<Record>,
     /// VMs, and when their objects were last changed.
@@ -26,28 +37,73 @@ pub struct View {
     pub owned: BTreeMap<VmName, (Ownership, Revision)>,
     /// Their volumes; in a whole view all there are.
     pub volumes: BTreeMap<VolumeName, (VolumeObject, Revision)>,
+    /// Objects of a whole view that are there and cannot be read, and why. What such a VM needs (memory, addresses) is not
+    /// known and counts nowhere.
+    pub unreadable: Vec<(Key, String)>,
 }
 
 impl View {
-    /// All VMs.
+    /// All VMs. Machines are read or nothing is: without one of them nobody knows what a majority is.
     ///
     /// # Errors
     /// [`Code::StoreFailed`].
     pub fn whole(engine: &mut dyn Engine) -> Result<Self, Problem> {
-        let mut view = Self { members: registry::members(engine)?, ..Self::default() };
-        for entry in range(engine, "/vm/")? {
-            let vm: Vm = parse_object(&entry)?;
-            view.vms.insert(vm.name.clone(), (vm, entry.changed));
+        let mut view = Self { at: revision(engine)?, members: registry::members(engine)?, ..Self::default() };
+        for entry in range(engine, VMS)? {
+            let read = parse_object::<Vm>(&entry).and_then(|vm| in_its_place(&entry, &Vm::key(&vm.name)).map(|()| vm));
+            if let Some(vm) = view.readable(&entry, read) {
+                view.vms.insert(vm.name.clone(), (vm, entry.changed));
+            }
         }
-        for entry in range(engine, "/epoch/vm/")? {
-            let owned = read_ownership(&entry.value)?;
-            view.owned.insert(owned.vm.clone(), (owned, entry.changed));
+        for entry in range(engine, OWNED)? {
+            let read = read_ownership(&entry.value);
+            let read = read.and_then(|it| in_its_place(&entry, &Ownership::key(&it.vm)).map(|()| it));
+            if let Some(owned) = view.readable(&entry, read) {
+                view.owned.insert(owned.vm.clone(), (owned, entry.changed));
+            }
         }
         for entry in range(engine, "/volume/")? {
-            let volume: VolumeObject = parse_object(&entry)?;
-            view.volumes.insert(volume.name.clone(), (volume, entry.changed));
+            let read = parse_object::<VolumeObject>(&entry);
+            let read = read.and_then(|it| in_its_place(&entry, &volume_key(&it.name)).map(|()| it));
+            if let Some(volume) = view.readable(&entry, read) {
+                view.volumes.insert(volume.name.clone(), (volume, entry.changed));
+            }
         }
         Ok(view)
+    }
+
+    fn readable<T>(&mut self, entry: &Entry, read: Result<T, Problem>) -> Option<T> {
+        read.map_err(|problem| self.unreadable.push((entry.key.clone(), problem.text))).ok()
+    }
+
+    /// Whether everything about a VM that is in the store could be read: itself, its ownership, its volumes.
+    ///
+    /// # Errors
+    /// [`Code::StoreFailed`]: what could not.
+    pub fn check_readable(&self, vm: &VmName) -> Result<(), Problem> {
+        if self.unreadable.is_empty() {
+            return Ok(());
+        }
+        let volumes = self.owned.get(vm).into_iter().flat_map(|(owned, _)| &owned.volumes);
+        let mut keys = [Vm::key(vm), Ownership::key(vm)].into_iter().chain(volumes.map(volume_key));
+        keys.try_for_each(|key| self.check_key(&key))
+    }
+
+    fn check_key(&self, key: &Key) -> Result<(), Problem> {
+        match self.unreadable.iter().find(|(unreadable, _)| unreadable == key) {
+            Some((key, why)) => Err(Problem::new(Code::StoreFailed, format!("{key}: {why}"), NEWER)),
+            None => Ok(()),
+        }
+    }
+
+    /// VMs that the store has something of that cannot be read.
+    #[must_use]
+    pub fn unreadable_vms(&self) -> BTreeSet<VmName> {
+        let named = |key: &Key| {
+            let name = key.as_str().strip_prefix(VMS).or_else(|| key.as_str().strip_prefix(OWNED));
+            name.and_then(|name| name.parse().ok())
+        };
+        self.unreadable.iter().filter_map(|(key, _)| named(key)).collect()
     }
 
     /// One VM and its volumes, and all machines.
@@ -55,7 +111,7 @@ impl View {
     /// # Errors
     /// [`Code::StoreFailed`].
     pub fn of(engine: &mut dyn Engine, name: &VmName) -> Result<Self, Problem> {
-        let mut view = Self { members: registry::members(engine)?, ..Self::default() };
+        let mut view = Self { at: revision(engine)?, members: registry::members(engine)?, ..Self::default() };
         if let Some(entry) = get(engine, &Vm::key(name))? {
             view.vms.insert(name.clone(), (parse_object(&entry)?, entry.changed));
         }
@@ -75,10 +131,13 @@ impl View {
     /// A VM.
     ///
     /// # Errors
-    /// [`Code::NotFound`].
+    /// [`Code::NotFound`]; [`Code::StoreFailed`] if it is there and cannot be read.
     pub fn vm(&self, name: &VmName) -> Result<&Vm, Problem> {
-        let missing = || Problem::new(Code::NotFound, format!("there is no VM '{name}'"), "see `muskox vm list`");
-        self.vms.get(name).map(|(vm, _)| vm).ok_or_else(missing)
+        if let Some((vm, _)) = self.vms.get(name) {
+            return Ok(vm);
+        }
+        self.check_key(&Vm::key(name))?;
+        Err(Problem::new(Code::NotFound, format!("there is no VM '{name}'"), "see `muskox vm list`"))
     }
 
     /// Who owns a VM.
@@ -86,6 +145,7 @@ impl View {
     /// # Errors
     /// [`Code::StoreFailed`]: a VM without this object was not made by muskox.
     pub fn ownership(&self, name: &VmName) -> Result<&Ownership, Problem> {
+        self.check_key(&Ownership::key(name))?;
         let torn = || {
             let text = format!("the store has no /epoch/vm/{name}");
             Problem::new(Code::StoreFailed, text, "bring the store back from a backup")
@@ -108,8 +168,9 @@ impl View {
     /// The machine that serves a volume.
     ///
     /// # Errors
-    /// [`Code::NotFound`].
+    /// [`Code::NotFound`]; [`Code::StoreFailed`] if its object is there and cannot be read.
     pub fn target(&self, volume: &VolumeName) -> Result<&Record, Problem> {
+        self.check_key(&volume_key(volume))?;
         let missing =
             |what: String| Problem::new(Code::NotFound, what, "see `muskox volume list` and `muskox node list`");
         let (volume, _) = self.volumes.get(volume).ok_or_else(|| missing(format!("there is no volume '{volume}'")))?;
@@ -150,11 +211,21 @@ impl View {
 /// # Errors
 /// [`Code::StoreFailed`].
 pub fn read_ownership(value: &str) -> Result<Ownership, Problem> {
-    Ownership::read(value)
-        .map_err(|error| Problem::new(Code::StoreFailed, error.to_string(), "run the muskox version that wrote it"))
+    Ownership::read(value).map_err(|error| Problem::new(Code::StoreFailed, error.to_string(), NEWER))
 }
 
-fn range(engine: &mut dyn Engine, prefix: &str) -> Result<Vec<cluster::store::Entry>, Problem> {
+/// An object under another's key would be taken for that one.
+fn in_its_place(entry: &Entry, key: &Key) -> Result<(), Problem> {
+    let text = || format!("the store's object {} is that of {key}", entry.key);
+    if entry.key == *key { Ok(()) } else { Err(Problem::new(Code::StoreFailed, text(), NEWER)) }
+}
+
+/// Every listing says it; this one is short.
+fn revision(engine: &mut dyn Engine) -> Result<Revision, Problem> {
+    engine.range("/cluster/").map(|listing| listing.at).map_err(|error| failed(&error))
+}
+
+fn range(engine: &mut dyn Engine, prefix: &str) -> Result<Vec<Entry>, Problem> {
     engine.range(prefix).map(|listing| listing.entries).map_err(|error| failed(&error))
 }
 
@@ -162,6 +233,6 @@ fn range(engine: &mut dyn Engine, prefix: &str) -> Result<Vec<cluster::store::En
 ///
 /// # Errors
 /// [`Code::StoreFailed`].
-pub fn get(engine: &mut dyn Engine, key: &Key) -> Result<Option<cluster::store::Entry>, Problem> {
+pub fn get(engine: &mut dyn Engine, key: &Key) -> Result<Option<Entry>, Problem> {
     engine.get(key).map_err(|error| failed(&error))
 }

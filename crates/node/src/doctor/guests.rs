@@ -33,7 +33,14 @@ pub fn judge(findings: &Findings) -> Vec<Check> {
         let hint = format!("`muskox job show {}` says since when; see to what it waits for", job.id);
         Some(check(&findings.store, &format!("job {}", job.id), Grade::Bad, text, &hint))
     });
-    findings.vms.iter().filter_map(|vm| down(findings, vm)).chain(still(findings)).chain(blocked).collect()
+    findings
+        .vms
+        .iter()
+        .filter_map(|vm| down(findings, vm))
+        .chain(still(findings))
+        .chain(blocked)
+        .chain(behind(findings))
+        .collect()
 }
 
 fn down(findings: &Findings, vm: &VmAtAGlance) -> Option<Check> {
@@ -49,6 +56,13 @@ fn down(findings: &Findings, vm: &VmAtAGlance) -> Option<Check> {
     };
     let hint = format!("`muskox why vm {}` says why", vm.name);
     Some(check(&findings.store, &format!("VM {}", vm.name), grade, text, &hint))
+}
+
+fn behind(findings: &Findings) -> impl Iterator<Item = Check> {
+    let bad = |(vm, problem): &(units::VmName, api::Problem)| {
+        check(&findings.store, &format!("VM {vm}"), Grade::Bad, problem.text.clone(), &problem.hint)
+    };
+    findings.behind.iter().map(bad)
 }
 
 fn still(findings: &Findings) -> Vec<Check> {

@@ -10,20 +10,21 @@ mod storage;
 pub use local::complaints;
 
 use crate::clock::now_s;
+use crate::director::View;
 use crate::peer::{self, Ask, HostReport, Reply};
 use crate::registry;
 use crate::service::{Keeper, Node};
 use crate::storage::look_at_all;
-use crate::storage::object::{self, ClaimObject, PoolObject, VolumeObject};
-use crate::store::failed;
+use crate::storage::object::{ClaimObject, PoolObject, VolumeObject};
+use crate::store::{failed, parse_object};
 use api::{Check, Code, Doctor, Grade, Member, Problem};
-use cluster::store::Engine;
+use cluster::store::{Engine, Entry, Key};
 use futures_util::future::join_all;
 use guests::{JobAtAGlance, VmAtAGlance};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use units::{NodeName, VolumeName};
+use units::{NodeName, VmName, VolumeName};
 use wire::control::StatusReport;
 
 /// A machine that is well answers in milliseconds.
@@ -46,6 +47,10 @@ struct Findings {
     filling: Vec<VolumeName>,
     vms: Vec<VmAtAGlance>,
     jobs: Vec<JobAtAGlance>,
+    /// Objects of the store that cannot be read, and why.
+    unreadable: Vec<(Key, String)>,
+    /// VMs on which the store is behind, and what shows it.
+    behind: Vec<(VmName, Problem)>,
 }
 
 /// What lies in the store, read at one moment.
@@ -56,6 +61,7 @@ struct Stored {
     claims: Vec<ClaimObject>,
     vms: Vec<VmAtAGlance>,
     jobs: Vec<JobAtAGlance>,
+    unreadable: Vec<(Key, String)>,
 }
 
 /// Looks at everything.
@@ -65,9 +71,14 @@ struct Stored {
 pub async fn examine(node: &Node, keeper: &Keeper) -> Result<Doctor, Problem> {
     let stored = keeper.store.ask(read).await?;
     let members = node.members(keeper).await?.nodes;
+    let behind = match keeper.director.desk() {
+        Ok(desk) => desk.all_behind().await?,
+        // It has just begun, and knows of nobody yet.
+        Err(_) => Vec::new(),
+    };
     let filling = filling(node, keeper, &stored.claims);
     let (looks, targets, filling) = tokio::join!(looks(node, keeper), look_at_all(node, keeper), filling);
-    let Stored { certificate_s, pools, volumes, claims, vms, jobs } = stored;
+    let Stored { certificate_s, pools, volumes, claims, vms, jobs, unreadable } = stored;
     let findings = Findings {
         now_s: now_s(),
         certificate_s,
@@ -81,6 +92,8 @@ pub async fn examine(node: &Node, keeper: &Keeper) -> Result<Doctor, Problem> {
         filling: filling?,
         vms,
         jobs,
+        unreadable,
+        behind,
     };
     Ok(Doctor { checks: judge(&findings) })
 }
@@ -89,6 +102,7 @@ fn judge(findings: &Findings) -> Vec<Check> {
     let mut checks = machines::judge(findings);
     checks.extend(storage::judge(findings));
     checks.extend(guests::judge(findings));
+    checks.extend(unreadable(findings));
     // By machine, what is bad first.
     checks.sort_by(|one, two| (&one.node, weight(one.grade)).cmp(&(&two.node, weight(two.grade))));
     checks
@@ -106,27 +120,49 @@ fn check(node: &NodeName, what: &str, grade: Grade, text: impl Into<String>, hin
     Check { node: node.clone(), what: what.to_owned(), grade, text: text.into(), hint: hint.to_owned() }
 }
 
-fn read(engine: &mut dyn Engine) -> Result<Stored, Problem> {
-    Ok(Stored {
-        certificate_s: registry::settings(engine)?.certificate_s,
-        pools: object::pools(engine)?,
-        volumes: object::volumes(engine)?,
-        claims: object::claims(engine)?,
-        vms: glances(engine, "/vm/")?,
-        jobs: glances(engine, "/job/")?,
-    })
+/// The store is looked after on its own machine.
+fn unreadable(findings: &Findings) -> impl Iterator<Item = Check> {
+    let hint = "run the muskox version that wrote it; if it is damaged, bring the store back from a backup. Until then \
+                nothing is done for its VM, and what that needs (memory, addresses) is not counted";
+    let one = move |(key, why): &(Key, String)| check(&findings.store, &format!("object {key}"), Grade::Bad, why, hint);
+    findings.unreadable.iter().map(one)
 }
 
-/// The few fields that matter here of objects that others own.
-fn glances<T: DeserializeOwned>(engine: &mut dyn Engine, prefix: &str) -> Result<Vec<T>, Problem> {
-    let entries = engine.range(prefix).map_err(|error| failed(&error))?.entries;
-    let read = |entry: &cluster::store::Entry| {
-        serde_json::from_str(&entry.value).map_err(|error| {
-            let text = format!("the store's object {} is not understood: {error}", entry.key);
-            Problem::new(Code::StoreFailed, text, "run the muskox version that wrote it")
-        })
+fn read(engine: &mut dyn Engine) -> Result<Stored, Problem> {
+    // Each kind that is looked at here; of whom a VM consists, the director knows.
+    let mut unreadable = View::whole(engine)?.unreadable;
+    let stored = Stored {
+        certificate_s: registry::settings(engine)?.certificate_s,
+        pools: readable(engine, "/pool/", parse_object, &mut unreadable)?,
+        volumes: readable(engine, "/volume/", parse_object, &mut unreadable)?,
+        claims: readable(engine, "/claim/", parse_object, &mut unreadable)?,
+        vms: readable(engine, "/vm/", glance, &mut unreadable)?,
+        jobs: readable(engine, "/job/", glance, &mut unreadable)?,
+        unreadable: Vec::new(),
     };
-    entries.iter().map(read).collect()
+    unreadable.sort();
+    unreadable.dedup_by(|one, two| one.0 == two.0);
+    Ok(Stored { unreadable, ..stored })
+}
+
+/// What can be read of a kind; the rest is a finding, and does not hide what else there is.
+fn readable<T>(
+    engine: &mut dyn Engine,
+    prefix: &str,
+    parse: fn(&Entry) -> Result<T, Problem>,
+    unreadable: &mut Vec<(Key, String)>,
+) -> Result<Vec<T>, Problem> {
+    let entries = engine.range(prefix).map_err(|error| failed(&error))?.entries;
+    let read = |entry: &Entry| parse(entry).map_err(|problem| unreadable.push((entry.key.clone(), problem.text))).ok();
+    Ok(entries.iter().filter_map(read).collect())
+}
+
+/// The few fields that matter here of an object that others own.
+fn glance<T: DeserializeOwned>(entry: &Entry) -> Result<T, Problem> {
+    serde_json::from_str(&entry.value).map_err(|error| {
+        let text = format!("the store's object {} is not understood: {error}", entry.key);
+        Problem::new(Code::StoreFailed, text, "run the muskox version that wrote it")
+    })
 }
 
 async fn looks(node: &Node, keeper: &Keeper) -> Result<BTreeMap<NodeName, Result<HostReport, Problem>>, Problem> {

@@ -1,7 +1,7 @@
 //! Pools, volumes and claims: what the store says of them beside what the targets say.
 
 use super::{Findings, check};
-use crate::storage::object::{ClaimObject, PoolObject, VolumeObject};
+use crate::storage::object::{ClaimObject, PoolObject, VolumeObject, pool_key, volume_key};
 use api::{Check, Grade};
 use wire::control::{PoolReport, PoolState, ServeState, VolumeReport};
 
@@ -98,13 +98,15 @@ fn claim(findings: &Findings, it: &ClaimObject) -> Option<Check> {
     Some(check(&it.machine, &format!("volume {}", it.volume), Grade::Warning, text, hint))
 }
 
-/// What targets have that the cluster does not know.
+/// What targets have that the cluster does not know. What it cannot read it knows.
 fn strangers(findings: &Findings) -> Vec<Check> {
     let mut checks = Vec::new();
     for (node, status) in &findings.targets {
         let Ok(status) = status else { continue };
         for report in &status.pools {
-            if !findings.pools.iter().any(|it| it.name == report.pool && it.node == *node) {
+            let known = findings.pools.iter().any(|it| it.name == report.pool && it.node == *node);
+            let unread = findings.unreadable.iter().any(|(key, _)| *key == pool_key(&report.pool));
+            if !known && !unread {
                 let text = "its target has this pool, and the cluster does not know it";
                 let hint = "take it in with `muskox pool create` and the same disks, or stop it with `muskox ctl`";
                 checks.push(check(node, &format!("pool {}", report.pool), Grade::Warning, text, hint));
@@ -112,7 +114,8 @@ fn strangers(findings: &Findings) -> Vec<Check> {
         }
         for report in &status.volumes {
             let known = findings.volumes.iter().any(|it| it.name == report.volume && it.node == *node);
-            if !known && findings.pools.iter().any(|it| it.name == report.pool) {
+            let unread = findings.unreadable.iter().any(|(key, _)| *key == volume_key(&report.volume));
+            if !known && !unread && findings.pools.iter().any(|it| it.name == report.pool) {
                 let text = "its target has this volume, and the cluster does not know it";
                 let hint =
                     "it is served to nobody; restore a newer backup of the store, or `muskox ctl volume remove` it";

@@ -29,6 +29,7 @@ fn member(text: &str) -> Member {
 
 fn report() -> HostReport {
     HostReport {
+        sequence: crate::peer::Sequence::default(),
         memory: ByteLen::mib(1024),
         free: ByteLen::mib(512),
         cpus: 2,
@@ -99,6 +100,8 @@ fn healthy() -> Findings {
         filling: Vec::new(),
         vms: Vec::new(),
         jobs: Vec::new(),
+        unreadable: Vec::new(),
+        behind: Vec::new(),
     }
 }
 
@@ -113,6 +116,7 @@ fn look(findings: &mut Findings) -> &mut HostReport {
 fn guest(kind: Guest) -> Tell {
     Tell {
         vm: "vm1".parse().unwrap(),
+        sequence: crate::peer::Sequence::default(),
         at: Revision(1),
         guest: kind,
         epoch: None,
@@ -133,7 +137,7 @@ fn guest(kind: Guest) -> Tell {
 fn each_disease_is_named() {
     assert!(judge(&healthy()).iter().all(|check| check.grade == Grade::Good), "{:?}", judge(&healthy()));
     type Spoil = fn(&mut Findings);
-    let cases: [(&str, Grade, Spoil); 20] = [
+    let cases: [(&str, Grade, Spoil); 22] = [
         ("votes", Grade::Warning, |it| drop(it.members.pop())),
         ("node", Grade::Bad, |it| {
             let gone = Problem::new(Code::Unreachable, "it does not answer", "start it");
@@ -162,10 +166,15 @@ fn each_disease_is_named() {
             look(it).guests.push(guest(Guest::Absent));
         }),
         ("VM vm1", Grade::Bad, |it| look(it).guests.push(guest(Guest::Stopped))),
+        ("VM vm1", Grade::Bad, |it| {
+            let problem = Problem::new(Code::NotPossible, "the store is behind", "adopt it");
+            it.behind.push(("vm1".parse().unwrap(), problem));
+        }),
         ("job j1", Grade::Bad, |it| {
             let blocked = Some("votes".to_owned());
             it.jobs.push(JobAtAGlance { id: "j1".to_owned(), blocked, outcome: None });
         }),
+        ("object /vm/vm1", Grade::Bad, |it| it.unreadable.push(("/vm/vm1".parse().unwrap(), "x".to_owned()))),
     ];
     for (what, grade, spoil) in cases {
         let mut findings = healthy();
@@ -187,4 +196,36 @@ fn a_claim_left_over_is_named() {
     assert!(judge(&findings).iter().any(|check| check.node == name("two") && check.grade == Grade::Warning));
     findings.filling.push(volume);
     assert!(judge(&findings).iter().all(|check| check.grade == Grade::Good));
+}
+
+/// Goal: what cannot be read is a finding that hides nothing else, and nobody is told to remove the volume that it describes.
+/// Method: a store with a good and a bad object of each kind; a target that has the volume.
+#[test]
+fn what_cannot_be_read_is_named() {
+    let mut engine = cluster::store::Memory::new();
+    let settings = registry::Settings::new(3_600);
+    let seat = crate::identity::Seat {
+        name: name("one"),
+        address: "127.0.0.1:1".parse().unwrap(),
+        portals: Vec::new(),
+        roles: vec![Role::Storage],
+    };
+    let record = registry::Record::new(seat, HostKey([1; 32]), 0);
+    registry::found(&mut engine, &record, settings).unwrap();
+    let put = |key: &str, value: &str| cluster::store::Op::Put {
+        key: key.parse().unwrap(),
+        value: value.to_owned(),
+        lease: None,
+    };
+    let bad = ["/claim/c", "/epoch/vm/vm1", "/job/j1", "/pool/p", "/vm/vm1", "/volume/web1"].map(|key| put(key, "{}"));
+    let good = put("/pool/tank", r#"{"version":1,"name":"tank","node":"one"}"#);
+    let then = bad.into_iter().chain([good]).collect();
+    engine.txn(&cluster::store::Txn { then, ..Default::default() }).unwrap();
+    let stored = read(&mut engine).unwrap();
+    let keys: Vec<&str> = stored.unreadable.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(keys, ["/claim/c", "/epoch/vm/vm1", "/job/j1", "/pool/p", "/vm/vm1", "/volume/web1"]);
+    let Stored { pools, volumes, unreadable, .. } = stored;
+    let findings = Findings { pools, volumes, unreadable, ..healthy() };
+    assert_eq!(findings.pools.len(), 1);
+    assert!(judge(&findings).iter().all(|check| check.grade == Grade::Good || check.what.starts_with("object ")));
 }

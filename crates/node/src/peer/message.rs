@@ -148,11 +148,24 @@ pub struct Acted {
     pub told: Tell,
 }
 
+/// The place of what a host's agent says in the order of all that it says: two messages may go over two connections and
+/// arrive swapped. The later one has the greater sequence, across restarts of the agent too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Sequence {
+    /// Which life of the agent.
+    pub life: u64,
+    /// The how-manieth word in it.
+    pub number: u64,
+}
+
 /// How a VM is on one host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tell {
     /// Which VM.
     pub vm: VmName,
+    /// When it was so, among all that this host says.
+    #[serde(default)]
+    pub sequence: Sequence,
     /// The newest order heard about it.
     pub at: Revision,
     /// How it is.
@@ -180,6 +193,9 @@ pub struct Tell {
 /// What a machine is and has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostReport {
+    /// When it was so, among all that this host says; its guests are told right after.
+    #[serde(default)]
+    pub sequence: Sequence,
     /// Memory in all.
     pub memory: ByteLen,
     /// Memory that new guests could use.
@@ -227,6 +243,13 @@ pub struct Synced {
     pub witnesses: Vec<WitnessAt>,
     /// The times of the lease, the same on all machines.
     pub timing: LeaseTiming,
+    /// The store's revision that all this was read at.
+    #[serde(default)]
+    pub at: Revision,
+    /// VMs that this host says it knows and the store does not: deleted ones. Never one that was heard of after `at`: a
+    /// store that was brought back from a backup knows less than its hosts.
+    #[serde(default)]
+    pub unknown: Vec<VmName>,
 }
 
 /// What the store says about one VM, for one host. Acted on only while no job works on it.

@@ -46,7 +46,11 @@ impl Desk {
             let text = format!("the description is of '{}', not of '{vm}'", spec.name);
             return Err(Problem::new(Code::BadRequest, text, "a VM keeps its name"));
         }
-        let off = self.is_off(&self.view().await?, &vm)?;
+        let behind = self.behind_on(&vm).await?;
+        let off = match behind {
+            Some(problem) => Err(problem),
+            None => self.is_off(&self.view().await?, &vm)?,
+        };
         self.store.ask(move |engine| edit(engine, &text, &spec, off.is_ok())).await?;
         self.vm_show(name).await
     }
@@ -58,6 +62,7 @@ impl Desk {
     pub async fn vm_delete(self: &Rc<Self>, name: &str) -> Result<Done, Problem> {
         let vm = parse_vm(name)?;
         let _placing = self.placing.lock().await;
+        self.refuse_if_behind(&vm).await?;
         self.is_off(&self.view().await?, &vm)??;
         let gone = vm.clone();
         let volumes = self.store.ask(move |engine| delete(engine, &gone)).await?;
@@ -190,6 +195,7 @@ fn take(engine: &mut dyn Engine, name: &VolumeName, vm: &VmName, txn: &mut Txn) 
 
 fn create(engine: &mut dyn Engine, text: &str, spec: &Spec, uuid: &str) -> Result<(), Problem> {
     let view = View::whole(engine)?;
+    view.check_readable(&spec.name)?;
     if view.vms.contains_key(&spec.name) {
         let text = format!("there is a VM '{}' already", spec.name);
         return Err(Problem::new(Code::Exists, text, "choose another name, or change it with `muskox vm edit`"));

@@ -3,6 +3,7 @@
 //! Invariant: a description is checked whole before anything is changed; a VM's addresses and UUID are made once and
 //! kept. It does *not* know where a VM runs: that is the director's.
 
+mod adopt;
 mod calls;
 pub mod object;
 mod run;
@@ -14,7 +15,7 @@ use crate::service::{Keeper, done, parse};
 use api::{Call, Problem, VmSpecRequest};
 
 /// Calls that are answered here.
-const CALLS: [&str; 13] = [
+const CALLS: [&str; 14] = [
     "vm_list",
     "vm_create",
     "vm_show",
@@ -23,6 +24,7 @@ const CALLS: [&str; 13] = [
     "vm_start",
     "vm_stop",
     "vm_migrate",
+    "vm_adopt",
     "vm_why",
     "job_list",
     "job_show",
@@ -52,6 +54,7 @@ pub async fn answer(keeper: &Keeper, call: &Call, name: &str, body: &[u8], by: &
         "vm_start" => desk.vm_start(name, &parse(body)?, by).await.map(|it| done(&it)),
         "vm_stop" => desk.vm_stop(name, &parse(body)?, by).await.map(|it| done(&it)),
         "vm_migrate" => desk.vm_migrate(name, &parse(body)?).await.map(|it| done(&it)),
+        "vm_adopt" => desk.vm_adopt(name, by).await.map(|it| done(&it)),
         "vm_why" => desk.vm_why(name).await.map(|it| done(&it)),
         "job_list" => desk.job_list().await.map(|it| done(&it)),
         "job_show" => desk.job_show(name).await.map(|it| done(&it)),

@@ -28,6 +28,7 @@ impl Desk {
     pub async fn vm_start(self: &Rc<Self>, name: &str, request: &VmStartRequest, by: &str) -> Result<Begun, Problem> {
         let vm = parse_vm(name)?;
         let _placing = self.placing.lock().await;
+        self.refuse_if_behind(&vm).await?;
         let view = self.view().await?;
         let (object, owned) = (view.vm(&vm)?, view.ownership(&vm)?);
         if let Some(begun) = self.no_start(&view, owned, object.wished())? {
@@ -84,13 +85,14 @@ impl Desk {
     /// Wishes that a VM not run; its host shuts it down when it hears of it, within a second.
     ///
     /// # Errors
-    /// [`Code::NotFound`], [`Code::BadRequest`].
+    /// [`Code::NotFound`], [`Code::BadRequest`]; [`Code::NotPossible`]: the store is behind on it.
     pub async fn vm_stop(self: &Rc<Self>, name: &str, request: &VmStopRequest, by: &str) -> Result<Begun, Problem> {
         let vm = parse_vm(name)?;
         if let Some(ms) = request.patience_ms.filter(|ms| *ms > PATIENCE_MAX_MS) {
             let text = format!("a guest may take at most {PATIENCE_MAX_MS} ms to shut down, not {ms}");
             return Err(Problem::new(Code::BadRequest, text, "leave it out: then it is as described"));
         }
+        self.refuse_if_behind(&vm).await?;
         let new = self.wish(&vm, Wish::Stopped, request.patience_ms.map(Millis)).await?;
         if new {
             self.note_wish(&vm, by, false);
@@ -120,6 +122,7 @@ impl Desk {
             return Err(Problem::new(Code::BadRequest, text, "leave it out: then it goes by the memory"));
         }
         let _placing = self.placing.lock().await;
+        self.refuse_if_behind(&vm).await?;
         let view = self.view().await?;
         let (object, owned) = (view.vm(&vm)?, view.ownership(&vm)?);
         // Where it may be is as described now; what it needs is as it runs.

@@ -14,7 +14,10 @@ impl Desk {
     /// The store's.
     pub async fn vm_list(&self) -> Result<VmList, Problem> {
         let view = self.view().await?;
-        Ok(VmList { vms: view.vms.keys().map(|vm| self.shown(&view, vm)).collect::<Result<_, _>>()? })
+        let mut names = view.unreadable_vms();
+        names.extend(view.vms.keys().cloned());
+        let shown = |vm: &VmName| self.shown(&view, vm).unwrap_or_else(|_| unreadable(&view, vm));
+        Ok(VmList { vms: names.iter().map(shown).collect() })
     }
 
     /// One VM.
@@ -68,6 +71,10 @@ impl Desk {
         let mut lines = why(&present, &facts, now_ms());
         // It tells oldest first; people look at the top.
         lines[1..].reverse();
+        // A VM whose objects cannot all be read is shown as far as they can.
+        if let Ok(Some(behind)) = self.behind_on(vm).await {
+            lines.insert(1, format!("{}; {}.", behind.text, behind.hint));
+        }
         Ok(lines)
     }
 
@@ -117,6 +124,22 @@ impl Desk {
             (None, _, false) if never => VmState::Stopped,
             (None, _, _) => VmState::Unknown,
         })
+    }
+}
+
+/// A VM that cannot be read is there all the same.
+fn unreadable(view: &View, vm: &VmName) -> Shown {
+    let owned = view.ownership(vm).ok();
+    Shown {
+        name: vm.clone(),
+        state: VmState::Unknown,
+        wished: view.vm(vm).is_ok_and(crate::vms::object::Vm::wished),
+        host: owned.and_then(|it| it.owner).and_then(|owner| view.member(owner)).map(|record| record.name.clone()),
+        epoch: owned.map_or(0, |it| it.epoch.0),
+        memory: 0,
+        vcpus: 0,
+        volumes: owned.map_or_else(Vec::new, |it| it.volumes.clone()),
+        job: owned.and_then(|it| it.job.as_ref()).map(ToString::to_string),
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Host {
     pub frozen_until: u64,
     /// Who is told of changes: controller, its life, the order's revision.
     pub watcher: Option<(usize, u64, crate::store::Revision)>,
-    pub told: Option<Guest>,
+    pub told: Option<(Guest, Option<Epoch>)>,
     /// The dead-man's.
     pub granted_at: u64,
     pub paused: bool,
@@ -51,6 +51,10 @@ impl Host {
             Some(Qemu { state: Guest::Running, runs: false, .. }) => Guest::Stopped,
             Some(qemu) => qemu.state,
         }
+    }
+
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.qemu.as_ref().map(|qemu| qemu.epoch)
     }
 
     /// Lets the guest run, unless the dead-man forbids it.

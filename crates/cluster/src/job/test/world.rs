@@ -383,11 +383,12 @@ impl World {
         }
         self.migrate(host);
         let guest = self.hosts[host].guest();
-        if self.hosts[host].told != Some(guest)
+        let epoch = self.hosts[host].epoch();
+        if self.hosts[host].told != Some((guest, epoch))
             && let Some((c, life, at)) = self.hosts[host].watcher
         {
-            self.hosts[host].told = Some(guest);
-            self.send(host, c, Message::Report(c, life, at, Report::Guest { host: key(host), guest }));
+            self.hosts[host].told = Some((guest, epoch));
+            self.send(host, c, Message::Report(c, life, at, Report::Guest { host: key(host), guest, epoch }));
         }
     }
 

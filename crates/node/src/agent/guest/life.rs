@@ -4,6 +4,7 @@ use super::Guest;
 use crate::agent::{initiator, supervise};
 use crate::peer::Brief;
 use cluster::job::Guest as State;
+use cluster::store::Revision;
 use host::vm::{Cgroup, Folder, Vm};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -61,7 +62,7 @@ impl Guest {
     /// From here on this QEMU is the VM's.
     pub(super) fn hold(self: &Rc<Self>, vm: Vm) {
         let vm = Rc::new(vm);
-        let watching = tokio::task::spawn_local(Rc::clone(self).watch(Rc::clone(&vm))).abort_handle();
+        let watching = self.shared.tasks.spawn(Rc::clone(self).watch(Rc::clone(&vm)));
         let mut facts = self.facts.borrow_mut();
         facts.vm = Some(vm);
         if let Some(former) = facts.watching.replace(watching) {
@@ -73,7 +74,7 @@ impl Guest {
     pub(super) fn watch_on(self: &Rc<Self>) {
         let mut facts = self.facts.borrow_mut();
         if let (Some(vm), None) = (facts.vm.clone(), &facts.watching) {
-            facts.watching = Some(tokio::task::spawn_local(Rc::clone(self).watch(vm)).abort_handle());
+            facts.watching = Some(self.shared.tasks.spawn(Rc::clone(self).watch(vm)));
         }
     }
 
@@ -98,7 +99,7 @@ impl Guest {
             return;
         }
         let daemon = initiator::daemon(&self.shared.place, &self.name, cgroup);
-        let keeping = tokio::task::spawn_local(supervise::keep(daemon)).abort_handle();
+        let keeping = self.shared.tasks.spawn(supervise::keep(daemon));
         if let Some(former) = self.facts.borrow_mut().keeping.replace(keeping) {
             former.abort();
         }
@@ -144,6 +145,24 @@ impl Guest {
         }
         self.facts.borrow_mut().cgroup.clone_from(&cgroup);
         Ok(cgroup)
+    }
+
+    /// Whether certainly nothing of it is here, nothing is wished of it or under way, and nothing was heard after this.
+    pub fn is_nothing_since(&self, at: Revision) -> bool {
+        let quiet = {
+            let facts = self.facts.borrow();
+            let watched = facts.watching.as_ref().is_some_and(|watching| !watching.is_finished());
+            let heard = facts.memory.orders.newest() > at;
+            facts.state == State::Absent && facts.vm.is_none() && facts.keeping.is_none() && !watched && !heard
+        };
+        let rests = self.adopted.get() && self.wanted.borrow().is_none();
+        // Asked last: looking for processes takes milliseconds.
+        quiet && rests && self.nothing_lives()
+    }
+
+    fn nothing_lives(&self) -> bool {
+        let qemu = self.folder().is_ok_and(|folder| matches!(Vm::process_in(&folder), Ok(None)));
+        qemu && matches!(initiator::daemon(&self.shared.place, &self.name, None).find(), Ok(None))
     }
 
     /// Removes its taps. The kernel closes what a killed QEMU had open a moment after its end is seen.

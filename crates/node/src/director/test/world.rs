@@ -12,7 +12,7 @@ use api::{Code, NodeList, Problem, Role};
 use cluster::ha::Answer;
 use cluster::job::{Action, Guest, Orders};
 use cluster::lease::Vote;
-use cluster::store::{Memory, Txn};
+use cluster::store::{Backup, Memory, Txn};
 use host::runtime::now;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use std::future::Future;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 use units::{ByteLen, CaFingerprint, Epoch, HostKey, Millis, Moment, VmName, VolumeId, VolumeName};
-use wire::control::{self, Refusal, Request};
+use wire::control::{self, GrantReport, Refusal, Request, ServeState};
 
 pub const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
 /// Tests wait at most so long for what must come.
@@ -93,9 +93,21 @@ impl World {
         Rc::new(Self { store, state: RefCell::default(), desk: RefCell::default() })
     }
 
+    /// The same machines with another store, made anew from a backup. The former director has to be gone.
+    pub async fn restored(&self, backup: Backup) -> Rc<Self> {
+        let store = Store::serve(Memory::new()).expect("a thread");
+        let restore = move |engine: &mut dyn cluster::store::Engine| engine.restore(&backup).map_err(|it| failed(&it));
+        store.ask(restore).await.expect("it is one");
+        Rc::new(Self { store, state: RefCell::new(self.state.take()), desk: RefCell::default() })
+    }
+
     /// A director, that has run for a while, with machines that call it.
     pub async fn direct(self: &Rc<Self>) -> Rc<Desk> {
-        let began = Moment(now().0.saturating_sub(10_000));
+        self.direct_since(Moment(now().0.saturating_sub(10_000))).await
+    }
+
+    /// A director that began at this moment.
+    pub async fn direct_since(self: &Rc<Self>, began: Moment) -> Rc<Desk> {
         let machines: Rc<dyn Machines> = Rc::clone(self) as _;
         let desk = Desk::new((key(0), began), self.store.clone(), machines, Rc::clone(self) as Rc<dyn Ballot>);
         self.desk.replace(Rc::downgrade(&desk));
@@ -171,12 +183,13 @@ impl World {
         let mut state = self.state.borrow_mut();
         match &act.action {
             Action::Start { .. } if state.sluggish.contains(&n) => {}
-            Action::Start { .. } if tell.guest != Guest::Running => {
+            Action::Start { epoch, .. } if tell.guest != Guest::Running => {
                 state.starts.push((n, now()));
-                tell.guest = Guest::Running;
+                (tell.guest, tell.epoch) = (Guest::Running, Some(*epoch));
             }
-            Action::Destroy { .. } => tell.guest = Guest::Absent,
-            Action::Incoming { .. } if tell.guest == Guest::Absent => {
+            Action::Destroy { .. } => (tell.guest, tell.epoch) = (Guest::Absent, None),
+            Action::Incoming { epoch, .. } if tell.guest == Guest::Absent => {
+                tell.epoch = Some(*epoch);
                 // As real ones: what is old is destroyed first, and that is told.
                 let (desk, host, mut later) = (self.desk.borrow().clone(), key(n), tell.clone());
                 (later.guest, later.port) = (Guest::Incoming, Some(10_820));
@@ -205,18 +218,38 @@ impl World {
     }
 
     fn target(&self, request: Request) -> Result<control::Reply, Refusal> {
-        let (volume, epoch) = match request {
-            Request::Raise { volume, epoch, .. } | Request::Floor { volume, epoch } => (volume, epoch),
-            _ => return Ok(control::Reply::Done),
-        };
         let mut state = self.state.borrow_mut();
-        let floor = state.floors.entry(volume).or_insert(Epoch(0));
-        if epoch < *floor {
-            return Err(Refusal::new(control::Code::Fenced, "an older epoch", ""));
+        let floors = &mut state.floors;
+        match request {
+            Request::Raise { volume, epoch, .. } if floors.get(&volume).is_some_and(|floor| epoch < *floor) => {
+                Err(Refusal::new(control::Code::Fenced, "an older epoch", ""))
+            }
+            Request::Raise { volume, epoch, .. } | Request::Floor { volume, epoch } => {
+                let floor = floors.entry(volume.clone()).or_default();
+                *floor = epoch.max(*floor);
+                Ok(grant(volume, *floor))
+            }
+            Request::GrantShow { volume } => {
+                let floor = floors.get(&volume).copied().unwrap_or_default();
+                Ok(grant(volume, floor))
+            }
+            _ => Ok(control::Reply::Done),
         }
-        *floor = epoch;
-        Ok(control::Reply::Done)
     }
+}
+
+fn grant(volume: VolumeName, epoch: Epoch) -> control::Reply {
+    control::Reply::Grant(GrantReport {
+        volume,
+        epoch,
+        granted: epoch,
+        owners: Vec::new(),
+        reservation: None,
+        shared: false,
+        state: ServeState::Serving,
+        reason: None,
+        overridden: None,
+    })
 }
 
 impl Machines for World {
