@@ -22,6 +22,9 @@ const PHASE_MAX: Duration = Duration::from_secs(60);
 const PREY_MAX: Duration = Duration::from_secs(5);
 /// Beacons are written down after this at the latest.
 const WRITTEN: Duration = Duration::from_millis(400);
+/// Votes bind a witness for 10 s (docs/rfd/0007-witness.md).
+const VOTES_BIND_MAX: Duration = Duration::from_secs(15);
+const VOTES_LOOK: Duration = Duration::from_millis(200);
 
 impl Moves {
     /// Plays a round and judges it.
@@ -88,12 +91,20 @@ impl Moves {
         self.play.writer.event(What::Note { text: text.to_owned() }).map(drop)
     }
 
-    /// Asks for the migration; the job's id.
+    /// Asks for the migration; the job's id. Votes against the destination, of the round before, may still bind.
     fn begin(&self, destination: Role) -> anyhow::Result<String> {
         let socket = self.play.cluster.socket(Role::Storage);
         let wish = json!({ "host": destination.name() });
-        let begun = http::call(&socket, "POST", &format!("/v1/vms/{VM}/migrate"), Some(&wish))?;
-        Ok(begun["job"].as_str().context("no job was begun")?.to_owned())
+        let asked = Instant::now();
+        loop {
+            match http::call(&socket, "POST", &format!("/v1/vms/{VM}/migrate"), Some(&wish)) {
+                Ok(begun) => return Ok(begun["job"].as_str().context("no job was begun")?.to_owned()),
+                Err(error) if error.to_string().contains("was voted dead") && asked.elapsed() < VOTES_BIND_MAX => {
+                    self.nap(VOTES_LOOK)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The job as the store said it last.

@@ -24,7 +24,7 @@ mod votes;
 mod witnesses;
 
 pub use behind::{Word, is_behind};
-pub use place::{Fit, admitted, fits, memory, side};
+pub use place::{Fit, admitted, memory, side, still_bound};
 pub use recover::DEADLINE as RECOVERY_DEADLINE;
 pub use view::{View, get};
 

@@ -2,6 +2,7 @@
 //!
 //! Only hosts that have called lately are thought of. Memory that was given away but is not used yet counts as used.
 
+use super::Desk;
 use super::hosts::Hosts;
 use super::view::View;
 use crate::vms::spec::Spec;
@@ -10,7 +11,8 @@ use cluster::ha::{self, Candidate, Capacity, Load, NoRoom};
 use cluster::job::Guest;
 use cluster::lease::WITNESSES_MIN;
 use cluster::migrate::Side;
-use units::{ByteLen, HostKey, Moment, NodeName, VmName};
+use host::runtime::now;
+use units::{ByteLen, HostKey, Millis, Moment, NodeName, VmName};
 
 /// A host, and what is in the way of a VM there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,13 +25,37 @@ pub struct Fit {
     pub objections: Vec<String>,
 }
 
-/// All hosts, those with the most free memory first.
+impl Desk {
+    /// All hosts, those with the most free memory first.
+    #[must_use]
+    pub fn fits(&self, view: &View, spec: &Spec) -> Vec<Fit> {
+        let (hosts, at) = (self.hosts.borrow(), now());
+        let machines = view.members.iter().filter(|record| record.roles.contains(&Role::Host));
+        let mut fits: Vec<Fit> =
+            machines.map(|record| fit(view, &hosts, spec, (record.key, &record.name), at)).collect();
+        for fit in &mut fits {
+            if let Some(left) = self.voted_dead(fit.candidate.host) {
+                fit.candidate.ready = false;
+                fit.objections.push(still_bound(&fit.name, left));
+            }
+        }
+        fits.sort_by_key(|fit| (std::cmp::Reverse(fit.candidate.free), fit.name.clone()));
+        fits
+    }
+
+    /// For how long votes against a host bind the witnesses, also after it is back: until then it gets no lease, so a guest
+    /// there would stand still.
+    #[must_use]
+    pub fn voted_dead(&self, host: HostKey) -> Option<Millis> {
+        let until = self.verdicts.borrow().get(&host).copied();
+        until.map(|until| until.since(now())).filter(|left| left.0 > 0)
+    }
+}
+
+/// Why a host that is back gets no guest yet.
 #[must_use]
-pub fn fits(view: &View, hosts: &Hosts, spec: &Spec, now: Moment) -> Vec<Fit> {
-    let machines = view.members.iter().filter(|record| record.roles.contains(&Role::Host));
-    let mut fits: Vec<Fit> = machines.map(|record| fit(view, hosts, spec, (record.key, &record.name), now)).collect();
-    fits.sort_by_key(|fit| (std::cmp::Reverse(fit.candidate.free), fit.name.clone()));
-    fits
+pub fn still_bound(name: &NodeName, left: Millis) -> String {
+    format!("'{name}' was voted dead; the votes bind for {left} more, so a guest could not run there yet")
 }
 
 fn fit(view: &View, hosts: &Hosts, spec: &Spec, (host, name): (HostKey, &NodeName), now: Moment) -> Fit {

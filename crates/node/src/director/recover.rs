@@ -5,7 +5,7 @@
 //! only after its host, asked just now, said that it has none.
 
 use super::facts::words;
-use super::place::{Fit, fits, memory};
+use super::place::{Fit, memory};
 use super::{Desk, POWER, View};
 use crate::peer::{Ask, Reply, Tell};
 use crate::store::failed;
@@ -117,8 +117,7 @@ impl Desk {
     ) -> Result<(), Problem> {
         let spec = view.vm(vm)?.spec()?;
         let owned = view.ownership(vm)?;
-        let candidates: Vec<_> =
-            fits(view, &self.hosts.borrow(), &spec, now()).into_iter().map(|fit| fit.candidate).collect();
+        let candidates: Vec<_> = self.fits(view, &spec).into_iter().map(|fit| fit.candidate).collect();
         match ha::decide(owned, verdict, &candidates, (memory(&spec), POWER), now()) {
             Decision::Recover(plan, after) => {
                 let of = u64::try_from(view.members.len()).expect("at most 256");
@@ -258,7 +257,7 @@ impl Desk {
             return Ok(());
         }
         let spec = view.vm(vm)?.spec()?;
-        let fits = fits(&view, &self.hosts.borrow(), &spec, now());
+        let fits = self.fits(&view, &spec);
         let Some((to, spare)) = choose(&fits, &spec, owned.owner) else {
             let why: Vec<String> = fits.iter().flat_map(|fit| fit.objections.clone()).collect();
             self.nothing_done(vm, &format!("no host can take it: {}", why.join(", ")));

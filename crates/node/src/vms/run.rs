@@ -3,7 +3,7 @@
 use super::object::Wish;
 use super::show::parse_vm;
 use super::spec::Spec;
-use crate::director::{Desk, Fit, POWER, RECOVERY_DEADLINE, View, admitted, fits, memory, side};
+use crate::director::{Desk, Fit, POWER, RECOVERY_DEADLINE, View, admitted, memory, side, still_bound};
 use api::{Begun, Code, Problem, VmMigrateRequest, VmStartRequest, VmStopRequest};
 use cluster::ha::{NoRoom, Recovery};
 use cluster::job::{Guest, Ownership, Task};
@@ -35,7 +35,7 @@ impl Desk {
             return Ok(begun);
         }
         let spec = object.spec()?;
-        let fits = fits(&view, &self.hosts.borrow(), &spec, now());
+        let fits = self.fits(&view, &spec);
         let (to, spare) = choose(&view, &fits, &spec, request.host.as_ref())?;
         match admitted(&view, &self.hosts.borrow(), &spec, to, now()) {
             Err(NoRoom::AfterLosing { .. }) if request.overcommit => {}
@@ -127,11 +127,13 @@ impl Desk {
         let (object, owned) = (view.vm(&vm)?, view.ownership(&vm)?);
         // Where it may be is as described now; what it needs is as it runs.
         let spec = Spec { hosts: object.spec()?.hosts, ..object.as_started()?.0 };
-        let fits = fits(&view, &self.hosts.borrow(), &spec, now());
+        let fits = self.fits(&view, &spec);
         let destination = self.destination(&view, owned, &fits, &spec, request.host.as_ref())?;
         let facts = self.facts(&view, owned, &spec, &fits, destination);
         let mut reasons: Vec<String> = refusals(&vm, &facts).iter().map(ToString::to_string).collect();
         reasons.extend(not_allowed(&fits, &spec, destination));
+        let name = fits.iter().find(|fit| fit.candidate.host == destination).map(|fit| &fit.name);
+        reasons.extend(name.zip(self.voted_dead(destination)).map(|(name, left)| still_bound(name, left)));
         let from = match (owned.owner, reasons.is_empty()) {
             (Some(owner), true) => owner,
             _ => return Err(Problem::new(Code::NotPossible, reasons.join("; "), "nothing was changed")),

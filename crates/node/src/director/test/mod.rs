@@ -126,6 +126,13 @@ fn a_dead_host_loses_its_vms_by_votes_only() {
         }
         desk.bury_the_dead().await.unwrap();
         assert_eq!(desk.vm_show("web1").await.unwrap().vm.epoch, 2);
+        // It is back, but the votes still bind: it would get no lease for a guest.
+        world.state.borrow_mut().dead.clear();
+        world.state.borrow_mut().silent.clear();
+        world.sync_all(&desk).await;
+        let back = VmMigrateRequest { host: "beta".parse().ok(), deadline_ms: None };
+        let refused = desk.vm_migrate("web1", &back).await.expect_err("too early");
+        assert!(refused.code == Code::NotPossible && refused.text.contains("'beta' was voted dead"), "{refused:?}");
     });
 }
 
