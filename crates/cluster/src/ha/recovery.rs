@@ -5,6 +5,7 @@
 //!         │ all acknowledged, and then, at one moment, all made sure of
 //!         ▼ start at the destination ── it runs ──▶ done
 //!         └ it cannot ══▶ fence again, for the next host, at the next epoch ── none left ──▶ lost
+//!  a target knows a newer epoch than the store ──▶ lost: `vm adopt` is an operator's
 //! ```
 //!
 //! The owner in the store is the destination from the first transaction on: with the raise that names it, one
@@ -84,6 +85,14 @@ impl Plan for Recovery {
         if facts.gone(self.to, view.now) {
             return self.elsewhere(view, "the destination died");
         }
+        if let Some(why) = facts.refused_raise() {
+            // The store is older than what runs: with newer and newer epochs somebody healthy would be fenced in the end.
+            return Turn::end(
+                self.clone(),
+                view.owned,
+                Outcome::Lost { why: format!("a target refused the epoch: {why}") },
+            );
+        }
         if facts.refused().is_some() {
             return self.elsewhere(view, "the destination refused it");
         }
@@ -159,5 +168,26 @@ mod test {
             );
         }
         assert!(matches!(turn(Some(Epoch(6))), Turn::Move(step) if step.outcome == Some(Outcome::Done)));
+    }
+
+    /// Goal: a target that knows a newer epoch ends a recovery; what only the destination refuses goes on elsewhere. Method:
+    /// both refusals, with a spare.
+    #[test]
+    fn a_refused_epoch_is_not_tried_higher() {
+        let [host, spare] = [1, 2].map(|n| HostKey([n; 32]));
+        let owned = Ownership::new("web1".parse().expect("a name"), Vec::new()).expect("no volumes");
+        let (plan, owned) = Recovery::new(&owned, host, vec![spare], false);
+        let turn = |action| {
+            let mut facts = Facts::default();
+            facts.hear(Report::Refused(action, "no".to_owned()));
+            let (in_stage, now) = (Millis(0), Moment(0));
+            match plan.turn(&View { owned: &owned, facts: &facts, cancel: false, late: false, in_stage, now }) {
+                Turn::Move(step) => (step.owned.map(|owned| owned.epoch), step.outcome.is_some()),
+                _ => panic!("it goes on as if nothing were refused"),
+            }
+        };
+        let epoch = owned.epoch;
+        assert_eq!(turn(Action::Raise { epoch, owner: Some(host) }), (Some(epoch), true));
+        assert_eq!(turn(Action::Start { host, epoch }), (Some(epoch.next()), false));
     }
 }

@@ -9,7 +9,7 @@ use units::{Epoch, HostKey, Moment};
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     done: Vec<Action>,
-    refused: Option<String>,
+    refused: Option<(Action, String)>,
     guests: BTreeMap<HostKey, (Guest, Option<Epoch>)>,
     proofs: BTreeMap<HostKey, Proof>,
     measured: Measured,
@@ -21,7 +21,7 @@ impl Facts {
         match report {
             Report::Done(action) if self.is_done(&action) => {}
             Report::Done(action) => self.done.push(action),
-            Report::Refused(_, text) => self.refused = Some(text),
+            Report::Refused(action, text) => self.refused = Some((action, text)),
             Report::Guest { host, guest, epoch } => drop(self.guests.insert(host, (guest, epoch))),
             Report::Gone { host, proof } => self.prove(host, proof),
             Report::Measured(measured) => self.measured.merge(measured),
@@ -46,7 +46,13 @@ impl Facts {
     /// Why something cannot be done.
     #[must_use]
     pub fn refused(&self) -> Option<&str> {
-        self.refused.as_deref()
+        self.refused.as_ref().map(|(_, why)| why.as_str())
+    }
+
+    /// Why a target refuses to be raised: it knows a newer epoch.
+    #[must_use]
+    pub fn refused_raise(&self) -> Option<&str> {
+        self.refused.as_ref().filter(|(action, _)| matches!(action, Action::Raise { .. })).map(|(_, why)| why.as_str())
     }
 
     /// How the guest is there, if heard.

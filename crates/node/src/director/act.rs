@@ -173,11 +173,22 @@ async fn ask_target(desk: &Rc<Desk>, machine: &Record, volume: &VolumeName, requ
     }
     match refusal {
         None => Answer::Acknowledged(machine.key),
-        Some(refusal) if refusal.code == Code::Fenced => Answer::Refused(format!("{}: {}", machine.name, refusal.text)),
+        Some(refusal) if refusal.code == Code::Fenced => {
+            learn_grant(desk, machine, volume).await;
+            Answer::Refused(format!("{}: {}", machine.name, refusal.text))
+        }
         Some(refusal) => {
             tracing::warn!("the target of '{}': {}; hint: {}", machine.name, refusal.text, refusal.hint);
             Answer::Silent
         }
+    }
+}
+
+/// A target that refuses an epoch knows more than the store: nothing else is begun on that before somebody has looked.
+async fn learn_grant(desk: &Desk, machine: &Record, volume: &VolumeName) {
+    let ask = Ask::Target { request: Request::GrantShow { volume: volume.clone() } };
+    if let Ok(Reply::Target { answer: Ok(control::Reply::Grant(grant)) }) = desk.machines.ask(machine, ask).await {
+        desk.note_granted(volume, grant.epoch);
     }
 }
 

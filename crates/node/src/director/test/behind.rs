@@ -224,6 +224,32 @@ fn a_target_alone_shows_it() {
     });
 }
 
+/// Goal: a start that nobody's word held back is refused by the target; it ends there, and tells that the store is behind:
+/// no higher epoch is tried until somebody healthy is fenced. Method: as above, with a start before the target said anything.
+#[test]
+fn a_refused_epoch_shows_it_too() {
+    local(async {
+        let world = past().await;
+        for n in [1, 2] {
+            world.becomes(n, "web1", |tell| {
+                (tell.guest, tell.epoch, tell.at) = (Guest::Absent, None, cluster::store::Revision(1));
+            });
+            world.state.borrow_mut().orders.clear();
+        }
+        let desk = world.direct().await;
+        let starts = world.state.borrow().starts.len();
+        let begun = desk.vm_start("web1", &VmStartRequest { host: None, overcommit: true }, "the test").await;
+        let job = ended(&desk, &begun.expect("nobody has said anything yet").job.expect("a job")).await;
+        assert_eq!(job.outcome.as_deref(), Some("lost"), "{job:?}");
+        let problem = desk.refuse_if_behind(&name("web1")).await.expect_err("the target has said so");
+        assert!(problem.text.contains("the target of volume 'web1' is at epoch 3"), "{problem:?}");
+        desk.tend().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(desk.vm_show("web1").await.unwrap().vm.epoch, 2, "one epoch was tried");
+        assert_eq!(world.state.borrow().starts.len(), starts);
+    });
+}
+
 /// Goal: a director that has just begun begins nothing before those who may know better have called. Method: gamma, which
 /// has the guest, calls 300 ms after the start is asked for.
 #[test]
