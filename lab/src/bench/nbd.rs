@@ -1,8 +1,8 @@
 //! `bench nbd`: 4 KiB random at queue depth 1 and 32, 256 KiB at 4, reads and writes, one plaintext connection.
 //!
 //! Rounds are interleaved (every server in each), so that a slow minute of the machine hits all alike. Everything
-//! runs in a network namespace without a name, which ends with its last process; TCP there is the same on every machine
-//! (`ground`).
+//! runs in a network and a mount namespace without names, which end with their last process; TCP and memory there are the
+//! same on every machine (`ground`).
 
 use super::ground;
 use super::report::{Report, Sample, Want};
@@ -40,9 +40,9 @@ pub struct Options {
     /// How large the volume is.
     #[arg(long, default_value_t = 512)]
     image_mib: u64,
-    /// A directory on a tmpfs.
-    #[arg(long, default_value = "/dev/shm")]
-    tmpfs: PathBuf,
+    /// A directory on a tmpfs, as /dev/shm; if absent one of huge pages is mounted.
+    #[arg(long)]
+    tmpfs: Option<PathBuf>,
     /// A directory on a real disk.
     #[arg(long, default_value = "target/bench")]
     disk: PathBuf,
@@ -78,7 +78,7 @@ const CELLS: [Cell; 6] = [
 /// When the machine cannot be prepared, or a server cannot be measured.
 pub fn run(options: &Options) -> anyhow::Result<i32> {
     let requests = Requests::collect()?;
-    unshare(CloneFlags::CLONE_NEWNET).context("a private network namespace needs root")?;
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("private namespaces need root")?;
     ground::network()?;
     let ledger = Arc::new(Ledger::open(&options.state)?);
     let at_end = Arc::clone(&ledger);
@@ -117,8 +117,12 @@ fn measure(
     cpus: &[usize],
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let under = if medium == Medium::Tmpfs { &options.tmpfs } else { &options.disk };
-    let folder = ground::folder(under)?.join(format!("muskox-bench-{}", std::process::id()));
+    let under = match (medium, &options.tmpfs) {
+        (Medium::Disk, _) => ground::folder(&options.disk)?,
+        (Medium::Tmpfs, Some(there)) => ground::folder(there)?,
+        (Medium::Tmpfs, None) => ground::memory(&options.out.with_file_name("memory"), options.image_mib)?,
+    };
+    let folder = under.join(format!("muskox-bench-{}", std::process::id()));
     ledger.record(Thing::Folder { path: folder.clone() })?;
     std::fs::create_dir_all(&folder)?;
     let image = folder.join("peer.img");
@@ -223,8 +227,9 @@ fn print(options: &Options, memory: &Report, disk: &Report) {
     let servers = [NBDKIT_FILE, NBDKIT_MEMORY, QEMU, VOLUME, RAID1];
     let cells = CELLS.map(|cell| cell.0);
     let of = format!("{} rounds of {} s, medians", options.rounds, options.secs);
-    memory.print(&format!("tmpfs, server and client on one CPU ({of})"), &servers, &cells, true);
-    memory.print(&format!("tmpfs, two CPUs ({of})"), &servers, &cells, false);
+    let ground = if options.tmpfs.is_some() { "tmpfs as given" } else { "tmpfs of huge pages" };
+    memory.print(&format!("{ground}, server and client on one CPU ({of})"), &servers, &cells, true);
+    memory.print(&format!("{ground}, two CPUs ({of})"), &servers, &cells, false);
     if !options.no_disk {
         let secs = options.secs.min(DISK_SECS_MAX);
         disk.print(
