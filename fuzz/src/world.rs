@@ -7,7 +7,7 @@ use block::{IoBuf, IoData};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use units::{ByteLen, ByteOffset, Moment};
 
@@ -26,12 +26,19 @@ pub struct Sparse {
     image: RefCell<Image>,
 }
 
-/// Runs futures and what they leave running.
+/// Runs futures and what they leave running; with it ends what still runs.
 #[derive(Default)]
 pub struct Hand {
     now_ms: Rc<Cell<u64>>,
     moved: Rc<WaitList>,
-    tasks: RefCell<Vec<Task>>,
+    tasks: Rc<RefCell<Vec<Task>>>,
+}
+
+/// What tasks know of their hand. It does not own them: they own it, and nothing would ever be freed.
+struct Grip {
+    now_ms: Rc<Cell<u64>>,
+    moved: Rc<WaitList>,
+    tasks: Weak<RefCell<Vec<Task>>>,
 }
 
 impl Image {
@@ -143,8 +150,9 @@ impl Hand {
         Rc::default()
     }
 
-    pub fn rt(self: &Rc<Self>) -> Rt {
-        Rc::<Self>::clone(self)
+    pub fn rt(&self) -> Rt {
+        let (now_ms, moved) = (Rc::clone(&self.now_ms), Rc::clone(&self.moved));
+        Rc::new(Grip { now_ms, moved, tasks: Rc::downgrade(&self.tasks) })
     }
 
     /// Does `work` and what it leaves running.
@@ -182,7 +190,7 @@ impl Hand {
     }
 }
 
-impl Runtime for Hand {
+impl Runtime for Grip {
     fn now(&self) -> Moment {
         Moment(self.now_ms.get())
     }
@@ -197,6 +205,8 @@ impl Runtime for Hand {
     }
 
     fn spawn(&self, task: Task) {
-        self.tasks.borrow_mut().push(task);
+        if let Some(tasks) = self.tasks.upgrade() {
+            tasks.borrow_mut().push(task);
+        }
     }
 }
