@@ -61,7 +61,7 @@ fn serve(disks: &[Rc<Sparse>], start: Start) {
     let read = |hand: &Hand, at: u64| hand.run(disk.read(ByteOffset(at), IoBuf::new(4096)));
     assert!(read(&hand, size.0).is_err(), "a read behind the end was answered");
     let _ = read(&hand, 0);
-    let _ = hand.run(disk.read(ByteOffset((size.0 - block) / block * block), IoBuf::new(usize::try_from(block).expect("small"))));
+    let _ = hand.run(disk.read(ByteOffset(size.0.saturating_sub(block) / block * block), IoBuf::new(usize::try_from(block).expect("small"))));
     let data = IoBuf::copy_of(&[0xa5; 4096]).freeze();
     let written = hand.run(disk.write(ByteOffset(0), data, Durability::Cached));
     let flushed = hand.run(disk.flush());
@@ -83,18 +83,19 @@ fn serve(disks: &[Rc<Sparse>], start: Start) {
     assert!(stored.is_err() || record.as_deref() == Some(&[255; 24]), "an acknowledged record is lost");
 }
 
-/// The array, if these disks are one, and its size, which is what every member in sync has.
+/// The array, if these disks are one, and its size, which is what every member in sync has, in whole blocks.
 fn open(disks: &[Rc<Sparse>], start: Start) -> Option<(Rc<Hand>, Rc<Array>, ByteLen)> {
     let hand = Hand::new();
     let before: Vec<_> = disks.iter().map(|disk| superblock_of(disk)).collect();
     let options = AssembleOptions { start, unix_seconds: 1_800_000_100 };
     let array = hand.run(block::raid::assemble(members(disks), &hand.rt(), options)).ok()?;
-    let size = array.disk().geometry().size;
-    assert_eq!(array.status().size, size);
+    let (size, block) = (array.disk().geometry().size, u64::from(array.disk().geometry().block_bytes));
+    let whole = |bytes: u64| bytes / block * block;
+    assert_eq!(whole(array.status().size.0), size.0);
     for member in array.status().members.iter().filter(|member| member.standing == Standing::InSync) {
         let index = usize::from(member.label == "b");
         let own = before[index].as_ref().expect("a member in sync has a superblock");
-        assert_eq!(own.size.bytes(), size.0, "served with a size that is not the member's");
+        assert_eq!(whole(own.size.bytes()), size.0, "served with a size that is not the member's");
         assert!(own.data_offset.bytes() + size.0 <= DISK_BYTES.0, "the data ends behind the disk");
     }
     Some((hand, array, size))
