@@ -19,7 +19,7 @@ pub const SLOT_BYTES: usize = 512 << 10;
 const MAGIC: [u8; 8] = *b"MUSKOXF\0";
 const VERSION: u32 = 1;
 /// Nobody writes that often; adding to it must not overflow.
-const SEQUENCE_MAX: u64 = 1 << 62;
+pub const SEQUENCE_MAX: u64 = 1 << 62;
 const HEADER_BYTES: usize = 128;
 const RECORD_HEADER_BYTES: usize = 24;
 const _: () = assert!(HEADER_BYTES + RECORDS_MAX * (RECORD_HEADER_BYTES + RECORD_MAX_BYTES) <= SLOT_BYTES);

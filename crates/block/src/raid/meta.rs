@@ -100,7 +100,7 @@ fn plan(inner: &Inner) -> Plan {
     let header = header(inner, board.events, board.bitmap.as_ref().map_or(0, super::bitmap::Bitmap::events_cleared));
     let taken = board.bitmap.as_mut().map(|bitmap| bitmap.take_dirty(&header));
     let facts = std::mem::take(&mut board.facts_dirty).then(|| {
-        board.facts_sequence += 1;
+        board.facts_sequence = (board.facts_sequence + 1).min(facts::SEQUENCE_MAX);
         board.facts_sequence
     });
     let (pages, snapshot) = taken.map_or((Vec::new(), None), |(pages, snapshot)| (pages, Some(snapshot)));

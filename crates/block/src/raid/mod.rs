@@ -234,6 +234,9 @@ pub enum RaidError {
     /// A member has no room for facts: stock mdadm made it with a small gap.
     #[error("{0} has no room for muskox's facts before its data: grants cannot be kept on it")]
     NoFactsRoom(String),
+    /// A disk that somebody changed says that its facts were written 2^62 times.
+    #[error("the count of writes of muskox's facts is used up: grants cannot be kept on these disks any more")]
+    FactsUsedUp,
     /// A member's facts were written by a newer muskox.
     #[error("{label} has {source}")]
     Facts {

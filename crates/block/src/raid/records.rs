@@ -4,7 +4,7 @@
 
 use super::RaidError;
 use super::array::Inner;
-use super::facts::{RECORD_MAX_BYTES, RECORDS_MAX, Records, epoch_of, rank_of};
+use super::facts::{RECORD_MAX_BYTES, RECORDS_MAX, Records, SEQUENCE_MAX, epoch_of, rank_of};
 use std::rc::Rc;
 use units::VolumeId;
 
@@ -40,7 +40,8 @@ impl FactsTable {
     /// Keeps a record durably on every live member. A member that cannot is failed, as for a data write.
     ///
     /// # Errors
-    /// [`RaidError::Record`], [`RaidError::EpochBack`], [`RaidError::NoFactsRoom`]: nothing changed.
+    /// [`RaidError::Record`], [`RaidError::EpochBack`], [`RaidError::NoFactsRoom`],
+    /// [`RaidError::FactsUsedUp`]: nothing changed.
     /// [`RaidError::Broken`]: the last member failed; whether the record is kept is not known.
     pub async fn store(&self, volume: VolumeId, record: &[u8]) -> Result<(), RaidError> {
         let inner = &self.0;
@@ -49,6 +50,10 @@ impl FactsTable {
         }
         if let Some(leg) = inner.live().iter().find(|leg| !leg.facts_room) {
             return Err(RaidError::NoFactsRoom(leg.label.clone()));
+        }
+        if inner.board.borrow().facts_sequence >= SEQUENCE_MAX {
+            // What is written at a higher one is not read again.
+            return Err(RaidError::FactsUsedUp);
         }
         self.keep(volume, record)?;
         let generation = inner.touch();

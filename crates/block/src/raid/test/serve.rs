@@ -253,6 +253,22 @@ fn a_stopped_array_is_clean_refuses_everything_and_starts_again() {
     assert!(world.disks.iter().all(|disk| disk.log.borrow().is_empty()), "reading writes nothing");
 }
 
+/// Goal: an acknowledged record is read again also where a disk says that its facts were written almost too often to count;
+/// where no more can be counted, none is acknowledged. Method: the last number, one more, a restart.
+#[test]
+fn facts_that_cannot_be_counted_are_not_acknowledged() {
+    let world = World::new(2);
+    let (volume, record) = (VolumeId([1; 16]), |epoch: u64| epoch.to_le_bytes());
+    let facts = world.array.facts();
+    facts.0.board.borrow_mut().facts_sequence = super::super::facts::SEQUENCE_MAX - 1;
+    world.hand.run(facts.store(volume, &record(4))).unwrap();
+    assert!(matches!(world.hand.run(facts.store(volume, &record(5))), Err(RaidError::FactsUsedUp)));
+    world.hand.run(world.array.stop()).unwrap();
+    let disks = world.disks.iter().map(|disk| disk.after_power_cut()).collect();
+    let world = World::reopen(disks, Start::AsLeft).unwrap();
+    assert_eq!(world.array.facts().load().get(&volume).map(Vec::as_slice), Some(&record(4)[..]));
+}
+
 #[test]
 fn records_survive_and_epochs_never_go_back() {
     let world = World::new(2);
