@@ -9,7 +9,7 @@ use wire::nbd::constant::{
     CMD_BLOCK_STATUS, CMD_FLAG_DF, CMD_READ, CMD_WRITE, EXTENTS_MAX, OPTION_REPLY_LEN_MAX, STRING_MAX,
 };
 use wire::nbd::{
-    ClientCommand, ClientConfig, ClientHandshake, ClientTls, Follows, Pending, Ready, Request, decode_extents,
+    ClientCommand, ClientConfig, ClientHandshake, ClientTls, Context, Follows, Pending, Ready, Request, decode_extents,
     decode_reply,
 };
 
@@ -26,7 +26,7 @@ pub fn nbd_client(data: &[u8]) {
 fn attach<'a>(choice: u8, parts: impl Iterator<Item = &'a [u8]>) -> Vec<ClientCommand> {
     let tls = if choice & 1 == 0 { ClientTls::Off } else { ClientTls::Required };
     let config =
-        ClientConfig { export: "v;epoch=1;incarnation=1;mode=rw".to_owned(), tls, block_status: true };
+        ClientConfig { export: "v;epoch=1;incarnation=1;mode=rw".to_owned(), tls, context: Some(Context::BaseAllocation) };
     let mut machine = ClientHandshake::new(config);
     let mut log = Vec::new();
     let mut replies = Vec::new();

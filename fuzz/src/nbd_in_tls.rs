@@ -40,7 +40,7 @@ fn serve<'a>(choice: u8, parts: impl Iterator<Item = &'a [u8]>) -> Vec<ServerCom
             answer(&mut machine, &command, choice, false);
             if let ServerCommand::Transmission(negotiated) = &command {
                 assert_eq!(negotiated.export, volume_as_offered(choice, negotiated.structured));
-                limits = Some(Limits::of(&negotiated.export, negotiated.base_allocation.is_some()));
+                limits = Some(Limits::of(&negotiated.export, !negotiated.contexts.is_empty()));
             }
             assert!(log.len() <= OPTION_DRAIN_MAX as usize);
             log.push(command);

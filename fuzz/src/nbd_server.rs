@@ -32,7 +32,7 @@ fn serve<'a>(choice: u8, parts: impl Iterator<Item = &'a [u8]>) -> Vec<ServerCom
             let Some(command) = machine.step(&mut part) else { break };
             answer(&mut machine, &command, choice, part.is_empty());
             if let ServerCommand::Transmission(negotiated) = &command {
-                transmission = Some(Limits::of(&negotiated.export, negotiated.base_allocation.is_some()));
+                transmission = Some(Limits::of(&negotiated.export, !negotiated.contexts.is_empty()));
             }
             assert!(log.len() <= OPTION_DRAIN_MAX as usize);
             log.push(command);

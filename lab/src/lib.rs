@@ -8,6 +8,8 @@ pub mod bench;
 pub mod cgroup;
 pub mod demo;
 pub mod disks;
+pub mod image;
+pub mod interop;
 pub mod kills;
 pub mod ledger;
 pub mod load;

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lab::demo::{self, guest_try, report};
-use lab::{bench, disks, kills, ledger, load, migrate, verify};
+use lab::{bench, disks, interop, kills, ledger, load, migrate, verify};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,6 +34,8 @@ enum Command {
     Kills(kills::Options),
     /// Move a guest at work to and fro while something breaks in each move.
     Migrate(migrate::Options),
+    /// Have the Linux kernel take over what muskox wrote, and hand back what it wrote itself.
+    InteropKernel(interop::Options),
     /// Compute a demo's report from its evidence, or verify one.
     Report(report::Options),
     /// The main job, with faults: a guest on a mirrored volume moves, and comes back when its host dies.
@@ -75,6 +77,7 @@ fn run() -> anyhow::Result<i32> {
         Command::Load(options) => verify::run(&options),
         Command::Kills(options) => kills::run(&options),
         Command::Migrate(options) => migrate::run(&options),
+        Command::InteropKernel(options) => interop::run(&options),
         Command::Report(options) => report::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Bench(which) => bench::run(&which),

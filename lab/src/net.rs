@@ -213,7 +213,7 @@ fn lines(ports: &[&Port], line: impl Fn(&Port) -> String) -> String {
 }
 
 /// Many commands of `ip` in one namespace, in one process.
-fn batch(namespace: &str, commands: &str) -> anyhow::Result<()> {
+pub(crate) fn batch(namespace: &str, commands: &str) -> anyhow::Result<()> {
     if commands.is_empty() {
         return Ok(());
     }

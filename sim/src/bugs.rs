@@ -86,16 +86,13 @@ fn hunt_in_crashes(planted: Planted) -> Hunt {
 /// The table of the hunts.
 #[must_use]
 pub fn table(hunts: &[Hunt]) -> String {
-    let mut table = format!("{:<24} {:<9} {:>5} {:>5}  what the checker said\n", "bug", "invariant", "seeds", "seed");
-    for Hunt { planted, seeds, found } in hunts {
-        let name = format!("{:?}", planted.bug);
-        let line = match found {
-            Some((seed, invariant, detail)) => {
-                format!("{name:<24} {invariant:<9} {seeds:>5} {seed:>5}  {detail}\n")
-            }
-            None => format!("{name:<24} {:<9} {seeds:>5} {:>5}  SURVIVED\n", "-", "-"),
+    let row = |Hunt { planted, seeds, found }: &Hunt| {
+        let (invariant, seed, said) = match found {
+            Some((seed, invariant, detail)) => ((*invariant).to_string(), seed.to_string(), detail.clone()),
+            None => ("-".into(), "-".into(), "SURVIVED".into()),
         };
-        table.push_str(&line);
-    }
-    table
+        [format!("{:?}", planted.bug), invariant, seeds.to_string(), seed, said]
+    };
+    let heads = ["BUG", "INVARIANT", ">SEEDS", ">SEED", "WHAT THE CHECKER SAID"];
+    units::table::render(heads, &hunts.iter().map(row).collect::<Vec<_>>())
 }

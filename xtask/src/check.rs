@@ -14,6 +14,10 @@ pub const PROGRAM: [&str; 4] = ["build", "--quiet", "-p", "muskox"];
 const KILL_ROUNDS: &str = "3";
 /// Migrations with a fault, and deaths of every node: under 100 s in all. `cargo xtask lab migrate --rounds 50` is the long run.
 const MIGRATIONS: [&str; 6] = ["--rounds", "2", "--nodes", "1", "--node-kills", "1"];
+/// Cases of the kernel oracle, half a minute with the guest's boot, where its image is in the cache (`cargo xtask interop kernel`
+/// makes it, two minutes). All of them are the long run.
+const KERNEL_CASES: [&str; 5] =
+    ["--if-cached", "--only", "md: a clean mirror", "--only", "OD1: muskox ran a, the kernel b, the state"];
 /// How long the simulator looks for new trouble, at most; its tests run fixed seeds besides.
 const SIM_MINUTES: &str = "1";
 
@@ -93,6 +97,8 @@ fn short_lab_run(steps: &mut Steps, allow_missing: bool) {
     steps.command("lab: kills", &mut lab(&["kills", "--rounds", KILL_ROUNDS]));
     let mut migrate = lab(&["migrate"]);
     steps.command("lab: migrations and nodes", migrate.args(MIGRATIONS));
+    let mut kernel = lab(&["interop-kernel"]);
+    steps.command("lab: the kernel as oracle", kernel.args(KERNEL_CASES));
 }
 
 fn tests(steps: &mut Steps, name: &str, what: &[&str], allow_missing: bool) {

@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod demo;
 mod fuzz;
+mod interop;
 mod setup;
 mod step;
 mod tidy;
@@ -67,6 +68,14 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
+    /// The Linux kernel (`kernel`) takes over what muskox wrote, and hands back what it wrote itself.
+    Interop {
+        /// Which oracle.
+        name: String,
+        /// Passed on; `cargo xtask interop kernel -- --list` shows the cases.
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
     /// Run the simulator; arguments are passed on.
     #[command(disable_help_flag = true)]
     Sim {
@@ -105,6 +114,7 @@ fn run() -> anyhow::Result<bool> {
         Command::Bench { name, check, more } => bench::run(&name, check, &more),
         Command::Demo(options) => demo::run(&options),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
+        Command::Interop { name, more } => interop::run(&name, &more),
         Command::Sim { more } => pass_on(&["run", "--quiet", "--release", "-p", "sim", "--"], &more),
         // The lab drives the program that lies beside it.
         Command::Lab { more } => {

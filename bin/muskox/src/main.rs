@@ -33,32 +33,43 @@ enum Role {
         shell: Shell,
     },
     /// Serve volumes from this machine's disks over NBD.
-    Target {
-        /// The configuration, in TOML.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-        /// Log more.
-        #[arg(short, long)]
-        verbose: bool,
-    },
+    Target(DaemonArguments),
     /// Keep a VM's disks attached to their targets, and serve them to its QEMU.
-    Initiator {
-        /// The configuration, in TOML.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-        /// Log more.
-        #[arg(short, long)]
-        verbose: bool,
-    },
+    Initiator(DaemonArguments),
     /// Hold this machine's lease, pause its guests when it is alone, and be a witness of the others.
-    Deadman {
-        /// The configuration, in TOML.
+    Deadman(DaemonArguments),
+    /// Freeze this host's guests when the lease ended and the dead-man has not stopped them.
+    Guard {
+        /// What the dead-man writes: `deadman.lease` beside its control socket.
         #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        record: PathBuf,
+        /// The folders of this host's VMs.
+        #[arg(long, value_name = "DIR")]
+        vms: PathBuf,
         /// Log more.
         #[arg(short, long)]
         verbose: bool,
     },
+}
+
+/// What every process of the data plane is told on its command line.
+#[derive(clap::Args)]
+struct DaemonArguments {
+    /// The configuration, in TOML.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Only read the configuration and the certificates, and say whether it would start with them.
+    #[arg(long)]
+    check: bool,
+    /// Log more.
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+impl DaemonArguments {
+    fn log_to<W: std::io::Write + 'static>(&self, writer: impl Fn() -> W + Send + Sync + 'static) {
+        log_to(self.verbose, writer);
+    }
 }
 
 /// What touches this machine's files is the node's own; everything else asks it.
@@ -106,17 +117,24 @@ fn main() -> ExitCode {
             let _ = std::io::stdout().write_all(&script);
             ExitCode::SUCCESS
         }
-        Role::Target { config, verbose } => {
-            log_to_stderr(verbose);
-            ended(dataplane::target::run(&config).map_err(|error| (error.to_string(), error.hint())))
+        Role::Target(daemon) => {
+            daemon.log_to(std::io::stderr);
+            let role = if daemon.check { dataplane::target::check } else { dataplane::target::run };
+            ended(role(&daemon.config).map_err(|error| (error.to_string(), error.hint())))
         }
-        Role::Deadman { config, verbose } => {
+        Role::Deadman(daemon) => {
+            daemon.log_to(|| dataplane::deadman::Unhurried);
+            let role = if daemon.check { dataplane::deadman::check } else { dataplane::deadman::run };
+            ended(role(&daemon.config).map_err(|error| (error.to_string(), error.hint())))
+        }
+        Role::Guard { record, vms, verbose } => {
             log_to(verbose, || dataplane::deadman::Unhurried);
-            ended(dataplane::deadman::run(&config).map_err(|error| (error.to_string(), error.hint())))
+            ended(dataplane::guard::run(&record, &vms).map_err(|error| (error.to_string(), String::new())))
         }
-        Role::Initiator { config, verbose } => {
-            log_to_stderr(verbose);
-            ended(dataplane::initiator::run(&config).map_err(|error| (error.to_string(), error.hint())))
+        Role::Initiator(daemon) => {
+            daemon.log_to(std::io::stderr);
+            let role = if daemon.check { dataplane::initiator::check } else { dataplane::initiator::run };
+            ended(role(&daemon.config).map_err(|error| (error.to_string(), error.hint())))
         }
     }
 }

@@ -91,7 +91,7 @@ const SPEC: Option<Shape> = Some(("VmSpecRequest", VmSpecRequest::schema));
 use Method::{Delete, Get, Post};
 
 /// Every call.
-pub const CALLS: [Call; 34] = [
+pub const CALLS: [Call; 35] = [
     members("node_list", (Get, "/v1/nodes"), "All machines of the cluster.", None, ("NodeList", NodeList::schema)),
     members(
         "node_remove",
@@ -188,7 +188,15 @@ pub const CALLS: [Call; 34] = [
     members(
         "vm_adopt",
         (Post, "/v1/vms/{name}/adopt"),
-        "Makes the store agree with the hosts and targets of a VM, after it was brought back from an older backup.",
+        "Makes the store agree with the hosts and targets of a VM, after it was brought back from an older backup; a host that \
+         cannot tell about the VM takes over what runs there.",
+        None,
+        DONE,
+    ),
+    members(
+        "vm_forget",
+        (Post, "/v1/vms/{name}/forget"),
+        "Ends what runs of a VM on hosts that cannot tell about it, and what they kept of it.",
         None,
         DONE,
     ),

@@ -159,10 +159,28 @@ message! {
 }
 
 message! {
+    /// A volume that a pool has and the cluster does not serve: stock tools made it, or another store.
+    pub struct OtherVolume {
+        /// Its name, which need not be possible in muskox.
+        pub name: String,
+        /// The pool that it lives on.
+        pub pool: PoolName,
+        /// The machine that has it.
+        pub node: NodeName,
+        /// How long it is, in bytes.
+        pub size: u64,
+        /// Why it is not served.
+        pub reason: String,
+    }
+}
+
+message! {
     /// All volumes.
     pub struct VolumeList {
         /// By name.
         pub volumes: Vec<Volume>,
+        /// What the pools have besides.
+        pub others: Vec<OtherVolume>,
     }
 }
 

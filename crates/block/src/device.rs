@@ -8,7 +8,8 @@
 //! 3. An operation that was polled once runs to its end even if its future is dropped. Leaf devices hand buffers to
 //!    the kernel; composites wrap their work in [`crate::runtime::run_to_end`]. Nothing relies on cancelling a write.
 //! 4. Operations in flight at the same time have no order among each other. Who needs an order awaits.
-//! 5. A failed write or flush is never tried again into a success: the device below has failed for good.
+//! 5. A failed write or flush is never tried again into a success: the device below has failed for good. A leaf whose
+//!    kernel was short of memory has not asked its device, and asks again.
 
 use crate::buffer::{IoBuf, IoData};
 use std::future::Future;
@@ -152,6 +153,12 @@ impl<T: Unpin> Future for IoFuture<T> {
 pub trait BlockDevice {
     /// How big and how shaped it is.
     fn geometry(&self) -> Geometry;
+
+    /// The same disk for what an array writes about itself, which must not wait behind the data of its guests. `None`:
+    /// nothing queues here.
+    fn for_metadata(&self) -> Option<Disk> {
+        None
+    }
 
     /// Fills `into` from `at` and gives it back. The length is `into.len()`.
     fn read(&self, at: ByteOffset, into: IoBuf) -> IoFuture<IoBuf>;

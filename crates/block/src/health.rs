@@ -1,10 +1,16 @@
 //! Whether a session is alive, decided from what was heard and when.
 //!
-//! A probe goes out every period; anything heard is life; silence for `dead_after` is death. TCP keepalive is no
-//! evidence. A loop that was itself not scheduled knows nothing about the other side: it discards the silence it
-//! counted and asks again (corosync's lesson, "not scheduled for 14709 ms"; docs/rfd/0006-initiator.md).
+//! A probe goes out every period; anything heard is life; silence for `dead_after` is death. While bytes of ours are on
+//! their way, the peer's TCP that acknowledges them is life as well, for at most [`ACKNOWLEDGED_MAX`] of silence: a large
+//! write over a slow wire keeps the probe behind it. TCP keepalive is no evidence. A loop that was itself not scheduled
+//! knows nothing about the other side: it discards the silence it counted and asks again (corosync's lesson, "not
+//! scheduled for 14709 ms"; docs/rfd/0006-initiator.md).
 
 use units::{Millis, Moment};
+
+/// How long a peer may be silent whose TCP still acknowledges what it is sent: a target that hangs while its kernel takes
+/// more and more must not look alive for longer. The initiator's largest request, 1 MiB, passes within it at 0.3 MB/s.
+pub const ACKNOWLEDGED_MAX: Millis = Millis(4000);
 
 /// How often to ask and how long to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +44,8 @@ pub enum Verdict {
 pub struct Health {
     timing: HealthTiming,
     heard_at: Moment,
+    /// When the peer's TCP was last seen to have acknowledged more.
+    acknowledged_at: Moment,
     probe_at: Moment,
     expected: Moment,
 }
@@ -46,12 +54,25 @@ impl Health {
     /// A session that was just opened: opening it was an answer.
     #[must_use]
     pub fn new(timing: HealthTiming, now: Moment) -> Self {
-        Self { timing, heard_at: now, probe_at: now + timing.period, expected: now + timing.period }
+        let next = now + timing.period;
+        Self { timing, heard_at: now, acknowledged_at: now, probe_at: next, expected: next }
     }
 
     /// Bytes came in.
     pub fn heard(&mut self, now: Moment) {
         self.heard_at = now;
+    }
+
+    /// The peer's TCP has acknowledged more since the last look, and more of ours is on its way.
+    pub fn acknowledged(&mut self, now: Moment) {
+        self.acknowledged_at = now;
+    }
+
+    /// When the session is dead if nothing comes any more.
+    fn ends_at(&self) -> Moment {
+        let HealthTiming { dead_after, .. } = self.timing;
+        let most = self.heard_at + ACKNOWLEDGED_MAX.max(dead_after);
+        (self.heard_at.max(self.acknowledged_at) + dead_after).min(most)
     }
 
     /// To be called when asked for, and whenever else it suits.
@@ -61,15 +82,14 @@ impl Health {
             self.heard_at = now;
             self.probe_at = now;
         }
-        let silent = now.since(self.heard_at);
-        if silent >= self.timing.dead_after {
-            return Verdict::Dead(silent);
+        if now >= self.ends_at() {
+            return Verdict::Dead(now.since(self.heard_at));
         }
         let probe = now >= self.probe_at;
         if probe {
             self.probe_at = now + self.timing.period;
         }
-        self.expected = self.probe_at.min(self.heard_at + self.timing.dead_after);
+        self.expected = self.probe_at.min(self.ends_at());
         if probe { Verdict::Probe(self.expected) } else { Verdict::Wait(self.expected) }
     }
 }
@@ -115,6 +135,26 @@ mod test {
                 Verdict::Probe(next) | Verdict::Wait(next) => now = next,
                 Verdict::Dead(silent) => panic!("dead after {silent} although it answered"),
             }
+        }
+    }
+
+    /// DA4. Goal: a large write over a slow wire is no death, a peer that only acknowledges is one after 4 s, and so is one
+    /// that stops acknowledging after 750 ms. Method: nothing is heard; its TCP acknowledges until a moment.
+    #[test]
+    fn acknowledged_bytes_are_life_for_a_while() {
+        for (until, dead_at) in [(1_000, 1_750), (3_250, 4_000), (4_500, 5_000), (60_000, 5_000)] {
+            let mut health = fresh();
+            let mut now = Moment(1_250);
+            let died = loop {
+                if now.0 <= until {
+                    health.acknowledged(now);
+                }
+                match health.tick(now) {
+                    Verdict::Probe(next) | Verdict::Wait(next) => now = next,
+                    Verdict::Dead(_) => break now,
+                }
+            };
+            assert_eq!(died, Moment(dead_at), "acknowledged until {until}");
         }
     }
 

@@ -1,11 +1,11 @@
 //! `muskox doctor`: what is wrong, machine by machine, and what to do.
 
 use crate::client::Ask;
-use crate::print::{as_json, passed, printable, refused, say};
-use crate::table;
+use crate::print::{as_json, passed, refused, say};
 use api::{Call, Check, Doctor, Grade};
 use clap::Args;
 use std::process::ExitCode;
+use units::table::{self, printable};
 
 /// How to ask.
 #[derive(Args, Debug)]

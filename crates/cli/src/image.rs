@@ -2,7 +2,7 @@
 //! image is nobody's wish.
 
 use crate::client::{Ask, block_on};
-use crate::print::{Ended, ended, printable};
+use crate::print::{Ended, ended};
 use crate::progress::{self, Meter};
 use crate::watch::{Interrupts, Waited, Watch};
 use api::{Call, Code, ImageImportRequest, Problem, Work, WorkState};
@@ -10,6 +10,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use units::table::printable;
 use units::{ByteLen, PoolName, VolumeName, parse_size};
 
 /// An image's words.

@@ -2,11 +2,11 @@
 
 use crate::client::Ask;
 use crate::print::{Ended, finish};
-use crate::table;
 use crate::watch::{Interrupts, Watch};
 use api::{Call, Code, Job, JobList, MigrationReceipt, Problem};
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
+use units::table::{self, printable};
 use units::{ByteLen, Millis};
 
 /// A job's words.
@@ -134,7 +134,7 @@ pub fn show(job: &Job) -> String {
         ("time", Millis(job.spent_ms).to_string()),
     ]);
     for line in stages(job) {
-        text.push_str(&crate::print::printable(&line));
+        text.push_str(&printable(&line));
         text.push('\n');
     }
     text + &job.receipt.as_ref().map_or_else(String::new, receipt)

@@ -17,7 +17,6 @@ mod print;
 mod progress;
 mod spec;
 mod store;
-mod table;
 mod vm;
 mod volume;
 mod watch;

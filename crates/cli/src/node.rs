@@ -1,11 +1,11 @@
 //! `muskox node list|remove|token`: the machines of the cluster.
 
 use crate::client::Ask;
-use crate::print::{finish, printable};
-use crate::table;
+use crate::print::finish;
 use api::{Call, Done, Member, NodeList, NodeState, Token, TokenRequest};
 use clap::Subcommand;
 use std::process::ExitCode;
+use units::table::{self, printable};
 use units::{Millis, NodeName};
 
 /// An hour: long enough to walk to the other machine.

@@ -2,13 +2,14 @@
 
 use crate::client::{Ask, block_on};
 use crate::print::{Ended, ended, finish};
+use crate::progress;
 use crate::watch::{Interrupts, Watch};
-use crate::{progress, table};
 use api::{
     Call, Code, Pool, PoolCreateRequest, PoolList, PoolMember, PoolReplaceRequest, PoolStartRequest, PoolState, Problem,
 };
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
+use units::table;
 use units::{ByteLen, NodeName, PoolName};
 
 /// A pool's words.
@@ -74,7 +75,8 @@ A disk that holds something is refused; --wipe uses it all the same, and what it
         /// Where to look besides the paths known already.
         #[arg(value_name = "DISK", value_parser = absolute)]
         disks: Vec<String>,
-        /// Start although members are missing that may hold newer data: what only they hold is lost for good.
+        /// Start although members are missing that may hold newer data: what only they hold is lost for good. With disks
+        /// named, on these alone: says which of two members to go on with that each ran without the other.
         #[arg(long)]
         degraded: bool,
     },

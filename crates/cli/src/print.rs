@@ -7,6 +7,7 @@ use api::Problem;
 use serde::Serialize;
 use std::io::Write;
 use std::process::ExitCode;
+use units::table::printable;
 
 /// Exit code of a call that was refused or failed; clap's own for wrong usage is 2.
 const EXIT_REFUSED: u8 = 1;
@@ -104,19 +105,9 @@ fn complaint(problem: &Problem) -> String {
     text
 }
 
-/// What comes from elsewhere never moves the cursor.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || is_bidi(c) { '\u{fffd}' } else { c }).collect()
-}
-
 /// Lines of text from elsewhere, each made harmless.
 pub fn printable_lines(text: &str) -> String {
     text.lines().map(|line| printable(&line.replace('\t', "    ")) + "\n").collect()
-}
-
-/// Characters that turn the direction of writing: a name could look like another. Source: Unicode UAX #9 §2.
-fn is_bidi(c: char) -> bool {
-    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

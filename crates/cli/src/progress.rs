@@ -1,11 +1,11 @@
 //! How far something is, as one line: a bar, amounts, a rate, the time left. On a terminal the line is drawn again and
 //! again in its place; elsewhere one is printed every ten seconds.
 
-use crate::print::printable;
 use api::Progress;
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
+use units::table::printable;
 use units::{ByteLen, Millis};
 
 /// Cells of a bar.

@@ -1,10 +1,11 @@
 //! `muskox store changes`: what was changed in the cluster's store, for audits.
 
 use crate::client::{Ask, block_on};
-use crate::print::{passed, printable, refused, say};
+use crate::print::{passed, refused, say};
 use api::{Call, Problem, StoreChange, StoreChanges};
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
+use units::table::printable;
 
 /// The store's words.
 #[derive(Args, Debug)]

@@ -48,6 +48,7 @@ fn every_verb_is_understood() {
         "vm show web1",
         "vm console web1",
         "vm adopt web1",
+        "vm forget web1 --yes",
         "vm delete web1 --yes",
         "job list",
         "job show 12",

@@ -1,12 +1,13 @@
 //! `muskox volume …`: what a VM sees as its disks.
 
 use crate::client::{Ask, block_on};
-use crate::print::{Ended, ended, finish, printable, refused};
+use crate::print::{Ended, ended, finish, refused};
 use crate::watch::{Interrupts, Watch};
-use crate::{confirm, progress, table};
-use api::{Call, Code, Done, Problem, Volume, VolumeCreateRequest, VolumeList, VolumeState};
+use crate::{confirm, progress};
+use api::{Call, Code, Done, OtherVolume, Problem, Volume, VolumeCreateRequest, VolumeList, VolumeState};
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
+use units::table::{self, printable};
 use units::{ByteLen, PoolName, VolumeName, parse_size};
 
 /// A volume's words.
@@ -130,7 +131,16 @@ fn list(list: &VolumeList) -> String {
         ]
     };
     let rows: Vec<_> = list.volumes.iter().map(row).collect();
-    table::render(["NAME", "POOL", "NODE", "SIZE", "STATE", "VM", "REASON"], &rows)
+    let text = table::render(["NAME", "POOL", "NODE", "SIZE", "STATE", "VM", "REASON"], &rows);
+    if list.others.is_empty() {
+        return text;
+    }
+    let row = |other: &OtherVolume| {
+        let size = ByteLen(other.size).to_string();
+        [other.name.clone(), other.pool.to_string(), other.node.to_string(), size, other.reason.clone()]
+    };
+    let rows: Vec<_> = list.others.iter().map(row).collect();
+    format!("{text}\nnot served by the cluster:\n{}", table::render(["NAME", "POOL", "NODE", "SIZE", "REASON"], &rows))
 }
 
 fn show(volume: &Volume) -> String {
@@ -175,7 +185,7 @@ mod test {
 NAME       POOL  NODE    SIZE   STATE                                     VM    REASON
 web1-root  fast  store1  4 GiB  zeroing [######..................]  25 %  web1
 ";
-        assert_eq!(list(&VolumeList { volumes: vec![zeroing()] }), expect);
+        assert_eq!(list(&VolumeList { volumes: vec![zeroing()], others: vec![] }), expect);
         let expect = "\
 volume:    web1-root
 pool:      fast
@@ -188,6 +198,22 @@ epoch:     7
 sessions:  2
 ";
         assert_eq!(show(&zeroing()), expect);
+    }
+
+    /// A19: goal: a volume that takes room and is not served is listed with its reason. Method: golden text.
+    #[test]
+    fn volumes_that_are_left_out_are_listed_with_their_reason() {
+        let (pool, node) = ("fast".parse().unwrap(), "store1".parse().unwrap());
+        let reason = "it is of the type 'thin'".to_owned();
+        let other = OtherVolume { name: "Root+1\u{1b}".into(), pool, node, size: 1 << 30, reason };
+        let expect = "\
+NAME  POOL  NODE  SIZE  STATE  VM  REASON
+
+not served by the cluster:
+NAME     POOL  NODE    SIZE   REASON
+Root+1\u{fffd}  fast  store1  1 GiB  it is of the type 'thin'
+";
+        assert_eq!(list(&VolumeList { volumes: vec![], others: vec![other] }), expect);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! `muskox why vm NAME`: why something is as it is.
 
 use crate::client::Ask;
-use crate::print::{finish, printable};
+use crate::print::finish;
 use api::{Call, Why};
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
 use units::VmName;
+use units::table::printable;
 
 /// What can be asked about.
 #[derive(Args, Debug)]

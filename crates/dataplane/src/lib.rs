@@ -7,6 +7,8 @@ mod credentials;
 pub mod ctl;
 pub mod deadman;
 mod durable;
+pub mod guard;
+mod guests;
 pub mod initiator;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;

@@ -6,7 +6,9 @@
 
 use block::runtime::{Rt, Runtime, Task};
 use block::wait::WaitList;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::io::Errno;
+use rustix::thread::clock_nanosleep_absolute;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
@@ -52,6 +54,23 @@ pub async fn sleep_until(when: Moment) {
         }
         tokio::time::sleep(Duration::from(left.min(SLEEP_SLICE))).await;
     }
+}
+
+/// Has the calling thread, which runs no loop, wait until `when`: by a timer on the steady clock, which is not late after the
+/// machine has slept.
+pub fn rest_until(when: Moment) {
+    while now() < when {
+        match clock_nanosleep_absolute(ClockId::Boottime, &timespec(when)) {
+            Ok(()) | Err(Errno::INTR) => {}
+            // A kernel without such timers; never a loop that does not rest.
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+fn timespec(when: Moment) -> Timespec {
+    let seconds = i64::try_from(when.0 / 1000).expect("milliseconds since boot");
+    Timespec { tv_sec: seconds, tv_nsec: i64::try_from(when.0 % 1000).expect("below 1000") * 1_000_000 }
 }
 
 /// [`Runtime`] on the tokio [`LocalSet`] of the calling thread.
@@ -205,6 +224,16 @@ mod test {
             rt.now().since(begun)
         });
         assert!((30..5000).contains(&slept.unwrap().0));
+    }
+
+    /// Goal: a rest ends when it should, also for a moment that is past. Method: both, by the clock.
+    #[test]
+    fn a_rest_lasts_as_long_as_asked() {
+        let begun = now();
+        for after in [20, 0] {
+            rest_until(begun + Millis(after));
+            assert!((20..5000).contains(&now().since(begun).0));
+        }
     }
 
     /// Goal: what was spawned ends before the thread does. Method: leave a task behind that takes a while.

@@ -4,9 +4,12 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is the report; patterns may wrap")]
 
+#[path = "support/hanging.rs"]
+mod hanging;
 mod support;
 
 use block::{DeviceError, Disk, Durability, IoBuf, IoData, IoFuture};
+use hanging::HangingDisk;
 use host::disk::{DiskErrorKind, Engine, Kind, Options, open, open_when_free, prepare};
 use host::runtime::block_on;
 use std::future::Future;
@@ -286,6 +289,36 @@ fn a_second_opener_is_refused_and_may_wait() {
     assert!(named.contains(&format!("process {}", flock.id())), "{named}");
 }
 
+/// DA5: a disk whose operations were all answered is free as soon as it is dropped: a failed member can be added again.
+/// Method: write, drop and open again at once, many times; another disk keeps the thread's workers and its ring. A few
+/// are busy all the same: other tests of this process start programs, which have its files open until they are theirs.
+#[test]
+fn a_dropped_disk_is_free_at_once() {
+    let scratch = Scratch::new("free");
+    let (path, other) = (scratch.disk("file", SIZE), scratch.disk("other", SIZE));
+    for engine in ENGINES {
+        let again = async |_| {
+            let stays = open(&other, options(engine)).unwrap();
+            let mut busy = 0;
+            for _ in 0..300 {
+                let disk = match open(&path, options(engine)) {
+                    Ok(disk) => disk,
+                    Err(error) => {
+                        assert!(error.is_busy(), "{error}");
+                        busy += 1;
+                        open_when_free(&path, options(engine), LOCK_WAIT).await.unwrap()
+                    }
+                };
+                write(&disk, 0, &bytes(4096, 1), Durability::Cached).await;
+                disk.flush().await.unwrap();
+            }
+            stays.flush().await.unwrap();
+            assert!(busy < 15, "{engine:?}: busy {busy} times of 300");
+        };
+        block_on(again).unwrap();
+    }
+}
+
 /// Goal: a block device in use by anybody is refused, with a name. Method: a second opener, then a mount.
 #[test]
 fn a_device_in_use_is_refused() {
@@ -350,4 +383,101 @@ fn the_engine_suits_the_disk() {
     std::fs::remove_file(&shm).unwrap();
     let swap = std::fs::read_to_string("/proc/swaps").unwrap().lines().count() > 1;
     assert_eq!(opened.engine() == Engine::Inline, !swap);
+}
+
+/// Begins so many operations that hang, and gives them time to arrive.
+async fn begin_hanging<T: Unpin + 'static>(
+    count: u64,
+    begin: impl Fn(u64) -> IoFuture<T>,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let mut tasks = Vec::new();
+    for index in 0..count {
+        let hanging = begin(index);
+        tasks.push(tokio::task::spawn_local(async move { drop(hanging.await) }));
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tasks
+}
+
+/// DA3: a disk that hangs takes nothing from another disk of the same thread. Method: as many operations hang on A as ever
+/// went to the kernel at once; then one of each kind on B, in each engine.
+#[test]
+fn a_hung_disk_holds_up_no_other() {
+    let scratch = Scratch::new("hung");
+    let Some(hanging) = HangingDisk::new(&scratch.path("mount"), 8 << 20) else { return };
+    let beside = scratch.disk("beside", SIZE);
+    let begin_write = |disk: &Disk, index| disk.write(ByteOffset(index * 4096), bytes(4096, 1), Durability::Cached);
+    let begin_zeroes =
+        |disk: &Disk, index| disk.write_zeroes(ByteOffset(index * 4096), ByteLen(4096), Durability::Cached, true);
+    for (engine, count) in [(Engine::Pool, 16), (Engine::Pool, 600), (Engine::Ring, 16), (Engine::Ring, 600)] {
+        let contest = async |_| {
+            let a = open(hanging.path(), options(engine)).unwrap();
+            let b = open(&beside, options(engine)).unwrap();
+            hanging.hang();
+            let writes = begin_hanging(count, |index| begin_write(&a, index)).await;
+            let reads = begin_hanging(count, |index| a.read(ByteOffset(index * 4096), IoBuf::new(4096))).await;
+            let flushes = begin_hanging(count, |_| a.flush()).await;
+            let zeroes = begin_hanging(count, |index| begin_zeroes(&a, index)).await;
+            assert!(hanging.held() >= 16, "{engine:?}: only {} hang", hanging.held());
+            let begun = std::time::Instant::now();
+            let beside = async {
+                write(&b, 0, &bytes(4096, 2), Durability::Fua).await;
+                b.flush().await.unwrap();
+                assert_eq!(read(&b, 0, 4096).await, *bytes(4096, 2));
+                b.write_zeroes(ByteOffset(4096), ByteLen(4096), Durability::Cached, true).await.unwrap();
+            };
+            let done = tokio::time::timeout(std::time::Duration::from_secs(1), beside).await;
+            let took = begun.elapsed();
+            hanging.release();
+            for task in writes.into_iter().chain(reads).chain(flushes).chain(zeroes) {
+                task.await.unwrap();
+            }
+            assert!(
+                done.is_ok(),
+                "{engine:?} with {count} of each kind hanging: nothing on the other disk in {took:?}"
+            );
+        };
+        block_on(contest).unwrap();
+    }
+}
+
+/// DA14: a kernel that is short of memory is no dead disk: the operation is tried again. An error of the disk is not. Method:
+/// a disk that says ENOMEM or EAGAIN a few times, then EIO once.
+#[test]
+fn a_kernel_that_is_short_of_something_is_asked_again() {
+    // Source: Linux `include/uapi/asm-generic/errno-base.h`.
+    const EIO: i32 = 5;
+    const EAGAIN: i32 = 11;
+    const ENOMEM: i32 = 12;
+    let scratch = Scratch::new("short");
+    let Some(disk) = HangingDisk::new(&scratch.path("mount"), 8 << 20) else { return };
+    for engine in ENGINES {
+        let tried = async |_| {
+            let opened = open_when_free(disk.path(), options(engine), LOCK_WAIT).await.unwrap();
+            for errno in [EAGAIN, ENOMEM] {
+                disk.fail(errno, 6);
+                write(&opened, 4096, &bytes(4096, 3), Durability::Fua).await;
+                assert_eq!(disk.asked(), 7, "{engine:?}: a write");
+                disk.fail(errno, 6);
+                assert_eq!(read(&opened, 4096, 4096).await, *bytes(4096, 3));
+                assert_eq!(disk.asked(), 7, "{engine:?}: a read");
+                disk.fail(errno, 6);
+                opened.flush().await.unwrap();
+                assert_eq!(disk.asked(), 7, "{engine:?}: a flush");
+                disk.fail(errno, 6);
+                opened.write_zeroes(ByteOffset(4096), ByteLen(4096), Durability::Cached, true).await.unwrap();
+                assert_eq!(disk.asked(), 7, "{engine:?}: zeroes");
+            }
+            disk.fail(EIO, 1);
+            let answer = opened.write(ByteOffset(0), bytes(4096, 4), Durability::Cached).await;
+            assert_eq!((answer, disk.asked()), (Err(DeviceError::Failed { errno: EIO }), 1), "{engine:?}");
+            disk.fail(EIO, 1);
+            assert_eq!(
+                (opened.flush().await, disk.asked()),
+                (Err(DeviceError::Failed { errno: EIO }), 1),
+                "{engine:?}"
+            );
+        };
+        block_on(tried).unwrap();
+    }
 }

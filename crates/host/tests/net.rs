@@ -12,7 +12,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_tim
 use std::fs::Permissions;
 use std::io::{ErrorKind, IoSlice};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 use support::{Scratch, have, tool};
 use units::{HostKey, Millis};
@@ -289,6 +289,14 @@ fn a_unix_socket_is_private_and_replaces_only_a_stale_one() {
         assert!(path.exists(), "a stale socket");
         let listener = Listener::unix(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let theirs = scratch.path("theirs");
+        std::fs::create_dir(&theirs).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&theirs, Some(65_534), Some(65_534)).unwrap();
+        }
+        let _of_folder = Listener::unix_of_folder(&theirs.join("socket")).unwrap();
+        let (folder, socket) = (std::fs::metadata(&theirs).unwrap(), std::fs::metadata(theirs.join("socket")).unwrap());
+        assert_eq!((socket.uid(), socket.gid(), socket.mode() & 0o777), (folder.uid(), folder.gid(), 0o600));
         assert!(matches!(Listener::unix(&path), Err(NetError::Answered(_))));
         let _first_try = listener.accept().await.unwrap();
         let (client, server) = tokio::join!(connect_unix(&path), listener.accept());

@@ -4,9 +4,10 @@
 mod vm_guest;
 
 use host::vm::{
-    Accelerator, Cgroup, Folder, Heard, How, Monitor, MonitorError, Nic, Owner, Patience, Start, Stopped, Vm, VmError,
+    Accelerator, Cgroup, Folder, Heard, How, Monitor, MonitorError, Nic, Patience, Start, Stopped, Vm, VmError,
     accelerator, attach, seed, trim_log,
 };
+use rustix::fd::AsFd;
 use rustix::process::Signal;
 use std::path::Path;
 use std::process::Command;
@@ -15,13 +16,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use units::Millis;
 use vm_guest::support::{Scratch, have, tool};
-use vm_guest::{Guest, NbdDisk, Reaper, hear, launch, qemu, said, wrote};
+use vm_guest::{Guest, NbdDisk, Reaper, hear, launch, owner, qemu, said, wrote};
 use wire::qmp::{BlockAction, BlockOperation, Cont, EventKind, QueryCpusFast, QueryStatus, RunState, Stop};
 
 const COMMAND: Millis = Millis(5000);
 const PATIENCE: Patience = Patience { guest: Millis(20_000), quit: Millis(5000) };
-
-const NOBODY: Owner = Owner { uid: 65_534, gid: 65_534 };
 
 async fn next(events: &mut tokio::sync::broadcast::Receiver<Heard>, wanted: impl Fn(&EventKind) -> bool) -> Heard {
     let search = async {
@@ -36,20 +35,14 @@ async fn next(events: &mut tokio::sync::broadcast::Receiver<Heard>, wanted: impl
 }
 
 /// Goal: a machine boots, is paused and resumed with events, is adopted by a successor of ours, is visited on its
-/// console, and powers off when told. Method: one guest through its whole life; QEMU runs as `nobody`.
+/// console, and powers off when told. Method: one guest through its whole life; QEMU runs as a user of its own.
 #[tokio::test]
 async fn a_machine_lives_and_powers_off() {
     assert!(have("qemu-system-x86_64") && have("busybox"));
     let scratch = Scratch::new("vm-life");
-    open_to_nobody(&scratch);
     let mut launch = launch(Guest::get().machine("web1", "none"), &scratch, "vm");
-    launch.owner = Some(NOBODY);
-    // A user who is nobody may not enter cargo's folder.
-    let public = scratch.path("boot");
-    std::fs::create_dir(&public).unwrap();
-    make_public(&mut launch, &public);
-    launch.machine.seed = Some(public.join("seed.img"));
-    example_seed().write(&public.join("seed.img")).unwrap();
+    launch.machine.seed = Some(scratch.path("seed.img"));
+    example_seed().write(&scratch.path("seed.img")).unwrap();
     let _reaper = Reaper(launch.folder.clone());
     let begun = std::time::Instant::now();
     let vm = Vm::start(&launch).await.unwrap();
@@ -57,7 +50,9 @@ async fn a_machine_lives_and_powers_off() {
     let running_ms = begun.elapsed().as_millis();
     let pid = vm.process().identity().pid;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    assert!(status.contains("Uid:\t65534\t65534") && status.contains("Seccomp:\t2"), "{status}");
+    let uid = owner().map_or_else(|| rustix::process::geteuid().as_raw(), |owner| owner.uid);
+    assert!(status.contains(&format!("Uid:\t{uid}\t{uid}")), "{status}");
+    assert!(status.contains("Seccomp:\t2") && status.contains("NoNewPrivs:\t1"), "{status}");
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
     let ignored = u64::from_str_radix(ignored, 16).unwrap();
     // signal(7): SIGXFSZ is 25. The virtual CPUs' threads block it, the main thread does not.
@@ -125,21 +120,6 @@ async fn full_log(folder: &Folder, console: &mut UnixStream) {
     console.write_all(b"echo $((6*9))nine\n").await.unwrap();
     answer(console, "54nine").await;
     hear(folder, "the log", |said| said.contains("54nine") && !said.contains("GUEST READY")).await;
-}
-
-fn open_to_nobody(scratch: &Scratch) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(scratch.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-fn make_public(launch: &mut host::vm::Launch, folder: &Path) {
-    let host::vm::Boot::Kernel { kernel, initrd: Some(initrd), .. } = &mut launch.machine.boot else { unreachable!() };
-    for path in [kernel, initrd] {
-        let copy = folder.join(path.file_name().unwrap());
-        std::fs::copy(&*path, &copy).unwrap();
-        tool(Command::new("chmod").arg("0644").arg(&copy));
-        *path = copy;
-    }
 }
 
 /// Goal: a disk that fails stops the guest, which goes on without an error once the disk is back; a killed QEMU is
@@ -232,9 +212,7 @@ async fn a_control_group_freezes_and_kills() {
         let machine = host::vm::Machine::new("web1", "4f7c9e3a-8d51-4c0e-9f00-0123456789ab", 16, Accelerator::Tcg);
         let mut launch = launch(machine, &scratch, "vm");
         launch.cgroups = vec![group.clone()];
-        // The child joins after it has become somebody else, by a descriptor that we opened.
-        open_to_nobody(&scratch);
-        launch.owner = Some(NOBODY);
+        // The child, which is somebody else by then, joins by a descriptor that we opened.
         let _reaper = Reaper(launch.folder.clone());
         let vm = Vm::start(&launch).await.unwrap();
         assert!(group.pids().unwrap().contains(&vm.process().identity().pid));
@@ -272,10 +250,10 @@ async fn the_accelerator_is_found_out() {
     assert!(have("qemu-system-x86_64"));
     let scratch = Scratch::new("vm-probe");
     let begun = std::time::Instant::now();
-    let found = accelerator(&qemu(), &scratch.path("")).await.unwrap();
+    let found = accelerator(&qemu(), &scratch.path(""), owner()).await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     let begun = std::time::Instant::now();
-    assert_eq!(accelerator(&qemu(), &scratch.path("")).await.unwrap(), found);
+    assert_eq!(accelerator(&qemu(), &scratch.path(""), owner()).await.unwrap(), found);
     assert!(begun.elapsed() < Duration::from_millis(50), "it is remembered");
     assert_eq!(std::fs::read_dir(scratch.path("")).unwrap().count(), 0, "the probe leaves nothing");
     println!("accelerator: {found:?}");
@@ -312,32 +290,28 @@ fn peers_read_the_seed() {
 }
 
 /// Goal: QEMU takes a tap that belongs to its user, without any right of its own. Method: a tap in a network namespace of
-/// the test's own, QEMU put in there as `nobody`; the tap has a carrier while QEMU holds it.
+/// the test's own, which this thread enters; the tap has a carrier while QEMU holds it.
 #[tokio::test]
 async fn a_tap_of_its_users_is_taken() {
-    assert!(have("qemu-system-x86_64") && have("ip") && have("setpriv"));
+    assert!(have("qemu-system-x86_64") && have("ip"));
     let scratch = Scratch::new("vm-tap");
-    open_to_nobody(&scratch);
     let name = format!("mxvm{}", std::process::id());
     tool(Command::new("ip").args(["netns", "add", &name]));
     let _namespace = RemoveNamespace(&name);
     let ip = |words: &str| tool(Command::new("ip").args(["-n", &name]).args(words.split(' ')));
-    ip("tuntap add dev mxtap0 mode tap user nobody");
+    let uid = owner().expect("taps are root's to make").uid;
+    ip(&format!("tuntap add dev mxtap0 mode tap user {uid}"));
     ip("link set mxtap0 up");
     assert!(ip("link show mxtap0").contains("NO-CARRIER"));
-    let wrapper = scratch.path("qemu");
-    let user = "setpriv --reuid=65534 --regid=65534 --clear-groups";
-    let text = format!("#!/bin/sh\nexec ip netns exec {name} {user} {} \"$@\"\n", qemu().display());
-    std::fs::write(&wrapper, text).unwrap();
-    tool(Command::new("chmod").arg("0755").arg(&wrapper));
+    // Each test has a thread of its own, and what it starts is where it is.
+    let entered = std::fs::File::open(format!("/run/netns/{name}")).unwrap();
+    let kind = rustix::thread::LinkNameSpaceType::Network;
+    rustix::thread::move_into_link_name_space(entered.as_fd(), Some(kind)).unwrap();
 
     let machine = host::vm::Machine::new("web1", "4f7c9e3a-8d51-4c0e-9f00-0123456789ab", 16, Accelerator::Tcg);
     let mut launch = launch(machine, &scratch, "vm");
-    launch.qemu = wrapper;
     launch.machine.start = Start::Paused;
     launch.machine.nics = vec![Nic { tap: "mxtap0".into(), mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56] }];
-    std::fs::create_dir(launch.folder.path()).unwrap();
-    tool(Command::new("chown").arg("nobody").arg(launch.folder.path()));
     let _reaper = Reaper(launch.folder.clone());
     let vm = Vm::start(&launch).await.unwrap();
     assert!(ip("link show mxtap0").contains("LOWER_UP"), "{}", ip("link show mxtap0"));

@@ -5,18 +5,15 @@
 mod vm_guest;
 
 use host::vm::{Heard, Launch, MonitorError, Patience, Qmp, Start, Stopped, Vm};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use units::{Millis, Moment};
 use vm_guest::support::{Scratch, have};
 use vm_guest::{Guest, NbdDisk, Reaper, hear, launch, said, wrote};
 use wire::qmp::{
-    AuthzSimple, Capability, Compression, Cont, EventKind, Migrate, MigrateCancel, MigrateContinue, MigrateIncoming,
+    Capability, Compression, Cont, EventKind, Migrate, MigrateCancel, MigrateContinue, MigrateIncoming,
     MigrateSetCapabilities, MigrateSetParameters, MigrationInfo, MigrationStatus, Object, ObjectAdd, ObjectDel,
-    QueryMigrate, RunState, TlsCredsX509, TlsEnd, Yank, YankInstance,
+    QueryMigrate, RunState, TlsCredsPsk, TlsEnd, Yank, YankInstance,
 };
 
 const COMMAND: Millis = Millis(5000);
@@ -63,8 +60,12 @@ async fn waiting(launch: &Launch) -> Vm {
 
 /// Sends the source to `destination` until it is stopped, drained and flushed; when it stopped.
 async fn to_the_switch(source: &Vm, destination: &Vm, uri: &str) -> Moment {
-    let mut left = source.qmp().events();
     destination.qmp().run(MigrateIncoming { uri: uri.into() }, COMMAND).await.unwrap();
+    sent_to_the_switch(source, uri).await
+}
+
+async fn sent_to_the_switch(source: &Vm, uri: &str) -> Moment {
+    let mut left = source.qmp().events();
     source.qmp().run(Migrate { uri: uri.into() }, COMMAND).await.unwrap();
     let stopped = moment(&mut left, EventKind::Stop).await;
     moment(&mut left, EventKind::Migration(MigrationStatus::PreSwitchover)).await;
@@ -102,7 +103,8 @@ async fn a_machine_moves_while_it_writes() {
     let from = launch(machine.clone(), &scratch, "from");
     machine.start = Start::Incoming;
     let to = launch(machine, &scratch, "to");
-    let uri = format!("unix:{}", scratch.path("migrate.sock").display());
+    // Where QEMU's user may make it.
+    let uri = format!("unix:{}", to.folder.path().join("migrate.sock").display());
     let (source, destination) = (Vm::start(&from).await.unwrap(), waiting(&to).await);
     hear(&from.folder, "WROTE 20", |said| said.contains("WROTE 20\n")).await;
 
@@ -151,14 +153,9 @@ async fn a_machine_moves_while_it_writes() {
     assert_eq!(nbd.first_wrong(last), None, "every write up to {last} is there");
 }
 
-/// Moves once more, over TCP with certificates of both sides and several compressed streams. The destination lets in
-/// one name only.
+/// Moves once more, over TCP with a key of this move and several compressed streams. Who has another key sends nothing.
 async fn back_over_tls(scratch: &Scratch, source: &Vm, to: &Launch) -> Vm {
-    let folder = certificates(scratch);
-    let creds = |endpoint| {
-        let dir = folder.to_str().unwrap().to_owned();
-        ObjectAdd(Object::TlsCredsX509(TlsCredsX509 { id: "tls0".into(), dir, endpoint, verify_peer: true }))
-    };
+    let (key, wrong) = (move_key(scratch, "right", 'a'), move_key(scratch, "wrong", 'b'));
     let streams = MigrateSetParameters {
         downtime_limit_ms: Some(50),
         multifd_channels: Some(2),
@@ -168,22 +165,27 @@ async fn back_over_tls(scratch: &Scratch, source: &Vm, to: &Launch) -> Vm {
     };
     let destination = waiting(to).await;
     set(destination.qmp(), &[Capability::Multifd]).await;
-    destination.qmp().run(creds(TlsEnd::Server), COMMAND).await.unwrap();
-    let only = AuthzSimple { id: "authz0".into(), identity: "CN=host1".into() };
-    destination.qmp().run(ObjectAdd(Object::AuthzSimple(only)), COMMAND).await.unwrap();
-    let guarded = MigrateSetParameters { tls_authz: Some("authz0".into()), ..streams.clone() };
-    destination.qmp().run(guarded, COMMAND).await.unwrap();
+    destination.qmp().run(creds(&key, TlsEnd::Server), COMMAND).await.unwrap();
+    destination.qmp().run(streams.clone(), COMMAND).await.unwrap();
 
     let both = [Capability::Events, Capability::ReturnPath, Capability::PauseBeforeSwitchover, Capability::Multifd];
     set(source.qmp(), &both).await;
-    source.qmp().run(creds(TlsEnd::Client), COMMAND).await.unwrap();
-    let named = MigrateSetParameters { tls_hostname: Some("host2".into()), ..streams };
-    source.qmp().run(named, COMMAND).await.unwrap();
+    source.qmp().run(streams, COMMAND).await.unwrap();
 
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let uri = format!("tcp:127.0.0.1:{port}");
+    destination.qmp().run(MigrateIncoming { uri: uri.clone() }, COMMAND).await.unwrap();
+    source.qmp().run(creds(&wrong, TlsEnd::Client), COMMAND).await.unwrap();
+    source.qmp().run(Migrate { uri: uri.clone() }, COMMAND).await.unwrap();
+    let failed = settled(source, MigrationStatus::Failed, RunState::Running).await;
+    println!("another key: {:?}", failed.error_desc);
+    source.qmp().run(ObjectDel { id: "tls0".into() }, COMMAND).await.unwrap();
+    source.qmp().run(creds(&key, TlsEnd::Client), COMMAND).await.unwrap();
+    // A client has read it.
+    std::fs::remove_dir_all(scratch.path("wrong")).unwrap();
     let mut arrived = destination.qmp().events();
     let begun = Instant::now();
-    let stopped = to_the_switch(source, &destination, &format!("tcp:127.0.0.1:{port}")).await;
+    let stopped = sent_to_the_switch(source, &uri).await;
     let state = MigrationStatus::PreSwitchover;
     source.qmp().run(MigrateContinue { state }, COMMAND).await.unwrap();
     settled(&destination, MigrationStatus::Completed, RunState::Paused).await;
@@ -209,12 +211,10 @@ async fn a_silent_destination_is_torn_off() {
     let from = launch(machine, &scratch, "from");
     let source = Vm::start(&from).await.unwrap();
     hear(&from.folder, "WROTE 20", |said| said.contains("WROTE 20\n")).await;
-    let (dir, endpoint) = (certificates(&scratch).to_str().unwrap().to_owned(), TlsEnd::Client);
-    let creds = ObjectAdd(Object::TlsCredsX509(TlsCredsX509 { id: "tls0".into(), dir, endpoint, verify_peer: true }));
-    source.qmp().run(creds, COMMAND).await.unwrap();
+    let key = move_key(&scratch, "key", 'a');
+    source.qmp().run(creds(&key, TlsEnd::Client), COMMAND).await.unwrap();
     set(source.qmp(), &[Capability::Events, Capability::ReturnPath, Capability::PauseBeforeSwitchover]).await;
-    let (tls_creds, tls_hostname) = (Some("tls0".into()), Some("host2".into()));
-    let secured = MigrateSetParameters { tls_creds, tls_hostname, ..Default::default() };
+    let secured = MigrateSetParameters { tls_creds: Some("tls0".into()), ..Default::default() };
     source.qmp().run(secured, COMMAND).await.unwrap();
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let peer = silent.local_addr().unwrap();
@@ -235,31 +235,16 @@ async fn a_silent_destination_is_torn_off() {
     source.kill().await.unwrap();
 }
 
-/// A CA and the certificates of `host1`, a client, and `host2`, a server, as QEMU wants them in one folder.
-fn certificates(scratch: &Scratch) -> std::path::PathBuf {
-    let folder = scratch.path("tls");
+/// A folder with a pre-shared key, as QEMU wants it.
+fn move_key(scratch: &Scratch, folder: &str, digit: char) -> PathBuf {
+    let folder = scratch.path(folder);
     std::fs::create_dir(&folder).unwrap();
-    let put = |name: &str, text: String| std::fs::write(folder.join(name), text).unwrap();
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    authority.distinguished_name.push(DnType::CommonName, "test");
-    let key = KeyPair::generate().unwrap();
-    put("ca-cert.pem", authority.self_signed(&key).unwrap().pem());
-    let issuer = Issuer::new(authority, key);
-    for (host, end, usage) in [
-        ("host1", "client", ExtendedKeyUsagePurpose::ClientAuth),
-        ("host2", "server", ExtendedKeyUsagePurpose::ServerAuth),
-    ] {
-        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, host);
-        // QEMU refuses a certificate without the second one, whatever the key is (crypto/tlscredsx509.c).
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        params.extended_key_usages = vec![usage];
-        let key = KeyPair::generate().unwrap();
-        put(&format!("{end}-cert.pem"), params.signed_by(&key, &issuer).unwrap().pem());
-        put(&format!("{end}-key.pem"), key.serialize_pem());
-    }
+    std::fs::write(folder.join("keys.psk"), format!("move:{}\n", digit.to_string().repeat(64))).unwrap();
     folder
+}
+
+fn creds(folder: &Path, endpoint: TlsEnd) -> ObjectAdd {
+    let (dir, client) = (folder.to_str().unwrap().to_owned(), endpoint == TlsEnd::Client);
+    let username = client.then(|| "move".to_owned());
+    ObjectAdd(Object::TlsCredsPsk(TlsCredsPsk { id: "tls0".into(), dir, endpoint, username }))
 }

@@ -197,7 +197,7 @@ mod test {
         let host = HostKey([1; 32]);
         let owned = Ownership::new("web1".parse().unwrap(), Vec::new()).unwrap();
         let (plan, after) = Recovery::new(&owned, host, Vec::new(), false);
-        let by = (host, "j1".parse().unwrap());
+        let by = (host, "j1".parse().unwrap(), "");
         let (_, commands) = Run::create(by, Task::Recover(plan), (&owned, &after), Millis(1), Moment(0));
         let [Command::Store(_, txn)] = &commands[..] else { panic!("{commands:?}") };
         let mut objects: Vec<_> = txn

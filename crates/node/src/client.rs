@@ -1,5 +1,6 @@
 //! One call to another node: connect, TLS, one request, one reply.
 
+use crate::rights;
 use api::{BODY_MAX_BYTES, Call, Code, JSON, Problem};
 use host::net::{ClientTls, Expect, StrangerTls, TlsError, TlsFiles, Transport, connect_tcp};
 use http_body_util::{BodyExt, Full, Limited};
@@ -61,7 +62,7 @@ pub async fn call<T: DeserializeOwned>(
     request: &impl Serialize,
 ) -> Result<T, Problem> {
     let body = serde_json::to_vec(request).expect("requests are JSON");
-    let answer = exchange(transport, call.method.as_str(), call.path, body.into()).await?;
+    let answer = exchange(transport, (call.method.as_str(), call.path), None, body.into()).await?;
     let foreign = |error: serde_json::Error| {
         let text = format!("the reply to '{}' is not understood: {error}", call.name);
         Problem::new(Code::Failed, text, "run the same muskox version on all machines")
@@ -72,12 +73,17 @@ pub async fn call<T: DeserializeOwned>(
     Err(serde_json::from_slice::<Problem>(&answer.body).map_err(foreign)?)
 }
 
-/// Sends a request and takes the reply as it is; the connection ends with it.
+/// Sends a request, marked as a user's words if they are, and takes the reply as it is; the connection ends with it.
 ///
 /// # Errors
 /// [`Code::Unreachable`], [`Code::ClockSkew`].
-pub async fn exchange(transport: Transport, method: &str, path: &str, body: Bytes) -> Result<Answer, Problem> {
-    send(&mut open(transport).await?, method, path, body).await
+pub async fn exchange(
+    transport: Transport,
+    call: (&str, &str),
+    user: Option<u32>,
+    body: Bytes,
+) -> Result<Answer, Problem> {
+    send(&mut open(transport).await?, call, user, body).await
 }
 
 /// A connection to send requests on, one after the other. It ends when this is dropped.
@@ -99,8 +105,17 @@ pub async fn open(transport: Transport) -> Result<Sender, Problem> {
 ///
 /// # Errors
 /// [`Code::Unreachable`], [`Code::ClockSkew`].
-pub async fn send(sender: &mut Sender, method: &str, path: &str, body: Bytes) -> Result<Answer, Problem> {
+pub async fn send(
+    sender: &mut Sender,
+    (method, path): (&str, &str),
+    user: Option<u32>,
+    body: Bytes,
+) -> Result<Answer, Problem> {
     let request = Request::builder().method(method).uri(path).header("host", "muskox").header("content-type", JSON);
+    let request = match user {
+        Some(user) => request.header(rights::FOR_USER, rights::mark(user)),
+        None => request,
+    };
     let request = request.body(Full::new(body)).map_err(|error| lost(&error))?;
     let exchange = async {
         let reply = sender.send_request(request).await.map_err(|error| lost(&error))?;

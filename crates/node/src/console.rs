@@ -4,14 +4,15 @@
 //!  muskox vm console ── Unix socket ─▶ this node ── mTLS, the same words ─▶ the host's node ──▶ console.sock of QEMU
 //! ```
 //! Source of the upgrade's form: RFC 9110 §7.8. This machine's owner may visit any VM: the store says where it is. A
-//! member that comes by TLS gets a VM of this machine, and never another's: nothing is passed on twice. Who is a member
-//! is asked of the store at each visit, so a machine that was removed is out at once.
+//! member that comes by TLS for a user of its own gets a VM of this machine, and never another's: nothing is passed on twice. Who
+//! is a member is asked of the store at each visit, so a machine that was removed is out at once; who visits is in the audit log.
 //!
 //! Invariant: a visit holds one of [`VISITORS_MAX`] places, and ends with either side. Not part of the API document:
 //! OpenAPI has no words for what follows an upgrade.
 
 use crate::client::{self, Answer};
-use crate::service::{Caller, Node, refusal};
+use crate::rights::{self, Caller};
+use crate::service::{Node, refusal};
 use api::{Call, Code, NodeList, Problem, VmDetails};
 use host::net::Transport;
 use host::vm::Folder;
@@ -91,34 +92,42 @@ async fn open(
     if upgrade.is_none_or(|wished| wished != PROTOCOL) {
         return bad(format!("a console needs 'Upgrade: {PROTOCOL}'"), "use `muskox vm console NAME`");
     }
-    let host = match caller {
-        Caller::Nobody => {
-            let text = "this call needs a member's certificate";
-            return Err(Problem::new(Code::Forbidden, text, "use the node's own socket on a member"));
-        }
-        Caller::Key(key) => {
-            let known = ask::<NodeList>(node, "node_list", "").await?;
-            if !known.nodes.iter().any(|member| member.key == key) {
-                return Err(Problem::new(Code::NotAMember, format!("the key {key} belongs to no member"), ""));
-            }
-            None
-        }
-        Caller::Local => whereabouts(node, &name).await?,
-    };
+    let (user, asks) = visitor(node, caller).await?;
+    let host = if matches!(caller, Caller::Local(_)) { whereabouts(node, caller, &name).await? } else { None };
     let place = PLACES.try_acquire().map_err(|_| {
         let text = format!("{VISITORS_MAX} consoles are being visited through this machine");
         Problem::new(Code::Busy, text, "leave one of them")
     })?;
     let far = match host {
-        Some(host) if host != node.identity.name => Far::There(pass_on(node, &host, &name).await?),
-        _ => Far::Here(attach(node, &name).await?),
+        Some(host) if host != node.identity.name => Far::There(pass_on(node, user, &host, &name).await?),
+        _ => {
+            let entry = node.audit.asked((&asks, Some(user)), ("console", name.as_str())).await?;
+            let attached = attach(node, &name).await;
+            node.audit
+                .ended(&entry, attached.as_ref().map_or_else(|problem| problem.code.as_str(), |_| "opened"))
+                .await;
+            Far::Here(attached?)
+        }
     };
     Ok((far, place))
 }
 
+/// Who visits: which user, of which machine.
+///
+/// # Errors
+/// [`Code::Forbidden`], [`Code::NotAMember`], or that the store was not reached.
+pub async fn visitor(node: &Node, caller: Caller) -> Result<(u32, NodeName), Problem> {
+    let user = rights::check_console(caller)?;
+    let Caller::Machine { key, .. } = caller else { return Ok((user, node.identity.name.clone())) };
+    let known = ask::<NodeList>(node, Caller::Itself, "node_list", "").await?.nodes;
+    let stranger = || Problem::new(Code::NotAMember, format!("the key {key} belongs to no member"), "");
+    let member = known.into_iter().find(|member| member.key == key).ok_or_else(stranger)?;
+    Ok((user, member.name))
+}
+
 /// The host that owns a VM. Without the store a VM of this machine can still be visited: that is when it is needed most.
-async fn whereabouts(node: &Node, name: &VmName) -> Result<Option<NodeName>, Problem> {
-    match ask::<VmDetails>(node, "vm_show", name.as_str()).await {
+async fn whereabouts(node: &Node, caller: Caller, name: &VmName) -> Result<Option<NodeName>, Problem> {
+    match ask::<VmDetails>(node, caller, "vm_show", name.as_str()).await {
         Ok(details) => match details.vm.host {
             Some(host) => Ok(Some(host)),
             None => {
@@ -133,10 +142,10 @@ async fn whereabouts(node: &Node, name: &VmName) -> Result<Option<NodeName>, Pro
     }
 }
 
-/// Asks as this machine's owner would.
-async fn ask<T: DeserializeOwned>(node: &Node, call: &str, name: &str) -> Result<T, Problem> {
+/// Asks for whoever visits, or by ourselves.
+async fn ask<T: DeserializeOwned>(node: &Node, caller: Caller, call: &str, name: &str) -> Result<T, Problem> {
     let call = Call::named(call);
-    read(&node.answer(Caller::Local, call, &call.path_for(name), name, Bytes::new()).await)
+    read(&node.answer(caller, call, &call.path_for(name), name, Bytes::new()).await)
 }
 
 fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Problem> {
@@ -163,23 +172,27 @@ async fn attach(node: &Node, name: &VmName) -> Result<UnixStream, Problem> {
 }
 
 /// Asks the host's node for the same.
-async fn pass_on(node: &Node, host: &NodeName, name: &VmName) -> Result<Upgraded, Problem> {
-    let known = ask::<NodeList>(node, "node_list", "").await?;
+async fn pass_on(node: &Node, user: u32, host: &NodeName, name: &VmName) -> Result<Upgraded, Problem> {
+    let known = ask::<NodeList>(node, Caller::Itself, "node_list", "").await?;
     let member = known.nodes.into_iter().find(|member| member.name == *host).ok_or_else(|| {
         Problem::new(Code::NotFound, format!("there is no machine '{host}'"), "see `muskox node list`")
     })?;
     let transport = client::as_member(&node.tls_files(), member.address, member.key).await?;
-    match tokio::time::timeout(ANSWER_MAX, upgrade(transport, name)).await {
+    match tokio::time::timeout(ANSWER_MAX, upgrade(transport, Some(user), name)).await {
         Ok(upgraded) => upgraded,
         Err(_) => Err(Problem::new(Code::Unreachable, format!("'{host}' does not answer"), "ask again")),
     }
 }
 
-async fn upgrade(transport: Transport, name: &VmName) -> Result<Upgraded, Problem> {
+async fn upgrade(transport: Transport, user: Option<u32>, name: &VmName) -> Result<Upgraded, Problem> {
     let lost = |error: &dyn std::error::Error| {
         Problem::new(Code::Unreachable, format!("the connection to the VM's host broke: {error}"), "ask again")
     };
     let request = Request::post(format!("/v1/vms/{name}/console")).header(HOST, "muskox");
+    let request = match user {
+        Some(user) => request.header(rights::FOR_USER, rights::mark(user)),
+        None => request,
+    };
     let request = request.header(CONNECTION, "upgrade").header(UPGRADE, PROTOCOL).body(Full::<Bytes>::default());
     let request = request.expect("a name of ours and plain headers");
     let shaken = hyper::client::conn::http1::handshake(TokioIo::new(transport)).await;

@@ -4,9 +4,10 @@
 use crate::client::Answer;
 use crate::console;
 use crate::peer;
-use crate::service::{Caller, Node, refusal};
+use crate::rights::Caller;
+use crate::service::{Node, refusal};
 use api::{Code, JSON, PROBLEM_JSON, Problem};
-use host::net::{Listener, ServerTls, Transport};
+use host::net::{Listener, Peer, ServerTls, Transport};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
@@ -72,12 +73,16 @@ pub async fn serve(node: Rc<Node>, listener: Listener, tls: Option<Tls>) {
 
 async fn connection(node: Rc<Node>, plain: Transport, tls: Option<ServerTls>, strangers: &Semaphore) {
     let (transport, caller) = match tls {
-        None => (plain, Caller::Local),
+        None => match plain.peer() {
+            Peer::Unix { user, .. } => (plain, Caller::Local(user)),
+            // No door of ours is like that.
+            Peer::Tcp(from) => return tracing::error!("{from} came by TCP without TLS"),
+        },
         Some(tls) => {
             let from = plain.peer();
             match tls.accept(plain, HANDSHAKE_MAX).await {
                 Ok(transport) => {
-                    let caller = transport.host_key().map_or(Caller::Nobody, Caller::Key);
+                    let caller = transport.host_key().map_or(Caller::Nobody, |key| Caller::Machine { key, user: None });
                     (transport, caller)
                 }
                 Err(error) => return tracing::info!("{from:?} was not let in: {error}"),
@@ -112,6 +117,7 @@ async fn connection(node: Rc<Node>, plain: Transport, tls: Option<ServerTls>, st
 
 async fn respond(node: &Node, caller: Caller, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
+    let caller = caller.of_request(&head.headers);
     if let Some(name) = console::asked(&head) {
         return console::answer(node, caller, &name, Request::from_parts(head, body)).await;
     }

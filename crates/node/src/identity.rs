@@ -1,19 +1,20 @@
 //! Who this machine is within its cluster: `node.toml`. Written by `init` and `join`, read by `run`.
 
+use crate::ports;
 use crate::root::{Root, read_text, write_public};
+use crate::versions::check_toml_version;
 use api::{Code, Problem, Role};
+use cluster::lease::SEGMENTS_MAX;
+use cluster::store::UnknownFields;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use units::{CaFingerprint, HostKey, NodeName};
 
 /// The only form so far.
 const FORM: u32 = 1;
-/// More storage segments than anybody has.
-const PORTALS_MAX: usize = 8;
 
 /// What `node.toml` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Identity {
     version: u32,
     /// Which cluster.
@@ -29,6 +30,9 @@ pub struct Identity {
     pub roles: Vec<Role>,
     /// Who holds the store; nobody else: this machine does.
     pub store: Option<StoreAt>,
+    /// What a newer version wrote beside it.
+    #[serde(flatten)]
+    unknown_fields: UnknownFields,
 }
 
 /// A machine's name, where it is found, and what it is for.
@@ -46,7 +50,6 @@ pub struct Seat {
 
 /// The machine that holds the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct StoreAt {
     /// Where its node listens.
     pub address: SocketAddr,
@@ -59,7 +62,8 @@ impl Identity {
     #[must_use]
     pub fn new(cluster: CaFingerprint, seat: Seat, store: Option<StoreAt>) -> Self {
         let Seat { name, address, portals, roles } = seat;
-        Self { version: FORM, cluster, name, address, portals, roles, store }
+        let unknown_fields = UnknownFields::default();
+        Self { version: FORM, cluster, name, address, portals, roles, store, unknown_fields }
     }
 
     /// Its seat.
@@ -86,12 +90,16 @@ impl Identity {
             let hint = "bring it back from a backup; it is written by `init` and `join` and not meant to be edited";
             Problem::new(Code::Files, format!("{}: {what}", path.display()), hint)
         };
-        let this: Self = toml::from_str(&read_text(&path)?).map_err(|error| wrong(error.to_string()))?;
-        if this.version == FORM {
-            Ok(this)
-        } else {
-            Err(wrong(format!("its version is {}, this muskox knows {FORM}", this.version)))
-        }
+        Self::parse(&read_text(&path)?).map_err(wrong)
+    }
+
+    /// Reads a text.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        check_toml_version(text, FORM)?;
+        toml::from_str(text).map_err(|error| error.to_string())
     }
 
     /// Writes it.
@@ -112,11 +120,25 @@ pub fn check_address(address: SocketAddr) -> Result<(), Problem> {
     let wrong = |text: String| {
         Err(Problem::new(Code::BadRequest, text, "give the address and port at which the other machines find this one"))
     };
-    match address {
-        _ if address.port() == 0 => wrong(format!("{address} has port 0")),
-        _ if address.ip().is_unspecified() => wrong(format!("{} is no machine's address", address.ip())),
-        _ if address.ip().is_multicast() => wrong(format!("{} is a multicast address", address.ip())),
-        _ => Ok(()),
+    match (unusable(address), ports::taken_by(address.port())) {
+        (Some(why), _) => wrong(format!("at {address} {why}")),
+        (None, Some(whose)) => wrong(format!("port {} is {whose}", address.port())),
+        (None, None) => Ok(()),
+    }
+}
+
+/// Why nobody could be found at an address; `None`: it will do.
+fn unusable(address: SocketAddr) -> Option<&'static str> {
+    let link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    match address.ip() {
+        _ if address.port() == 0 => Some("port 0 is no port"),
+        ip if ip.is_unspecified() => Some("no single machine is found"),
+        ip if ip.is_multicast() => Some("many machines are found (multicast)"),
+        // RFC 4007, section 6: it means something only together with an interface, which differs from machine to machine.
+        ip if link_local(&ip) => Some("a machine is found on one interface only (IPv6 link-local)"),
+        // RFC 4291, section 2.5.5.2. Written both ways, one machine would look like two.
+        IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => Some("an IPv4 address is hidden: write it as such"),
+        _ => None,
     }
 }
 
@@ -133,5 +155,5 @@ pub fn check_portals(portals: &[IpAddr]) -> Result<(), Problem> {
         }
         check_address(SocketAddr::new(*portal, api::PORT))?;
     }
-    if portals.len() > PORTALS_MAX { wrong(format!("{} portals are too many", portals.len())) } else { Ok(()) }
+    if portals.len() > SEGMENTS_MAX { wrong(format!("{} portals are too many", portals.len())) } else { Ok(()) }
 }

@@ -1,6 +1,7 @@
 //! `muskox node install`: one systemd unit for the daemon. What the daemon starts (targets, dead-men, initiators, QEMUs) lives
-//! in the unit's control group and outlives the daemon.
+//! in the unit's control group and outlives the daemon. The folders and the users of QEMUs are settled here as well.
 
+use crate::agent::HostConfig;
 use crate::root::{Root, unusable, write_public};
 use api::{Code, Problem};
 use serde::Serialize;
@@ -74,11 +75,14 @@ pub fn own_unit(base: &Path) -> Result<String, Problem> {
 /// [`Code::Files`]; [`Code::NotPossible`]: the unit is written, and nobody is here to run it; [`Code::Failed`]: systemd says no.
 pub fn install(base: &Path) -> Result<Installed, Problem> {
     let root = Root::new(base);
+    root.make_folders()?;
+    let users = HostConfig::settle_users(&root)?;
     let folder = root.units();
     std::fs::create_dir_all(&folder).map_err(|error| unusable(&folder, "made", &error))?;
     let unit = folder.join(UNIT);
     write_public(&unit, &own_unit(base)?)?;
-    let written = format!("'{}' is written", unit.display());
+    let last = users.first + (users.count - 1);
+    let written = format!("'{}' is written; QEMUs run as users {} to {last}", unit.display(), users.first);
     if base != Path::new("/") {
         let text = format!("{written}; systemd was not told: everything is under '{}'", base.display());
         return Ok(Installed { unit, text });

@@ -15,6 +15,7 @@
 //! QEMUs by their control sockets, and with every node dead guests and their disks go on.
 
 mod agent;
+mod audit;
 mod authority;
 mod backup;
 mod client;
@@ -34,13 +35,17 @@ mod install;
 mod join;
 mod keep;
 mod peer;
+mod ports;
 mod registry;
+mod rights;
 mod root;
 mod run;
+mod secret;
 mod service;
 mod storage;
 mod store;
 mod token;
+mod versions;
 mod vms;
 mod works;
 

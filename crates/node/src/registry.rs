@@ -5,16 +5,15 @@
 //! clocks: what it needs is handed in.
 
 use crate::identity::Seat;
+use crate::ports;
 use crate::store::{failed, parse_object as read};
 use api::{Code, Problem, Role};
-use cluster::lease::LeaseTiming;
-use cluster::store::{Compare, Engine, Entry, Key, Op, Revision, Txn};
+use cluster::lease::{LeaseTiming, RosterError, Voter, check_roster};
+use cluster::store::{Compare, Engine, Entry, Key, Op, Revision, Txn, UnknownFields};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use units::{HostKey, NodeName};
 
-/// More machines than this are not what muskox is for; the list stays small enough for one reply.
-const MEMBERS_MAX: usize = 256;
 /// Tokens that wait to be used.
 const TOKENS_MAX: usize = 100;
 /// Expired tokens cleared away with one new one: the operations of a transaction are bounded.
@@ -41,6 +40,9 @@ pub struct Record {
     pub key: HostKey,
     /// When it became a member.
     pub joined_s: u64,
+    /// What a newer version wrote beside it.
+    #[serde(flatten)]
+    unknown_fields: UnknownFields,
 }
 
 /// What holds for the whole cluster.
@@ -89,13 +91,31 @@ impl Record {
     #[must_use]
     pub fn new(seat: Seat, key: HostKey, joined_s: u64) -> Self {
         let Seat { name, address, portals, roles } = seat;
-        Self { version: FORM, name, address, portals, roles, key, joined_s }
+        let unknown_fields = UnknownFields::default();
+        Self { version: FORM, name, address, portals, roles, key, joined_s, unknown_fields }
     }
 
     /// Where it is found on the storage segments.
     #[must_use]
     pub fn storage_ips(&self) -> Vec<IpAddr> {
         if self.portals.is_empty() { vec![self.address.ip()] } else { self.portals.clone() }
+    }
+
+    /// Every address of it, without the port: on the storage segments, and its node's.
+    #[must_use]
+    pub fn ips(&self) -> Vec<IpAddr> {
+        let mut ips = self.storage_ips();
+        if !ips.contains(&self.address.ip()) {
+            ips.push(self.address.ip());
+        }
+        ips
+    }
+
+    /// The witness that it is, as all dead-men are told.
+    #[must_use]
+    pub fn voter(&self) -> Voter {
+        let portals = self.ips().into_iter().map(|ip| SocketAddr::new(ip, ports::DEADMAN)).collect();
+        Voter { key: self.key, name: self.name.clone(), portals }
     }
 }
 
@@ -222,11 +242,8 @@ pub fn remove(engine: &mut dyn Engine, name: &NodeName, holder: &NodeName, remov
         let entry = entry.ok_or_else(missing)?;
         let record: Record = read(&entry)?;
         let gone = Gone { version: FORM, name: name.clone(), removed_s };
-        let then = vec![
-            Op::Delete(entry.key.clone()),
-            Op::Delete(address_key(record.address)),
-            put(&removed_key(record.key), &gone),
-        ];
+        let mut then = vec![Op::Delete(entry.key.clone()), put(&removed_key(record.key), &gone)];
+        then.extend(claims(&record).into_iter().map(Op::Delete));
         let compares = vec![Compare::Changed(entry.key, entry.changed)];
         if decide(engine, &Txn { compares, then, ..Txn::default() })? {
             return Ok(record);
@@ -256,10 +273,7 @@ fn check_room(engine: &mut dyn Engine, all: &[Record], wanted: &Record) -> Resul
     if let Some(other) = all.iter().find(|member| member.address == wanted.address) {
         return Err(taken(Code::AddressTaken, &other.name, &format!("the address {}", wanted.address)));
     }
-    if all.len() >= MEMBERS_MAX {
-        let text = format!("the cluster has {MEMBERS_MAX} machines, no more are possible");
-        return Err(Problem::new(Code::Busy, text, "remove one first"));
-    }
+    check_witness(all, wanted)?;
     if engine.get(&removed_key(wanted.key)).map_err(|error| failed(&error))?.is_some() {
         let text = "this machine's key was removed from the cluster and never comes back";
         return Err(Problem::new(
@@ -269,6 +283,36 @@ fn check_room(engine: &mut dyn Engine, all: &[Record], wanted: &Record) -> Resul
         ));
     }
     Ok(())
+}
+
+/// Whether every dead-man will take this machine as a witness beside the others: one that would be refused there is refused
+/// here, before anybody is told of it. A machine that is wrong already is not this one's fault.
+fn check_witness(all: &[Record], wanted: &Record) -> Result<(), Problem> {
+    let mut voters: Vec<Voter> = all.iter().map(Record::voter).collect();
+    voters.push(wanted.voter());
+    let error = match check_roster(&voters) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    let (code, hint) = match &error {
+        RosterError::Count(_) => (Code::Busy, "remove a machine that is not needed any more (`muskox node remove`)"),
+        RosterError::SameAddress(..) => (
+            Code::AddressTaken,
+            "each machine needs addresses of its own, whatever the port: its target and its dead-man listen there too. For \
+             several nodes on one machine use 127.0.0.2, 127.0.0.3 and so on; if the other machine is gone for good, remove it",
+        ),
+        RosterError::Addresses { .. } => (Code::BadRequest, "give this machine's own addresses"),
+        RosterError::SameKey(..) | RosterError::SameName(_) => (Code::NameTaken, "see `muskox node list`"),
+    };
+    if error.machine().is_some_and(|name| *name != wanted.name) {
+        let hint = "remove one of the two (`muskox node remove`): until then no machine's dead-man takes new witnesses";
+        return Err(Problem::new(Code::Busy, format!("the cluster's machines clash already: {error}"), hint));
+    }
+    let text = match &error {
+        RosterError::SameAddress(first, _, at) => format!("the address {} belongs to the machine '{first}'", at.ip()),
+        other => other.to_string(),
+    };
+    Err(Problem::new(code, text, hint))
 }
 
 fn taken(code: Code, by: &NodeName, what: &str) -> Problem {
@@ -287,9 +331,12 @@ fn busy() -> Problem {
 }
 
 fn add(txn: &mut Txn, record: &Record) {
-    let (node, address) = (node_key(&record.name), address_key(record.address));
-    txn.compares.extend([absent(&node), absent(&address)]);
-    txn.then.push(put(&address, &Held { version: FORM, name: record.name.clone() }));
+    for key in claims(record) {
+        txn.compares.push(absent(&key));
+        txn.then.push(put(&key, &Held { version: FORM, name: record.name.clone() }));
+    }
+    let node = node_key(&record.name);
+    txn.compares.push(absent(&node));
     txn.then.push(put(&node, record));
 }
 
@@ -326,6 +373,16 @@ fn node_key(name: &NodeName) -> Key {
 fn address_key(address: SocketAddr) -> Key {
     let text = address.to_string().replace(['[', ']'], "").replace('%', "_").replace(':', "-");
     made_key(&format!("/address/at-{text}"))
+}
+
+/// What a machine has for itself: where its node listens, and every one of its addresses.
+fn claims(record: &Record) -> Vec<Key> {
+    let ips = record.ips().into_iter().map(ip_key);
+    std::iter::once(address_key(record.address)).chain(ips).collect()
+}
+
+fn ip_key(ip: IpAddr) -> Key {
+    made_key(&format!("/address/ip-{}", ip.to_string().replace(':', "-")))
 }
 
 /// Half of the hash finds it; 128 bits are nobody's guess either.

@@ -2,6 +2,7 @@
 //! local ones go on to that machine, and others are told to ask there.
 
 use crate::agent::Agent;
+use crate::audit::Audit;
 use crate::authority::{Authority, key_of_request};
 use crate::backup;
 use crate::client::{self, Answer};
@@ -12,10 +13,12 @@ use crate::identity::{Identity, Seat, StoreAt, check_address, check_portals};
 use crate::image;
 use crate::peer::{Ask, Lines, Reply, SyncReport};
 use crate::registry::{self, Record, Standing};
+use crate::rights::{self, Caller};
 use crate::root::Root;
+use crate::secret::Secret;
 use crate::storage::{self, Names, claims};
 use crate::store::Store;
-use crate::token::{JoinToken, Secret};
+use crate::token::JoinToken;
 use crate::vms;
 use crate::works::Works;
 use api::{
@@ -35,17 +38,6 @@ use units::{HostKey, Millis, Moment, NodeName};
 const TOKEN_MAX_S: u64 = 7 * 86_400;
 /// A node calls every [`crate::keep::SYNC_EVERY`]; after ten missed calls it counts as silent.
 const SILENT_AFTER: Millis = Millis(10_000);
-
-/// Who calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caller {
-    /// This machine's owner, over the Unix socket.
-    Local,
-    /// Who has this key, by TLS.
-    Key(HostKey),
-    /// Somebody by TLS without a certificate.
-    Nobody,
-}
 
 /// A node, as its tasks share it.
 pub struct Node {
@@ -68,6 +60,8 @@ pub struct Node {
     pub works: Works,
     /// Pools and volumes that something is being done to.
     pub names: Names,
+    /// Who asked for what.
+    pub audit: Audit,
 }
 
 /// What holding the store takes.
@@ -93,7 +87,8 @@ impl Node {
         let (certificate_until_s, heard) = (RefCell::new(0), RefCell::default());
         let agent = Agent::new(&root, &identity, key);
         let (lines, works, names) = (Lines::default(), Works::default(), Names::default());
-        Self { root, identity, key, agent, lines, keeper, certificate_until_s, heard, works, names }
+        let audit = Audit::new(&root.state());
+        Self { root, identity, key, agent, lines, keeper, certificate_until_s, heard, works, names, audit }
     }
 
     /// The files of its TLS.
@@ -113,7 +108,7 @@ impl Node {
     /// [`Code::NotAMember`], [`Code::Removed`], [`Code::NotTheStore`].
     pub async fn check_peer(&self, key: HostKey) -> Result<(), Problem> {
         match (&self.keeper, &self.identity.store) {
-            (Some(keeper), _) => self.admitted(keeper, Caller::Key(key)).await.map(drop),
+            (Some(keeper), _) => member(keeper, key).await.map(drop),
             (None, Some(store)) if store.key == key => Ok(()),
             (None, store) => Err(not_the_store(store.as_ref())),
         }
@@ -121,13 +116,14 @@ impl Node {
 
     /// Answers a peer, or this machine itself.
     pub async fn answer_peer(&self, from: HostKey, ask: Ask) -> Reply {
-        if ask.is_the_stores() && from != self.identity.store.as_ref().map_or(self.key, |store| store.key) {
-            tracing::warn!("the machine {from} gave an order, which only the machine with the store may");
-            let problem = Problem::new(Code::Forbidden, "only the machine with the store may ask for this", "");
+        let store = self.identity.store.as_ref().map_or(self.key, |store| store.key);
+        if let Err(problem) = rights::check_peer(from, store, &ask) {
             return Reply::Problem { problem };
         }
         let answered = match ask {
             Ask::Act(act) => Ok(Reply::Acted(self.agent.act(*act).await)),
+            Ask::Adopt(adopt) => self.agent.adopt(&adopt).map(|()| Reply::Done),
+            Ask::Forget { vm } => self.agent.forget_unknown(&vm).await.map(|()| Reply::Done),
             Ask::Target { request } => Ok(Reply::Target { answer: self.agent.target(request).await }),
             Ask::Look => {
                 let mut report = self.agent.look().await;
@@ -159,7 +155,12 @@ impl Node {
 
     async fn claims(&self, keeper: &Keeper, from: &Record, ask: Ask) -> Result<Reply, Problem> {
         match ask {
-            Ask::Claim { volume } => claims::claim(self, keeper, from, volume).await.map(Reply::Claimed),
+            Ask::Claim { volume, user } => {
+                let entry = self.audit.asked((&from.name, user), ("claim", volume.as_str())).await?;
+                let claimed = claims::claim(self, keeper, from, volume).await;
+                self.audit.ended(&entry, outcome(claimed.as_ref().err())).await;
+                claimed.map(Reply::Claimed)
+            }
             Ask::Release { volume, epoch } => {
                 claims::release(self, keeper, from, volume, epoch).await.map(|()| Reply::Released)
             }
@@ -196,17 +197,24 @@ impl Node {
     ) -> Result<Answer, Problem> {
         match (&self.keeper, &self.identity.store) {
             (Some(keeper), _) => self.decide(keeper, caller, call, name, &body).await,
-            (None, Some(store)) if caller == Caller::Local && call.who == Who::Members => {
-                self.pass_on(store, call, path, body).await
+            (None, Some(store)) if is_here(caller) && call.who == Who::Members => {
+                rights::check_call(caller, call)?;
+                self.pass_on(store, caller, (call, path), body).await
             }
             (None, store) => Err(not_the_store(store.as_ref())),
         }
     }
 
-    async fn pass_on(&self, store: &StoreAt, call: &Call, path: &str, body: Bytes) -> Result<Answer, Problem> {
+    async fn pass_on(
+        &self,
+        store: &StoreAt,
+        caller: Caller,
+        (call, path): (&Call, &str),
+        body: Bytes,
+    ) -> Result<Answer, Problem> {
         let exchange = async {
             let transport = client::as_member(&self.tls_files(), store.address, store.key).await?;
-            client::exchange(transport, call.method.as_str(), path, body).await
+            client::exchange(transport, (call.method.as_str(), path), caller.user(), body).await
         };
         exchange.await.map_err(|problem| match problem.code {
             Code::Unreachable => Problem::new(
@@ -227,6 +235,25 @@ impl Node {
         body: &[u8],
     ) -> Result<Answer, Problem> {
         let member = if call.who == Who::Members { self.admitted(keeper, caller).await? } else { None };
+        rights::check_call(caller, call)?;
+        if call.method == api::Method::Get || call.who != Who::Members {
+            return self.decide_admitted(keeper, member, call, name, body).await;
+        }
+        let asks = member.as_ref().map_or(&self.identity.name, |member| &member.name).clone();
+        let entry = self.audit.asked((&asks, caller.user()), (call.name, name)).await?;
+        let decided = self.decide_admitted(keeper, member, call, name, body).await;
+        self.audit.ended(&entry, outcome(decided.as_ref().err())).await;
+        decided
+    }
+
+    async fn decide_admitted(
+        &self,
+        keeper: &Keeper,
+        member: Option<Record>,
+        call: &'static Call,
+        name: &str,
+        body: &[u8],
+    ) -> Result<Answer, Problem> {
         match call.name {
             "node_list" => self.list(keeper).await.map(|list| done(&list)),
             "node_remove" => self.remove(keeper, parse_name(name)?).await.map(|it| done(&it)),
@@ -242,12 +269,9 @@ impl Node {
 
     /// Answers a call about this machine itself.
     async fn own(&self, caller: Caller, call: &'static Call, name: &str, body: &[u8]) -> Result<Answer, Problem> {
-        if caller != Caller::Local {
-            let text = "this call is for the machine's own owner";
-            return Err(Problem::new(Code::Forbidden, text, "ask on that machine, over its node's socket"));
-        }
+        rights::check_call(caller, call)?;
         match call.name {
-            "image_import" => image::begin(self, parse(body)?).await.map(|it| done(&it)),
+            "image_import" => image::begin(self, caller, parse(body)?).await.map(|it| done(&it)),
             "store_backup" => backup::answer(self, parse(body)?).await.map(|it| done(&it)),
             "work_show" => self.works.show(name).map(|it| done(&it)),
             "work_cancel" => self.works.cancel(name).map(|it| done(&it)),
@@ -255,18 +279,19 @@ impl Node {
         }
     }
 
-    /// Makes a members' call as this machine's owner, wherever the store is.
+    /// Makes a members' call for whoever asked this machine for something, wherever the store is.
     ///
     /// # Errors
     /// The answer's, or what stands between.
     pub async fn call<T: DeserializeOwned>(
         &self,
+        caller: Caller,
         call: &'static Call,
         name: &str,
         request: Option<&impl Serialize>,
     ) -> Result<T, Problem> {
         let body = request.map_or_else(Vec::new, |request| serde_json::to_vec(request).expect("requests are JSON"));
-        let answer = self.decided(Caller::Local, call, &call.path_for(name), name, body.into()).await?;
+        let answer = self.decided(caller, call, &call.path_for(name), name, body.into()).await?;
         let foreign = |error: serde_json::Error| {
             let text = format!("the reply to '{}' is not understood: {error}", call.name);
             Problem::new(Code::Failed, text, "run the same muskox version on all machines")
@@ -279,26 +304,10 @@ impl Node {
 
     /// Whether the caller may make members' calls; which machine it is, if it is not this one's owner.
     async fn admitted(&self, keeper: &Keeper, caller: Caller) -> Result<Option<Record>, Problem> {
-        let key = match caller {
-            Caller::Local => return Ok(None),
-            Caller::Key(key) => key,
-            Caller::Nobody => {
-                let text = "this call needs a member's certificate";
-                return Err(Problem::new(Code::Forbidden, text, "use the node's own socket on a member"));
-            }
-        };
-        match keeper.store.ask(move |engine| registry::standing(engine, key)).await? {
-            Standing::Member(record) => Ok(Some(record)),
-            Standing::Removed(name) => Err(Problem::new(
-                Code::Removed,
-                format!("this machine ('{name}') was removed from the cluster"),
-                "to bring it back: stop its node, delete its etc/muskox folder, and join with a new token",
-            )),
-            Standing::Stranger => Err(Problem::new(
-                Code::NotAMember,
-                format!("the key {key} belongs to no member"),
-                "join with a token; after a restore of the store, join the machines that the backup did not know",
-            )),
+        match caller {
+            Caller::Machine { key, .. } => member(keeper, key).await.map(Some),
+            // Of somebody without a key nothing has to be looked up: the rights refuse it.
+            Caller::Local(_) | Caller::Itself | Caller::Nobody => Ok(None),
         }
     }
 
@@ -392,10 +401,8 @@ impl Node {
 
     async fn renew(&self, keeper: &Keeper, request: RenewRequest) -> Result<Certificate, Problem> {
         let key = key_of_request(&request.request_pem)?;
-        match self.admitted(keeper, Caller::Key(key)).await? {
-            Some(record) => issue(keeper, &request.request_pem, &record).await,
-            None => unreachable!("only a local caller is no machine"),
-        }
+        let record = member(keeper, key).await?;
+        issue(keeper, &request.request_pem, &record).await
     }
 
     /// All machines, for whoever is told who belongs to the cluster.
@@ -411,6 +418,36 @@ impl Node {
         let heard = Heard { when: now(), certificate_until_s: report.certificate_until_s, version };
         self.heard.borrow_mut().insert(name, heard);
     }
+}
+
+/// The member that has this key.
+///
+/// # Errors
+/// [`Code::Removed`], [`Code::NotAMember`], [`Code::StoreFailed`].
+async fn member(keeper: &Keeper, key: HostKey) -> Result<Record, Problem> {
+    match keeper.store.ask(move |engine| registry::standing(engine, key)).await? {
+        Standing::Member(record) => Ok(record),
+        Standing::Removed(name) => Err(Problem::new(
+            Code::Removed,
+            format!("this machine ('{name}') was removed from the cluster"),
+            "to bring it back: stop its node, delete its etc/muskox folder, and join with a new token",
+        )),
+        Standing::Stranger => Err(Problem::new(
+            Code::NotAMember,
+            format!("the key {key} belongs to no member"),
+            "join with a token; after a restore of the store, join the machines that the backup did not know",
+        )),
+    }
+}
+
+/// Whether it is asked on this machine.
+const fn is_here(caller: Caller) -> bool {
+    matches!(caller, Caller::Local(_) | Caller::Itself)
+}
+
+/// What came of a call, in one word.
+fn outcome(refused: Option<&Problem>) -> &'static str {
+    refused.map_or("done", |problem| problem.code.as_str())
 }
 
 /// A certificate for a member.

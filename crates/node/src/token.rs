@@ -1,17 +1,13 @@
 //! Join tokens: `mx1-FINGERPRINT-SECRET-ADDRESS`. The fingerprint lets the joiner check the server before it says the
 //! secret; the secret is 256 random bits, and the store keeps only its hash.
 
+use crate::secret::Secret;
 use api::{Code, Problem};
-use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
-use units::{CaFingerprint, HostKey};
+use units::CaFingerprint;
 
 const PREFIX: &str = "mx1";
-
-/// A token's secret part.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret([u8; 32]);
 
 /// A token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,41 +18,6 @@ pub struct JoinToken {
     pub secret: Secret,
     /// Where the server listens.
     pub address: SocketAddr,
-}
-
-impl Secret {
-    /// From random bytes.
-    #[must_use]
-    pub fn new(random: [u8; 32]) -> Self {
-        Self(random)
-    }
-
-    /// As it goes over the wire.
-    #[must_use]
-    pub fn reveal(&self) -> String {
-        HostKey(self.0).to_string()
-    }
-
-    /// The hash, in hexadecimal. A plain hash is enough: nobody guesses 256 random bits.
-    #[must_use]
-    pub fn hash(&self) -> String {
-        let digest = ring::digest::digest(&ring::digest::SHA256, &self.0);
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-/// Never the secret itself: it must not end up in a log.
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
-impl FromStr for Secret {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        text.parse::<HostKey>().map(|bytes| Self(bytes.0)).map_err(drop)
-    }
 }
 
 impl JoinToken {
@@ -104,6 +65,5 @@ mod test {
                 assert!(problem.code == Code::BadRequest && !problem.text.contains("cdcd"), "{problem:?}");
             }
         }
-        assert_ne!(Secret::new([1; 32]).hash(), Secret::new([2; 32]).hash());
     }
 }

@@ -8,6 +8,7 @@ mod fence;
 mod ident;
 pub mod sabotage;
 mod size;
+pub mod table;
 mod time;
 
 pub use amount::{ByteLen, ByteOffset, SECTOR_BYTES, Sectors};

@@ -16,6 +16,8 @@ pub enum Bug {
     DegradedServes,
     /// A newer incarnation is admitted while operations of the older one are still in flight (B-11).
     IncarnationOvertakes,
+    /// A stock client's new connection joins its older one, which may still deliver writes (B-11).
+    StockOvertakes,
     /// A flush is answered without being passed to every member (I3).
     FlushNotPassedOn,
     /// FUA is treated as an ordinary write (I3).
@@ -44,8 +46,12 @@ pub enum Bug {
     StartWithoutProof,
     /// The dead-man lets guests run without a lease (I2).
     NoDeadman,
+    /// The guard freezes nobody, whatever became of the dead-man (I2).
+    NoGuard,
     /// A host obeys a controller whose job was taken over (I9).
     OldOrderObeyed,
+    /// A source that hears nobody runs on whatever it has sent, and without asking the targets (I2).
+    RunOnUnasked,
 }
 
 /// Whether `bug` is planted in this thread.

@@ -16,8 +16,8 @@ use std::time::Duration;
 use units::{ByteLen, ByteOffset};
 use wire::nbd::constant::{CMD_BLOCK_STATUS, CMD_FLAG_FUA, CMD_READ, CMD_WRITE, STATE_HOLE, STATE_ZERO};
 use wire::nbd::{
-    BlockSizes, ClientCommand, ClientConfig, ClientFailure, ClientHandshake, ClientTls, ExportInfo, Extent, Follows,
-    Limits, ListedExport, Negotiated, Operation, OptionError, Pending, Ready, Refusal, Request, ServerCommand,
+    BlockSizes, ClientCommand, ClientConfig, ClientFailure, ClientHandshake, ClientTls, Context, ExportInfo, Extent,
+    Follows, Limits, ListedExport, Negotiated, Operation, OptionError, Pending, Ready, Refusal, Request, ServerCommand,
     ServerHandshake, TlsPolicy, TransmissionFlags, Verdict, block_status, decode_extents, decode_reply, decode_request,
     encode_request, push_error, push_read_head, push_success,
 };
@@ -125,7 +125,7 @@ fn shake_hands(socket: &mut UnixStream) -> Option<(Negotiated, Vec<u8>)> {
 }
 
 fn transmit(socket: &mut UnixStream, negotiated: &Negotiated, mut held: Vec<u8>, disk: &mut [u8]) {
-    let limits = Limits::of(&negotiated.export, negotiated.base_allocation.is_some());
+    let limits = Limits::of(&negotiated.export, !negotiated.contexts.is_empty());
     let structured = negotiated.structured;
     loop {
         let mut input = &held[..];
@@ -173,8 +173,7 @@ fn carry_out(
         Operation::BlockStatus { at, len, .. } => {
             let zero = disk[range(at, len)].iter().all(|&byte| byte == 0);
             let state = if zero { STATE_HOLE | STATE_ZERO } else { 0 };
-            let context = agreed.base_allocation.expect("checked against the limits");
-            return block_status(out, request.cookie, context, &[Extent { len, state }]);
+            return block_status(out, request.cookie, agreed.contexts, &[Extent { len, state }]);
         }
         Operation::Write { at, len, .. } => disk[range(at, len)].copy_from_slice(payload),
         Operation::WriteZeroes { at, len, .. } => disk[range(at, len)].fill(0),
@@ -199,7 +198,7 @@ fn libnbd_reads_what_our_server_says() {
     assert_eq!(json["protocol"], "newstyle-fixed");
     assert_eq!(json["structured"], true);
     let expect = serde_json::json!({
-        "export-size": SIZE, "description": "a disk of ours", "contexts": ["base:allocation"],
+        "export-size": SIZE, "description": "a disk of ours", "contexts": ["base:allocation", "x-muskox:heartbeat"],
         "is_read_only": false, "can_cache": false, "can_df": true, "can_fast_zero": true, "can_flush": true,
         "can_fua": true, "can_multi_conn": true, "can_trim": true, "can_zero": true,
         "block_size_minimum": 512, "block_size_preferred": 4096, "block_size_maximum": 32 << 20,
@@ -273,7 +272,11 @@ impl Attached {
     fn new(path: &Path, export: &str, tls: ClientTls) -> Result<Self, ClientFailure> {
         let mut socket = UnixStream::connect(path).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut machine = ClientHandshake::new(ClientConfig { export: export.to_owned(), tls, block_status: true });
+        let mut machine = ClientHandshake::new(ClientConfig {
+            export: export.to_owned(),
+            tls,
+            context: Some(Context::BaseAllocation),
+        });
         let mut byte = [0];
         loop {
             socket.read_exact(&mut byte).unwrap();
@@ -337,7 +340,7 @@ fn our_client_uses_nbdkit() {
     let _kit = Kit::start(&socket, &["memory", "1M"]);
     let mut attached = Attached::new(&socket, "", ClientTls::Off).unwrap();
     assert_eq!(attached.ready.export.size, ByteLen(SIZE as u64));
-    assert!(attached.ready.structured && attached.ready.base_allocation.is_some(), "{:?}", attached.ready);
+    assert!(attached.ready.structured && attached.ready.context.is_some(), "{:?}", attached.ready);
     let bytes: Vec<u8> = (0..65536_u32).map(|i| (i % 251) as u8).collect();
     attached.ask(CMD_WRITE, CMD_FLAG_FUA, 32768, 65536, &bytes);
     assert!(attached.ask(CMD_READ, 0, 32768, 65536, &[]).0 == bytes);

@@ -22,7 +22,8 @@ const READ_BYTES: usize = 64 << 10;
 /// No line of a console is longer; what is, has no end and is let go.
 const LINE_MAX: usize = 4096;
 
-/// A host's console log to follow. It may appear later, be cut to nothing (`trim_log`), or be another file one day.
+/// A host's console log to follow. It may appear later, be trimmed while it grows (what it held is in `NAME.old` then), or be
+/// another file one day.
 pub struct Console {
     /// The host's name.
     pub host: String,
@@ -64,7 +65,13 @@ impl Lookout {
                 errors.tick()?;
                 std::thread::sleep(LOOK_AGAIN);
             }
-            Ok(())
+            match tails.iter().find(|(_, tail)| tail.lost) {
+                Some((host, tail)) => {
+                    let log = tail.path.display();
+                    anyhow::bail!("{log} of {host} was trimmed before all of it was read: evidence is lost")
+                }
+                None => Ok(()),
+            }
         };
         let task = Task::begin("lookout", None, || Ok(tails), work)?;
         Ok(Self { task, seen })
@@ -121,22 +128,54 @@ struct Tail {
     file: Option<File>,
     at: u64,
     line: Vec<u8>,
+    /// A part of the file was trimmed away before it was read.
+    lost: bool,
 }
 
 impl Tail {
     fn at_the_end(path: PathBuf) -> Self {
         let file = File::open(&path).ok();
         let at = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |facts| facts.len());
-        Self { path, file, at, line: Vec::new() }
+        Self { path, file, at, line: Vec::new(), lost: false }
     }
 
     /// The whole lines that have come since the last look.
     fn lines(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
-        if self.look().is_err() {
-            return lines;
+        if self.look(&mut lines).is_ok() {
+            self.read(&mut lines);
         }
-        let Some(file) = &self.file else { return lines };
+        lines
+    }
+
+    /// Sees to it that it is still the file it was. Before another one is begun the old one is read to its end, and what was
+    /// trimmed is read where `trim_log` of crates/host/src/vm/console.rs puts it.
+    fn look(&mut self, lines: &mut Vec<String>) -> io::Result<()> {
+        let there = std::fs::metadata(&self.path)?;
+        let ours = self.file.as_ref().map(File::metadata).transpose()?;
+        let is_same = ours.as_ref().is_some_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()));
+        if is_same && there.len() >= self.at {
+            return Ok(());
+        }
+        if ours.is_some_and(|ours| ours.len() < self.at) {
+            let mut name = self.path.clone().into_os_string();
+            name.push(".old");
+            let log = std::mem::replace(&mut self.file, File::open(name).ok());
+            let trimmed = self.file.as_ref().and_then(|old| old.metadata().ok()).map_or(0, |facts| facts.len());
+            self.lost |= trimmed < self.at;
+            self.read(lines);
+            (self.file, self.at) = (log, 0);
+        }
+        if !is_same {
+            self.read(lines);
+            self.line.clear();
+            (self.file, self.at) = (Some(File::open(&self.path)?), 0);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, lines: &mut Vec<String>) {
+        let Some(file) = &self.file else { return };
         let mut bytes = vec![0; READ_BYTES];
         while let Ok(len @ 1..) = file.read_at(&mut bytes, self.at) {
             self.at += len as u64;
@@ -148,22 +187,6 @@ impl Tail {
                 }
             }
         }
-        lines
-    }
-
-    /// Whether it is still the file it was: a new one begins at its begin, and so does one that was cut.
-    fn look(&mut self) -> io::Result<()> {
-        let there = std::fs::metadata(&self.path)?;
-        let ours = self.file.as_ref().map(File::metadata).transpose()?;
-        let is_same = ours.is_some_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()));
-        if !is_same {
-            self.file = Some(File::open(&self.path)?);
-        }
-        if !is_same || there.len() < self.at {
-            self.at = 0;
-            self.line.clear();
-        }
-        Ok(())
     }
 }
 

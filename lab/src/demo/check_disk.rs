@@ -7,6 +7,7 @@ use super::evidence::Receipt;
 use super::guest::record::{Damage, RECORD_BYTES, Record};
 use super::guest::{CANARY_MAGIC, RECORDS_PATH, SLOTS, slot_at};
 use super::image;
+use crate::image::files::copy_sparse;
 use anyhow::Context;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -65,7 +66,7 @@ pub fn check(root: &Path, canary: Option<&Path>, receipts: &[Receipt], scratch: 
     let receipts = unique(receipts);
     let mut found = Found { acked: receipts.len() as u64, ..Found::default() };
     let (copy, file) = (scratch.join("check-root.raw"), scratch.join("check-records"));
-    image::copy_sparse(root, &copy)?;
+    copy_sparse(root, &copy)?;
     examine(&mut found, &copy, &file)?;
     records(&mut found, &std::fs::read(&file).unwrap_or_default(), &receipts);
     for path in [&copy, &file] {

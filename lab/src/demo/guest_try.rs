@@ -11,11 +11,13 @@ use super::check_disk::{self, Found};
 use super::evidence::{Answer, Beacon, Receipt};
 use super::guest::ECHO_PORT;
 use super::guest::config::Config;
-use super::image::{self, Builder};
+use super::image::Builder;
 use super::probe::{self, Prober};
 use super::referee::Referee;
 use super::report::two_boots_us;
 use super::{lines, now_us};
+use crate::image::Workshop;
+use crate::image::files::copy_sparse;
 use crate::kills::stop::Stop;
 use crate::ledger::{self, Ledger, Thing};
 use anyhow::Context;
@@ -153,7 +155,8 @@ fn build(options: &ImageOptions, ledger: &Ledger, stop: &Stop) -> anyhow::Result
         None => std::env::current_exe()?.with_file_name("muskox-guest"),
     };
     let say = |line: &str| eprintln!("{line}");
-    Builder { cache: &options.cache, program: &program, ledger, stop, say: &say }.image()
+    let workshop = Workshop { cache: &options.cache, ledger, stop, say: &say };
+    Builder { workshop, program: &program }.image()
 }
 
 fn attempt(options: &Options, image: &Path, ledger: &Ledger, stop: &Stop) -> anyhow::Result<Tried> {
@@ -162,7 +165,7 @@ fn attempt(options: &Options, image: &Path, ledger: &Ledger, stop: &Stop) -> any
         ledger.record(Thing::Folder { path: folder.clone() })?;
     }
     std::fs::create_dir_all(&folder)?;
-    image::copy_sparse(image, &folder.join("root.raw"))?;
+    copy_sparse(image, &folder.join("root.raw"))?;
     std::fs::File::create(folder.join("canary.raw"))?.set_len(CANARY_BYTES)?;
     let config = Config { rate: options.rate, canary: Some(qemu::CANARY.into()), ..Config::of_the_lab() };
     qemu::make_seed(&folder, GUEST, &config)?;

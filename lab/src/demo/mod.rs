@@ -5,7 +5,7 @@
 //!   ── record n on its root disk and its canary, fsync'ed
 //!      then (boot, n, crc) by UDP ───────────────▶  referee  → referee.jsonl   what was acknowledged
 //!   ── answers probes ◀──────────────────────────▶  probe    → probe.jsonl     whether anybody could use it
-//!   ── a line every 50 ms on its serial console ─▶  beacon   → beacons.jsonl   where it runs, and how often
+//!   ── a line every 5 ms on its serial console ─▶  beacon   → beacons.jsonl   where it runs, and how often
 //!   its disk, at the end ────────────────────────▶  check_disk                 whether all that was acknowledged is there
 //! ```
 //! All times are microseconds of CLOCK_MONOTONIC, which every namespace of the machine shares. This room does *not*

@@ -6,6 +6,7 @@ use super::image::Builder;
 use super::play::{Play, Props};
 use super::report;
 use super::screen::{self, Screen};
+use crate::image::Workshop;
 use crate::kills::stop::Stop;
 use crate::ledger::{self, Ledger};
 use anyhow::Context;
@@ -147,7 +148,8 @@ impl Setting<'_> {
         let guest = std::env::current_exe()?.with_file_name("muskox-guest");
         let say = |line: &str| screen.note(line);
         let cache = self.state.join("cache");
-        let image = Builder { cache: &cache, program: &guest, ledger, stop, say: &say }.image()?;
+        let image =
+            Builder { workshop: Workshop { cache: &cache, ledger, stop, say: &say }, program: &guest }.image()?;
         let image = absolute(&image)?;
         let writer = Arc::new(Writer::create(&folder.join(EVIDENCE))?);
         let plan = Plan {

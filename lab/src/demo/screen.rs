@@ -192,12 +192,17 @@ pub fn table(report: &Report) -> String {
         vec![
             "migration".into(),
             it.total_ms.to_string(),
-            tenths(Some(it.cpu_blackout_ms)),
+            tenths(it.cpu_blackout_ms),
+            it.receipt_blackout_ms.to_string(),
             network,
             it.bytes.to_string(),
         ]
     });
-    section(&mut text, &["", "total ms", "CPU blackout ms", "network blackout ms", "bytes"], migrations.collect());
+    section(
+        &mut text,
+        &["", "total ms", "CPU blackout ms", "by receipt ms", "network blackout ms", "bytes"],
+        migrations.collect(),
+    );
     let failovers = report.failovers.iter().map(|it| {
         let moments = [it.detect_ms, it.fence_ms, it.vcpus_running_ms, it.guest_answers_ms].map(number);
         let counts = [it.overlap_ms, it.stale_refused, it.stale_applied].map(|count| count.to_string());

@@ -85,23 +85,21 @@ impl Row {
 impl Report {
     /// Prints the table, and every violation.
     pub fn print(&self) {
-        println!(
-            "\n{:<14} {:>6} {:>6} {:>10} {:>15} {:>14} {:>9} {:>9}",
-            "what", "rounds", "errors", "violations", "outage med. ms", "stall med. ms", "max ms", "at risk"
-        );
-        for row in &self.rows {
-            println!(
-                "{:<14} {:>6} {:>6} {:>10} {:>15} {:>14} {:>9} {:>9}",
-                row.what.name(),
-                row.rounds,
-                row.errors,
-                row.violations,
-                row.outage_ms_median,
-                row.stall_ms_median,
-                row.stall_ms_max,
-                row.at_risk
-            );
-        }
+        let heads =
+            ["WHAT", ">ROUNDS", ">ERRORS", ">VIOLATIONS", ">OUTAGE MED. ms", ">STALL MED. ms", ">MAX ms", ">AT RISK"];
+        let row = |row: &Row| {
+            [
+                row.what.name().to_owned(),
+                row.rounds.to_string(),
+                row.errors.to_string(),
+                row.violations.to_string(),
+                row.outage_ms_median.to_string(),
+                row.stall_ms_median.to_string(),
+                row.stall_ms_max.to_string(),
+                row.at_risk.to_string(),
+            ]
+        };
+        print!("\n{}", units::table::render(heads, &self.rows.iter().map(row).collect::<Vec<_>>()));
         let load = &self.load;
         println!(
             "load: {} writes, {} reads, {} flushes, {} times everything read back, {} reconnects; seed {}",

@@ -51,12 +51,20 @@ pub enum Kind {
     SourceFreeze,
     /// The second one does.
     DestinationFreeze,
+    /// The dead-man of the first host is killed; its supervisor starts it again.
+    SourceDeadman,
+    /// That of the second one is.
+    DestinationDeadman,
+    /// The dead-man of the first host hangs: it is stopped, and goes on in the end.
+    SourceDeadmanHangs,
+    /// That of the second one does.
+    DestinationDeadmanHangs,
     /// Each of the above in turn, in an order that the seed decides.
     All,
 }
 
 /// Each of them.
-pub const EACH: [Kind; 17] = [
+pub const EACH: [Kind; 21] = [
     Kind::Nothing,
     Kind::Cancel,
     Kind::SourceQemu,
@@ -74,6 +82,10 @@ pub const EACH: [Kind; 17] = [
     Kind::DestinationBoth,
     Kind::SourceFreeze,
     Kind::DestinationFreeze,
+    Kind::SourceDeadman,
+    Kind::DestinationDeadman,
+    Kind::SourceDeadmanHangs,
+    Kind::DestinationDeadmanHangs,
 ];
 
 /// What is done to the machines.
@@ -93,6 +105,10 @@ pub enum Deed {
     Cut(Role, &'static [Network]),
     /// The machine stands still.
     Freeze(Role),
+    /// Its dead-man is killed.
+    Deadman(Role),
+    /// Its dead-man is stopped, and goes on.
+    DeadmanHangs(Role),
 }
 
 const CONTROL: [Network; 1] = [Network::Control];
@@ -125,11 +141,30 @@ impl Kind {
             Self::DestinationBoth => Deed::Cut(destination, &BOTH),
             Self::SourceFreeze => Deed::Freeze(source),
             Self::DestinationFreeze => Deed::Freeze(destination),
+            Self::SourceDeadman => Deed::Deadman(source),
+            Self::DestinationDeadman => Deed::Deadman(destination),
+            Self::SourceDeadmanHangs => Deed::DeadmanHangs(source),
+            Self::DestinationDeadmanHangs => Deed::DeadmanHangs(destination),
         }
     }
 
     fn freezes(self) -> bool {
         matches!(self, Self::SourceFreeze | Self::DestinationFreeze)
+    }
+
+    /// For how long two copies may be seen: a host that stood still shows what it had said before late.
+    pub fn overlap_max_us(self) -> u64 {
+        if self.freezes() { 250_000 } else { 0 }
+    }
+
+    /// The stages in which it can hit somebody: who cancels a job that goes back cancels nothing.
+    fn phases(self) -> &'static [Phase] {
+        if matches!(self, Self::Nothing | Self::Cancel) { &PHASES[..FORWARD] } else { &PHASES }
+    }
+
+    /// Whether a fault that fell in this stage hit somebody. `hit` is the job's stage as [`super::round`] saw it.
+    pub fn hit_somebody(self, hit: &str) -> bool {
+        self == Self::Nothing || Phase::named(hit).is_some()
     }
 }
 
@@ -147,9 +182,27 @@ pub enum Phase {
     Commit,
     /// The source is cleared.
     Clear,
+    /// Nothing was closed yet, everything is put back.
+    Undo,
+    /// The source's epoch is closed; the destination has to go.
+    Retreat,
+    /// The source owns it again.
+    GiveBack,
 }
 
-const PHASES: [Phase; 5] = [Phase::Prepare, Phase::Copy, Phase::HandOver, Phase::Commit, Phase::Clear];
+/// Every stage: those of the way there, then those of the ways back.
+pub const PHASES: [Phase; 8] = [
+    Phase::Prepare,
+    Phase::Copy,
+    Phase::HandOver,
+    Phase::Commit,
+    Phase::Clear,
+    Phase::Undo,
+    Phase::Retreat,
+    Phase::GiveBack,
+];
+/// How many of them lead there.
+const FORWARD: usize = 5;
 
 impl Phase {
     /// As the store names it.
@@ -160,10 +213,33 @@ impl Phase {
             Self::HandOver => "hand-over",
             Self::Commit => "commit",
             Self::Clear => "clear",
+            Self::Undo => "undo",
+            Self::Retreat => "retreat",
+            Self::GiveBack => "give-back",
         }
     }
 
-    /// By its name in the store; none for a stage of a way back.
+    /// Where the job is cancelled, so that it comes to this stage; none for a stage of the way there.
+    pub fn cancelled_in(self) -> Option<Self> {
+        match self {
+            Self::Undo => Some(Self::Copy),
+            Self::Retreat | Self::GiveBack => Some(Self::HandOver),
+            Self::Prepare | Self::Copy | Self::HandOver | Self::Commit | Self::Clear => None,
+        }
+    }
+
+    /// Whether a job in `stage` is where a fault waits for it, or cannot come there any more.
+    pub fn is_reached(self, stage: Self) -> bool {
+        let goes_back = stage >= Self::Undo;
+        match (self.cancelled_in(), goes_back) {
+            (None, _) => stage >= self,
+            // It was not cancelled in time.
+            (Some(_), false) => stage >= Self::Commit,
+            (Some(_), true) => stage >= self || (stage == Self::Undo) != (self == Self::Undo),
+        }
+    }
+
+    /// By its name in the store.
     pub fn named(name: &str) -> Option<Self> {
         PHASES.into_iter().find(|phase| phase.name() == name)
     }
@@ -175,6 +251,7 @@ impl Phase {
             Self::Copy => 600,
             Self::HandOver => 50,
             Self::Commit | Self::Clear => 30,
+            Self::Undo | Self::Retreat | Self::GiveBack => 50,
         }
     }
 }
@@ -195,7 +272,8 @@ pub struct Fault {
 impl Fault {
     /// The next one; its phase too, unless that is wished.
     pub fn draw(kind: Kind, phase: Option<Phase>, dice: &mut Dice) -> Self {
-        let drawn = PHASES[usize::try_from(dice.below(PHASES.len() as u64)).expect("there are five")];
+        let phases = kind.phases();
+        let drawn = phases[usize::try_from(dice.below(phases.len() as u64)).expect("there are few")];
         let phase = phase.unwrap_or(drawn);
         // A third of them at the first sight of the phase, a third in its begin, where connections are made.
         let delay_ms = match dice.below(3) {
@@ -204,9 +282,9 @@ impl Fault {
             _ => dice.below(phase.lasts_ms()),
         };
         let (least_ms, most_ms) = match kind.deed(Role::Host1, Role::Host2) {
-            Deed::Nothing | Deed::Cancel | Deed::Qemu(_) | Deed::Initiator(_) => (0, 1),
+            Deed::Nothing | Deed::Cancel | Deed::Qemu(_) | Deed::Initiator(_) | Deed::Deadman(_) => (0, 1),
             Deed::Node(_) => (0, 2_000),
-            Deed::Cut(..) => (1_000, 8_000),
+            Deed::Cut(..) | Deed::DeadmanHangs(_) => (1_000, 8_000),
             Deed::Freeze(_) => (1_000, 2_000),
         };
         let lasts = Duration::from_millis(least_ms + dice.below(most_ms - least_ms));
@@ -219,14 +297,12 @@ impl Fault {
         match self.kind {
             Kind::SourceQemu => !committed,
             Kind::DestinationQemu => committed,
-            Kind::SourceBoth | Kind::DestinationBoth => self.lasts >= LEASE_MAY_END,
+            // A dead-man that hangs renews no lease, and its host is voted dead.
+            Kind::SourceBoth | Kind::DestinationBoth | Kind::SourceDeadmanHangs | Kind::DestinationDeadmanHangs => {
+                self.lasts >= LEASE_MAY_END
+            }
             _ => false,
         }
-    }
-
-    /// For how long two copies may be seen: a host that stood still shows what it had said before late.
-    pub fn overlap_max_us(&self) -> u64 {
-        if self.kind.freezes() { 250_000 } else { 0 }
     }
 
     /// For people.
@@ -310,19 +386,63 @@ mod test {
             (Kind::StorageNode, 2_000, false, false),
             (Kind::SourceInitiator, 0, false, false),
             (Kind::DestinationFreeze, 1_900, false, false),
+            (Kind::SourceDeadman, 0, false, false),
+            (Kind::SourceDeadmanHangs, 5_000, true, true),
+            (Kind::DestinationDeadmanHangs, 2_000, false, false),
         ] {
             let fault = fault(kind, lasts_ms);
             assert_eq!((fault.may_restart(false), fault.may_restart(true)), (before, after), "{}", fault.text());
         }
-        assert_eq!(fault(Kind::SourceFreeze, 0).overlap_max_us(), 250_000);
-        assert_eq!(fault(Kind::SourceBoth, 0).overlap_max_us(), 0);
+        assert_eq!(Kind::SourceFreeze.overlap_max_us(), 250_000);
+        assert_eq!(Kind::SourceBoth.overlap_max_us(), 0);
     }
 
-    /// Goal: phases are known by the store's names. Method: each, and a stage of a way back.
+    /// Goal: phases are known by the store's names. Method: each, and a word that is none.
     #[test]
     fn phases_are_known_by_name() {
         assert!(PHASES.iter().all(|phase| Phase::named(phase.name()) == Some(*phase)));
-        assert_eq!(Phase::named("retreat"), None);
-        assert!(Phase::Commit > Phase::HandOver);
+        assert_eq!(Phase::named("after"), None);
+        assert!(PHASES.is_sorted());
+    }
+
+    /// CA10: goal: the ways back are struck too, and a fault that fell after the job, or on nobody, struck nothing. Method: what
+    /// many draws give; the words of the rounds.
+    #[test]
+    fn every_stage_is_struck_and_nobody_is_no_stage() {
+        let mut dice = Dice::new(1);
+        for kind in [Kind::SourceQemu, Kind::StorageNode, Kind::Cancel] {
+            let drawn: Vec<Phase> = (0..200).map(|_| Fault::draw(kind, None, &mut dice).phase).collect();
+            let all = PHASES.iter().all(|phase| drawn.contains(phase));
+            assert_eq!(all, kind != Kind::Cancel, "{}", kind.name());
+            assert!(PHASES.iter().all(|phase| kind.hit_somebody(phase.name())));
+            assert!(["after", "nobody", "unseen", ""].iter().all(|hit| !kind.hit_somebody(hit)));
+        }
+        assert!(Kind::Nothing.hit_somebody("after"));
+        assert_eq!(Fault::draw(Kind::SourceNode, Some(Phase::Retreat), &mut dice).phase, Phase::Retreat);
+    }
+
+    /// Goal: a fault waits for its stage as long as the job can still come to it. Method: a table.
+    #[test]
+    fn a_stage_that_cannot_come_is_not_waited_for() {
+        use Phase::{Clear, Commit, Copy, GiveBack, HandOver, Prepare, Retreat, Undo};
+        for (aimed, stage, reached) in [
+            (Copy, Prepare, false),
+            (Copy, Copy, true),
+            (Copy, HandOver, true),
+            (Commit, Retreat, true),
+            (Prepare, Undo, true),
+            (Undo, Copy, false),
+            (Undo, HandOver, false),
+            (Undo, Commit, true),
+            (Undo, Undo, true),
+            (Undo, GiveBack, true),
+            (GiveBack, HandOver, false),
+            (GiveBack, Retreat, false),
+            (GiveBack, Clear, true),
+            (GiveBack, GiveBack, true),
+            (Retreat, Undo, true),
+        ] {
+            assert_eq!(aimed.is_reached(stage), reached, "{aimed:?} {stage:?}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! bytes on the disks; it does *not* know how muskox moves a guest.
 
 mod fault;
+mod judge;
 mod outage;
 mod prey;
 mod rest;
@@ -13,14 +14,15 @@ mod round;
 mod table;
 
 use crate::demo::Setting;
-use crate::demo::evidence::RecordsCheck;
+use crate::demo::evidence::{BEACONS, Beacon, RecordsCheck};
+use crate::demo::lines::Reader;
 use crate::demo::play::Play;
 use crate::disks::cache::Dice;
 use crate::kills::stop::Stop;
 use crate::ledger::{self, Ledger};
 use crate::machine::Role;
 use anyhow::Context;
-use fault::{Deck, Fault, Kind, Phase};
+use fault::{Deck, Kind, Phase};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +31,8 @@ use table::{Outage, Report, Round};
 /// Everything of the run is in here, below the lab's folder.
 const FOLDER: &str = "migrate";
 const REPORT: &str = "migrate.json";
+/// A run of so many rounds is a long one: in it a fault has to fall in every stage.
+const EVERY_STAGE_FROM: usize = 40;
 /// Stages that last 30 ms are to be seen.
 const FEED_EVERY: Duration = Duration::from_millis(3);
 /// For the run's own deadline: building and checking everything, a round, a time without nodes.
@@ -125,8 +129,12 @@ fn play(options: &Options, folder: &Path, ledger: &Arc<Ledger>, stop: &Stop) -> 
         sabotage: options.sabotage.as_deref(),
         feed_every: FEED_EVERY,
     };
+    let play = Play::new(setting.props(ledger, stop)?)?;
     let mut moves = Moves {
-        play: Play::new(setting.props(ledger, stop)?)?,
+        console: Reader::new(&play.writer.path(BEACONS)),
+        beacons: Vec::new(),
+        misses: Vec::new(),
+        play,
         dice: Dice::new(options.seed),
         rounds: Vec::new(),
         outages: Vec::new(),
@@ -134,19 +142,26 @@ fn play(options: &Options, folder: &Path, ledger: &Arc<Ledger>, stop: &Stop) -> 
         oracles_agree: false,
     };
     let played = moves.all(options);
-    let Moves { play, rounds, outages, records, oracles_agree, .. } = moves;
+    let wrong = moves.judge_whole(options);
+    let Moves { play, rounds, misses, outages, records, oracles_agree, .. } = moves;
     let ended = play.end(played).err().map(|error| format!("{error:#}"));
     let whole = records.is_some_and(|it| it.missing == 0 && it.torn == 0 && it.acked > 0) && oracles_agree;
     let complete = rounds.len() == options.rounds && outages.len() == options.nodes + options.node_kills;
-    let ok = ended.is_none() && whole && complete && Report::wrongs(&rounds, &outages) == 0;
-    Ok(Report { ok, seed: options.seed, rounds, outages, records, oracles_agree, ended })
+    let mut report =
+        Report { ok: false, seed: options.seed, rounds, misses, wrong, outages, records, oracles_agree, ended };
+    report.ok = report.ended.is_none() && whole && complete && report.wrongs() == 0;
+    Ok(report)
 }
 
 /// The rounds under way.
 struct Moves {
     play: Play,
+    /// Where the lookout writes down what it reads on the consoles, and all that was read of it.
+    console: Reader<Beacon>,
+    beacons: Vec<Beacon>,
     dice: Dice,
     rounds: Vec<Round>,
+    misses: Vec<Round>,
     outages: Vec<Outage>,
     records: Option<RecordsCheck>,
     oracles_agree: bool,
@@ -169,8 +184,7 @@ impl Moves {
         let mut deck = Deck::new(options.what);
         for number in 1..=options.rounds {
             let kind = deck.draw(&mut self.dice);
-            let fault = Fault::draw(kind, options.phase, &mut self.dice);
-            self.round(number, &fault)?;
+            self.round(number, kind, options.phase)?;
         }
         self.play.screen.step("the VM stops, everything is checked");
         let (records, agree) = self.play.inspect()?;

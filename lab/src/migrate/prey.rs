@@ -27,9 +27,14 @@ impl Prey {
 
     /// Kills it; one that is gone is not hit, and neither is who has its number now.
     pub fn kill(&self) -> bool {
+        self.signal(Signal::KILL)
+    }
+
+    /// Sends it a signal, under the same rule.
+    pub fn signal(&self, signal: Signal) -> bool {
         let Some(pid) = Pid::from_raw(self.pid) else { return false };
         let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-        self.lives() && pidfd_send_signal(&held, Signal::KILL).is_ok()
+        self.lives() && pidfd_send_signal(&held, signal).is_ok()
     }
 }
 

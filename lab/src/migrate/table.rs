@@ -1,6 +1,6 @@
 //! What the rounds came to: a line for each, a table for people, JSON for programs.
 
-use super::fault::{EACH, Fault, Kind, Phase};
+use super::fault::{EACH, Fault, Kind, PHASES, Phase};
 use crate::demo::evidence::RecordsCheck;
 use anyhow::Context;
 use serde::Serialize;
@@ -31,14 +31,20 @@ pub struct Round {
     pub restarted: bool,
     /// The job's time.
     pub total_ms: u64,
-    /// From the source's STOP to the destination's RESUME, as the job's receipt says.
-    pub cpu_blackout_ms: Option<u64>,
+    /// From the last beacon at the source to the first one at the destination, if it was done.
+    pub cpu_blackout_ms: Option<f64>,
+    /// From the source's STOP to the destination's RESUME, as the job's receipt claims.
+    pub receipt_blackout_ms: Option<u64>,
     /// The longest silence of the probe in the round.
     pub network_blackout_ms: u64,
     /// From the end of the fault until everything was as it should be.
     pub rest_ms: u64,
     /// How long two boots were seen to move.
     pub overlap_ms: f64,
+    /// When it began, CLOCK_MONOTONIC.
+    pub begun_us: u64,
+    /// When it was judged.
+    pub ended_us: u64,
     /// What must not be, and was.
     pub wrong: Vec<String>,
 }
@@ -67,6 +73,10 @@ pub struct Report {
     pub seed: u64,
     /// Each migration.
     pub rounds: Vec<Round>,
+    /// Attempts whose fault hit nobody; they were judged, and made again.
+    pub misses: Vec<Round>,
+    /// What was wrong with the run as a whole.
+    pub wrong: Vec<String>,
     /// Each death of nodes.
     pub outages: Vec<Outage>,
     /// Acknowledged records on the disks at the end; absent if nobody could look.
@@ -94,9 +104,12 @@ impl Round {
             restarted: false,
             total_ms: 0,
             cpu_blackout_ms: None,
+            receipt_blackout_ms: None,
             network_blackout_ms: 0,
             rest_ms: 0,
             overlap_ms: 0.0,
+            begun_us: 0,
+            ended_us: 0,
             wrong: Vec::new(),
         }
     }
@@ -105,9 +118,11 @@ impl Round {
     pub fn line(&self) -> String {
         let why = self.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
         let restarted = if self.restarted { ", restarted" } else { "" };
-        let blackout = self.cpu_blackout_ms.map_or_else(|| "–".to_owned(), |ms| ms.to_string());
+        let blackout = self.cpu_blackout_ms.map_or_else(|| "–".to_owned(), |ms| format!("{ms:.0}"));
+        let claimed = self.receipt_blackout_ms.map_or_else(|| "–".to_owned(), |ms| ms.to_string());
         let mut line = format!(
-            "hit {}: {}{why}{restarted}; total {} ms, CPU blackout {blackout} ms, network {} ms, at rest after {} ms",
+            "hit {}: {}{why}{restarted}; total {} ms, CPU blackout {blackout} ms ({claimed} by its receipt), network {} ms, \
+             at rest after {} ms",
             self.hit, self.outcome, self.total_ms, self.network_blackout_ms, self.rest_ms,
         );
         self.wrong.iter().for_each(|wrong| line += &format!("\n     WRONG: {wrong}"));
@@ -129,9 +144,16 @@ impl Outage {
 
 impl Report {
     /// What is wrong, in all.
-    pub fn wrongs(rounds: &[Round], outages: &[Outage]) -> usize {
-        rounds.iter().map(|round| round.wrong.len()).sum::<usize>()
-            + outages.iter().map(|outage| outage.wrong.len()).sum::<usize>()
+    pub fn wrongs(&self) -> usize {
+        let rounds = self.rounds.iter().chain(&self.misses).map(|round| round.wrong.len());
+        rounds.chain(self.outages.iter().map(|outage| outage.wrong.len())).sum::<usize>() + self.wrong.len()
+    }
+
+    /// Stages in which no fault fell.
+    pub fn unstruck(rounds: &[Round]) -> Vec<Phase> {
+        let is_struck =
+            |phase: &Phase| rounds.iter().any(|round| round.fault != Kind::Nothing && round.hit == phase.name());
+        PHASES.into_iter().filter(|phase| !is_struck(phase)).collect()
     }
 
     /// Prints the table.
@@ -175,7 +197,8 @@ impl Report {
         let mut hits = std::collections::BTreeMap::<&str, usize>::new();
         self.rounds.iter().for_each(|round| *hits.entry(&round.hit).or_default() += 1);
         let hits: Vec<String> = hits.iter().map(|(stage, count)| format!("{stage} {count}")).collect();
-        println!("hit: {}", hits.join(", "));
+        println!("hit: {}; {} attempts hit nobody and were made again", hits.join(", "), self.misses.len());
+        self.wrong.iter().for_each(|wrong| println!("WRONG: {wrong}"));
         let all = self.outages.iter().filter(|outage| outage.nodes == super::outage::EVERY).count();
         println!(
             "nodes: all killed {all} times, one {} times, longest gap between records {} ms",

@@ -4,7 +4,7 @@
 //! not answered is asked again. Every block it writes is unique, it knows what each block may hold ([`model`]), and it
 //! reads back all the time. It does *not* know what is done to the servers behind the socket.
 
-mod client;
+pub(crate) mod client;
 mod engine;
 pub mod model;
 pub mod stamp;

@@ -1,6 +1,6 @@
 //! Documents keep their form: the changelog (Keep a Changelog 1.1.0), the room table, and no large blobs.
 
-use super::{Finding, edges};
+use super::{Finding, SourceFile, edges};
 
 const BLOB_BYTES: usize = 256 << 10;
 const KINDS: [&str; 6] = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"];
@@ -88,6 +88,32 @@ pub fn room_table(text: &str) -> Vec<Finding> {
     findings
 }
 
+/// Every `B-11` that a source cites has its row in `docs/bug-classes.md`.
+pub fn bug_classes(sources: &[SourceFile], page: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in sources.iter().filter(|file| !file.path.starts_with("xtask/")) {
+        for (index, line) in file.text.lines().enumerate() {
+            for (at, _) in line.match_indices("B-") {
+                let id = line.get(at..at + 4).unwrap_or_default();
+                let cited = at == 0 || !line.as_bytes()[at - 1].is_ascii_alphanumeric();
+                let number = id.len() == 4 && id[2..].bytes().all(|byte| byte.is_ascii_digit());
+                if cited && number && !page.contains(&format!("| {id} |")) {
+                    let what = format!("{id} is not in docs/bug-classes.md, add its row");
+                    findings.push(Finding::new(&file.path, index + 1, what));
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// Every page of `docs/rfd/` is in the list there.
+pub fn rfd_list(tracked: &[String], list: &str) -> Vec<Finding> {
+    let pages = tracked.iter().filter_map(|path| path.strip_prefix("docs/rfd/")).filter(|page| *page != "README.md");
+    let missing = pages.filter(|page| !list.contains(&format!("({page})")));
+    missing.map(|page| Finding::new("docs/rfd/README.md", 1, format!("{page} is not in the list, add it"))).collect()
+}
+
 #[cfg(test)]
 mod test {
     use super::*;
@@ -112,6 +138,23 @@ mod test {
         check(&good.replace(" - 2026-11-21", ""), "'[0.1.0]'");
         check(&good.replace("[Unreleased]", "Soon"), "use '[Unreleased]' first");
         check("# Changelog\n", "no '## [Unreleased]'");
+    }
+
+    #[test]
+    fn bug_classes_are_told_somewhere() {
+        let source = |text: &str| [SourceFile::new("crates/block/src/lib.rs", text.into())];
+        let page = "| B-11 | a stale write |\n";
+        assert!(bug_classes(&source("// keeps B-11 away; GIB-12, B-1, B-x1"), page).is_empty());
+        let found = bug_classes(&source("\n// as in B-12: lost"), page);
+        assert_eq!(found[0].to_string(), "crates/block/src/lib.rs:2: B-12 is not in docs/bug-classes.md, add its row");
+    }
+
+    #[test]
+    fn pages_that_are_not_listed_are_found() {
+        let tracked = ["docs/rfd/0001-layout.md", "docs/rfd/README.md", "docs/rfd/0002-disk.md"].map(str::to_owned);
+        let found = rfd_list(&tracked, "| [0001](0001-layout.md) | Rooms |");
+        assert_eq!(found.len(), 1);
+        assert!(found[0].to_string().contains("0002-disk.md"));
     }
 
     #[test]

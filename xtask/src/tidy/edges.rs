@@ -1,7 +1,7 @@
 //! Which room may use which: the walls of the house (docs/rfd/0001-layout.md; the picture is in ARCHITECTURE.md).
 //! Read from `cargo metadata`, so that no way of writing a dependency escapes.
 
-use super::Finding;
+use super::{Finding, SourceFile};
 use anyhow::Context;
 use std::path::Path;
 use std::process::Command;
@@ -20,12 +20,12 @@ pub struct Room {
 pub const ROOMS: [Room; 13] = [
     room("crates/units", &[], &[]),
     room("crates/wire", &["units"], &[]),
-    room("crates/block", &["units", "wire"], &[]),
+    room("crates/block", &["units"], &[]),
     room("crates/cluster", &["units"], &[]),
     room("crates/host", &["units", "wire", "block", "cluster"], &[]),
     room("crates/dataplane", &["units", "wire", "block", "cluster", "host"], &[]),
     room("crates/api", &["units"], &[]),
-    room("crates/node", &["units", "wire", "cluster", "api", "host"], &[]),
+    room("crates/node", &["units", "wire", "cluster", "api", "host"], &["dataplane"]),
     room("crates/cli", &["units", "api"], &[]),
     room("bin/muskox", &["dataplane", "node", "cli"], &["units", "wire", "host"]),
     room("sim", &["units", "wire", "block"], &[]),
@@ -119,6 +119,45 @@ pub fn check(packages: &[Package]) -> Vec<Finding> {
     findings
 }
 
+/// Dependencies that no source of their package names, and those of the workspace that no package has: an edge that
+/// nobody uses is an open door (block → wire stood open for weeks).
+pub fn dead(packages: &[Package], sources: &[SourceFile], workspace: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for package in packages {
+        let inside = format!("{}/", package.folder);
+        let own: Vec<&SourceFile> = sources.iter().filter(|file| file.path.starts_with(&inside)).collect();
+        for dependency in &package.dependencies {
+            let name = dependency.name.replace('-', "_");
+            if !own.iter().any(|file| names(&file.masked, &name)) {
+                let what = format!("no source of {} uses {}: take it out", package.folder, dependency.name);
+                findings.push(Finding::new(&package.manifest, 1, what));
+            }
+        }
+    }
+    let table = workspace.split_once("[workspace.dependencies]").map_or("", |(_, rest)| rest);
+    for line in table.lines().take_while(|line| !line.starts_with('[')) {
+        let Some((name, _)) = line.split_once(" = ") else {
+            continue;
+        };
+        let of_a_room = ROOMS.iter().any(|room| room.folder.ends_with(&format!("/{name}")));
+        let used = packages.iter().any(|package| package.dependencies.iter().any(|one| one.name == name));
+        if !used && !of_a_room && !name.starts_with('#') {
+            findings.push(Finding::new("Cargo.toml", 1, format!("no package uses {name}: take it out")));
+        }
+    }
+    findings
+}
+
+/// Whether the code has `name` as a path's first part: `name::`, `use name;`, `use name as`.
+fn names(code: &str, name: &str) -> bool {
+    let part_of_a_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    code.match_indices(name).any(|(at, _)| {
+        let rest = &code[at + name.len()..];
+        let begins = at == 0 || !part_of_a_word(code.as_bytes()[at - 1]);
+        begins && (rest.starts_with("::") || rest.starts_with(';') || rest.starts_with(" as "))
+    })
+}
+
 /// A manifest inherits the workspace's lints: cargo does not do it by itself.
 pub fn manifest(package: &Package, text: &str) -> Option<Finding> {
     let inherits = text
@@ -156,9 +195,25 @@ mod test {
 
     #[test]
     fn edges_of_the_table_are_fine() {
-        assert!(check(&[package("crates/block", "wire", true, false)]).is_empty());
+        assert!(check(&[package("crates/block", "units", true, false)]).is_empty());
         assert!(check(&[package("bin/muskox", "host", true, true)]).is_empty());
         assert!(check(&[package("crates/host", "tokio", false, false)]).is_empty());
+    }
+
+    #[test]
+    fn edges_that_nobody_uses_are_found() {
+        let source = |text: &str| vec![SourceFile::new("crates/block/src/lib.rs", text.into())];
+        let check = |text: &str, workspace: &str| -> Vec<String> {
+            let packages = [package("crates/block", "winnow-kit", false, false)];
+            dead(&packages, &source(text), workspace).iter().map(ToString::to_string).collect()
+        };
+        let none: Vec<String> = Vec::new();
+        assert_eq!(check("use winnow_kit::Parser;", ""), none);
+        assert_eq!(check("use winnow_kit as kit;", ""), none);
+        let dead = "crates/block/Cargo.toml:1: no source of crates/block uses winnow-kit: take it out";
+        assert_eq!(check("use a_winnow_kit::Parser; // winnow_kit::Parser", ""), [dead]);
+        let table = "[workspace.dependencies]\n# guests\nblock = 1\nwinnow-kit = 1\nwebpki = 1\n\n[lints]\nother = 1\n";
+        assert_eq!(check("use winnow_kit::Parser;", table), ["Cargo.toml:1: no package uses webpki: take it out"]);
     }
 
     #[test]

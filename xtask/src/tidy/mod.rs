@@ -81,6 +81,9 @@ pub fn run(root: &Path) -> anyhow::Result<Vec<String>> {
     findings.extend(documents::room_table(&read("ARCHITECTURE.md")?));
     let packages = edges::packages(root)?;
     findings.extend(edges::check(&packages));
+    findings.extend(edges::dead(&packages, &sources, &read("Cargo.toml")?));
+    findings.extend(documents::bug_classes(&sources, &read("docs/bug-classes.md")?));
+    findings.extend(documents::rfd_list(&tracked(root)?, &read("docs/rfd/README.md")?));
     for package in &packages {
         findings.extend(edges::manifest(package, &read(&package.manifest)?));
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the report")]
 
 mod configuration;
+mod guard;
 mod guests;
 mod lease;
 mod qemu;

@@ -43,7 +43,7 @@ impl Fake {
         command.args(["-c", "while read line; do :; done", "qemu", "-pidfile"]).arg(&pid_file);
         let process = command.stdin(Stdio::piped()).spawn().unwrap();
         let pid = i32::try_from(process.id()).unwrap();
-        let identity = host::vm::Identity::of(pid).expect("it was just started");
+        let identity = host::vm::Identity::of(pid).unwrap().expect("it was just started");
         std::fs::write(folder.join("process"), identity.to_string()).unwrap();
         let monitor = Arc::new(Monitor { running: true.into(), ..Monitor::default() });
         let initiator = serve_initiator_in(&folder);
@@ -78,6 +78,11 @@ impl Fake {
     pub fn state(&self) -> char {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
         stat[stat.rfind(')').unwrap() + 2..].chars().next().unwrap()
+    }
+
+    /// Somebody else sends it a signal.
+    pub fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.process.id().to_string()]).status().unwrap().success());
     }
 
     pub fn process_id(&self) -> u32 {

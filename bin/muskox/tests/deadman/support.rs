@@ -38,6 +38,7 @@ pub struct Machine {
     pub name: String,
     pub portals: [String; 2],
     process: Option<Child>,
+    guard: Option<Child>,
 }
 
 impl Cluster {
@@ -68,7 +69,7 @@ impl Cluster {
         let key = self.authority.machine(&dir);
         std::fs::create_dir_all(dir.join("vms")).unwrap();
         let portals = [1, 2].map(|net| format!("127.0.0.{net}:{}", free_port(&format!("127.0.0.{net}:0"))));
-        self.machines.push(Machine { dir, key, name: format!("host{n}"), portals, process: None });
+        self.machines.push(Machine { dir, key, name: format!("host{n}"), portals, process: None, guard: None });
     }
 
     /// A certificate of the cluster's CA that is no witness's; its folder.
@@ -118,6 +119,19 @@ impl Cluster {
         let config = self.path(n, "deadman.toml");
         let child = Command::new(MUSKOX).args(["deadman", "--config"]).arg(config).stderr(log).spawn();
         self.machines[n].process = Some(child.unwrap());
+    }
+
+    /// The guard of a machine's guests.
+    pub fn start_guard(&mut self, n: usize) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path(n, "guard.log")).unwrap();
+        let mut command = Command::new(MUSKOX);
+        command.args(["guard", "--record"]).arg(self.path(n, "deadman.lease")).arg("--vms").arg(self.path(n, "vms"));
+        self.machines[n].guard = Some(command.stderr(log).spawn().unwrap());
+        until("a guard", || self.guard_log(n).contains("guarding"));
+    }
+
+    pub fn guard_log(&self, n: usize) -> String {
+        std::fs::read_to_string(self.path(n, "guard.log")).unwrap_or_default()
     }
 
     pub fn kill(&mut self, n: usize) {
@@ -176,7 +190,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         for machine in &mut self.machines {
-            if let Some(mut process) = machine.process.take() {
+            for mut process in [machine.process.take(), machine.guard.take()].into_iter().flatten() {
                 let _ = process.kill();
                 let _ = process.wait();
             }

@@ -5,6 +5,7 @@ use crate::support::{Machine, Machines, boot_disk};
 use host::net::{ClientTls, Expect, TlsFiles, connect_tcp};
 use serde_json::{Value, json};
 use std::cell::Cell;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,16 +17,16 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const UUID: &str = "4f7c9e3a-8d51-4c0e-9f00-0123456789ab";
 
 /// Two hosts, the first one with a pool, and the orders of a machine with the store.
-struct World {
+pub struct World {
     orders: Cell<u64>,
     store: Machine,
-    hosts: [Machine; 2],
-    keys: [HostKey; 2],
+    pub hosts: [Machine; 2],
+    pub keys: [HostKey; 2],
     _machines: Machines,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         for tool in ["qemu-system-x86_64", "qemu-img"] {
             let found = Command::new(tool).arg("--version").stdout(Stdio::null()).status();
             assert!(found.is_ok_and(|status| status.success()), "{tool} is missing");
@@ -133,13 +134,13 @@ impl World {
     }
 
     /// What the target answers; it must not refuse.
-    fn target(&self, request: &Value) -> Value {
+    pub fn target(&self, request: &Value) -> Value {
         let reply = self.say(0, &json!({"ask": "target", "request": request}));
         assert!(reply["answer"]["Err"].is_null(), "{request}: {reply}");
         reply["answer"]["Ok"].clone()
     }
 
-    fn raise(&self, epoch: u64, owner: Option<usize>) {
+    pub fn raise(&self, epoch: u64, owner: Option<usize>) {
         let owners: Vec<Value> = owner.iter().map(|host| json!({"host": self.keys[*host], "mode": "rw"})).collect();
         self.target(&json!({"do": "raise", "volume": "web1", "epoch": epoch, "owners": owners}));
     }
@@ -149,7 +150,7 @@ impl World {
     }
 
     /// How the guest is on a host, as its agent says.
-    fn told(&self, host: usize) -> Value {
+    pub fn told(&self, host: usize) -> Value {
         self.look(host)["guests"][0].clone()
     }
 
@@ -162,11 +163,14 @@ impl World {
         })
     }
 
-    /// Gives an order of this revision.
-    fn order_at(&self, at: u64, host: usize, action: &Value, port: Option<u16>) -> Value {
+    /// Gives an order of this revision; with what the destination of a move said when it waited.
+    fn order_at(&self, at: u64, host: usize, action: &Value, waiting: Option<&Value>) -> Value {
         let other = 1 - host;
         let (name, ip) = (&self.hosts[other].name, self.ip(other));
-        let other = json!({"key": self.keys[other], "name": name, "ip": ip, "port": port});
+        let mut other = json!({"key": self.keys[other], "name": name, "ip": ip, "port": null});
+        if let Some(waiting) = waiting {
+            (other["port"], other["move_key"]) = (waiting["port"].clone(), waiting["move_key"].clone());
+        }
         let order = json!({"vm": "web1", "job": "j1", "at": at});
         let mut action = action.clone();
         action["host"] = json!(self.keys[host]);
@@ -174,15 +178,15 @@ impl World {
     }
 
     /// Gives the newest order.
-    fn order(&self, host: usize, action: &Value, port: Option<u16>) -> Value {
+    pub fn order(&self, host: usize, action: &Value, waiting: Option<&Value>) -> Value {
         self.orders.set(self.orders.get() + 1);
-        let acted = self.order_at(self.orders.get(), host, action, port);
+        let acted = self.order_at(self.orders.get(), host, action, waiting);
         assert_eq!(acted["admitted"], true, "{acted}");
         acted
     }
 
     /// Waits until the agent says that the guest is so; what it said.
-    fn is(&self, host: usize, state: &str) -> Value {
+    pub fn is(&self, host: usize, state: &str) -> Value {
         let last = std::cell::RefCell::new(Value::Null);
         let so = || {
             *last.borrow_mut() = self.told(host);
@@ -194,7 +198,7 @@ impl World {
         last.into_inner()
     }
 
-    fn until(&self, done: impl Fn() -> bool, what: &str) {
+    pub fn until(&self, done: impl Fn() -> bool, what: &str) {
         let begun = Instant::now();
         while !done() {
             let logs = self.hosts.each_ref().map(Machine::log).join("\n--\n");
@@ -218,6 +222,38 @@ impl World {
         self.hosts[host].path("run/muskox/vm/web1/console.log")
     }
 
+    /// The process of its QEMU.
+    fn qemu(&self, host: usize) -> i32 {
+        let noted = std::fs::read_to_string(self.hosts[host].path("run/muskox/vm/web1/process")).unwrap();
+        noted.split(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// CA3: no key of a host is in its QEMU, whatever the guest went through.
+    fn holds_no_key(&self, host: usize) {
+        crate::memory::holds_no_key_of(&self.hosts[host], self.qemu(host), UUID);
+    }
+
+    /// CA3: QEMU is not root, and its folder is its user's alone.
+    fn has_a_user(&self, host: usize) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.qemu(host))).unwrap();
+        let users = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+        let user: u32 = users.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(users.split_whitespace().all(|it| it == user.to_string()), "{users}");
+        if rustix::process::geteuid().is_root() {
+            assert!((2_100_000_000..2_100_010_000).contains(&user), "{users}");
+        }
+        let folder = std::fs::metadata(self.hosts[host].path("run/muskox/vm/web1")).unwrap();
+        assert_eq!((folder.uid(), folder.mode() & 0o777), (user, 0o700));
+    }
+
+    /// CA3: the key of a move is gone when the move is over, at both ends.
+    fn no_move_key(&self) {
+        let gone = |host: &Machine| !host.path("run/muskox/tls/web1").exists();
+        self.until(|| self.hosts.iter().all(gone), "no key of a move is left");
+        let told = [0, 1].map(|host| self.look(host)["guests"].to_string());
+        assert!(told.iter().all(|told| !told.contains("move_key")), "{told:?}");
+    }
+
     /// The last number that the guest says it wrote here; it met no error.
     fn wrote(&self, host: usize) -> u32 {
         let said = String::from_utf8_lossy(&std::fs::read(self.console(host)).unwrap_or_default()).replace('\r', "");
@@ -228,7 +264,7 @@ impl World {
         numbers.next_back().unwrap_or_default()
     }
 
-    fn writes_on(&self, host: usize) {
+    pub fn writes_on(&self, host: usize) {
         let before = self.wrote(host);
         self.until(|| self.wrote(host) > before + 5, "the guest writes");
     }
@@ -247,13 +283,26 @@ fn a_host_obeys() {
     println!("start: {} ms from order to running", begun.elapsed().as_millis());
     assert_eq!((&told["epoch"], &told["powered_off"]), (&json!(2), &json!(false)));
     world.writes_on(0);
+    world.has_a_user(0);
     assert!(world.hosts[0].path("run/muskox/vm/web1/seed.img").exists());
 
+    trimmed(&world);
     outlived(&mut world);
     migrated(&world);
-    taken_back(&world);
+    taken_back(&mut world);
     switched_off(&world);
     withheld(&mut world);
+}
+
+/// CA14: a console's log that has grown long is trimmed while the guest runs, and goes on. Its length is set by hand, as if
+/// the guest had said zeroes.
+fn trimmed(world: &World) {
+    let (log, limit) = (world.console(0), 4 << 20);
+    std::fs::File::options().write(true).open(&log).unwrap().set_len(limit).unwrap();
+    world.until(|| std::fs::metadata(&log).is_ok_and(|facts| facts.len() < limit), "the log is trimmed");
+    world.writes_on(0);
+    let old = std::fs::metadata(log.with_extension("log.old")).unwrap();
+    assert_eq!(old.len(), limit, "what was there is kept once");
 }
 
 /// The node dies and is started anew: QEMU, initiator and target are the same processes, and what was ordered is known.
@@ -286,11 +335,10 @@ fn migrated(world: &World) {
     let begun = Instant::now();
     world.order(1, &json!({"do": "incoming", "epoch": 4}), None);
     let waiting = world.is(1, "incoming");
-    let port = u16::try_from(waiting["port"].as_u64().unwrap()).unwrap();
-    assert!((10_820..10_900).contains(&port));
+    assert!((10_820..10_900).contains(&waiting["port"].as_u64().unwrap()), "{waiting}");
     println!("incoming: {} ms from order to waiting", begun.elapsed().as_millis());
     let begun = Instant::now();
-    world.order(0, &json!({"do": "migrate", "destination": world.keys[1]}), Some(port));
+    world.order(0, &json!({"do": "migrate", "destination": world.keys[1]}), Some(&waiting));
     let stands = world.is(0, "pre-switchover");
     let stopped = Instant::now() - Duration::from_millis(stands["stopped_ago_ms"].as_u64().unwrap());
     world.raise(3, None);
@@ -312,29 +360,35 @@ fn migrated(world: &World) {
         sent["measured"]
     );
     let last = world.wrote(0);
+    world.holds_no_key(0);
     world.order(0, &json!({"do": "destroy"}), None);
     world.is(0, "absent");
     world.until(|| world.wrote(1) > last, "the guest goes on where it was");
+    world.holds_no_key(1);
+    world.no_move_key();
     assert_eq!(world.hosts[0].outliving().len(), 2, "only target and dead-man are left");
 }
 
 /// Back to bravo, given up twice: before the epoch was closed and after.
-fn taken_back(world: &World) {
-    let towards = |epoch: u64| {
+fn taken_back(world: &mut World) {
+    let towards = |world: &World, epoch: u64| {
         world.target(&json!({"do": "reserve", "volume": "web1", "epoch": epoch, "host": world.keys[0]}));
         world.order(0, &json!({"do": "incoming", "epoch": epoch}), None);
-        let port = u16::try_from(world.is(0, "incoming")["port"].as_u64().unwrap()).unwrap();
-        world.order(1, &json!({"do": "migrate", "destination": world.keys[0]}), Some(port));
+        let waiting = world.is(0, "incoming");
+        world.order(1, &json!({"do": "migrate", "destination": world.keys[0]}), Some(&waiting));
         world.is(1, "pre-switchover");
     };
-    towards(6);
+    towards(world, 6);
+    // Both nodes die meanwhile.
+    world.hosts.iter_mut().for_each(|host| (host.kill(), host.start()).1);
     world.order(1, &json!({"do": "cancel"}), None);
     world.is(1, "running");
     world.order(0, &json!({"do": "destroy"}), None);
     world.is(0, "absent");
     world.writes_on(1);
+    world.no_move_key();
 
-    towards(8);
+    towards(world, 8);
     world.raise(7, None);
     world.order(1, &json!({"do": "continue"}), None);
     world.is(1, "post-migrate");
@@ -349,7 +403,7 @@ fn taken_back(world: &World) {
     world.writes_on(1);
 
     // The other end hangs in the middle of the switch.
-    towards(11);
+    towards(world, 11);
     world.raise(10, None);
     let (group, file, word) = world.group(0);
     std::fs::write(group.join(file), word).unwrap();

@@ -4,10 +4,14 @@
 
 mod accidents;
 mod agent;
+mod alone;
 mod certificates;
 mod cold;
+mod deadman;
 mod images;
 mod membership;
+mod memory;
 mod storage;
 mod support;
+mod unknown;
 mod upkeep;

@@ -5,6 +5,10 @@
 mod accidents;
 mod fencing;
 mod initiator;
+mod lvm;
+mod members;
 mod serving;
+mod stock;
 mod support;
 mod tls;
+mod wire;

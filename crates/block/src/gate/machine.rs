@@ -9,7 +9,7 @@
 //! ```
 
 use super::attach::Waiting;
-use super::raise::{Patience, Promise, Raising};
+use super::raise::{Promise, Raising};
 use super::record::Grant;
 use super::refusal::{Blocked, Declined, Refusal};
 use super::rights::Rights;
@@ -100,8 +100,6 @@ pub struct Gate {
     pub(super) waiting: Vec<Waiting>,
     pub(super) raising: Option<Raising>,
     pub(super) promises: Vec<Promise>,
-    /// An attach waits for the operations of its host's closed sessions.
-    pub(super) drain: Option<Patience>,
     /// A FailLaggards is under way.
     pub(super) failing_laggards: bool,
     pub(super) shown: (State, Moment),
@@ -144,7 +142,6 @@ impl Gate {
             waiting: Vec::new(),
             raising: None,
             promises: Vec::new(),
-            drain: None,
             failing_laggards: false,
             shown: (State::Serving, now),
         };
@@ -169,6 +166,20 @@ impl Gate {
         self.sessions.ended(ticket)
     }
 
+    /// Whether a session's reads would pass.
+    ///
+    /// # Errors
+    /// What they would be answered.
+    pub fn standing(&self, door: Door) -> Result<(), DeviceError> {
+        self.sessions.standing(door)
+    }
+
+    /// A session's client has sent something, whatever it is: the hot path.
+    #[inline]
+    pub fn heard(&mut self, door: Door, now: Moment) {
+        self.sessions.heard(door, now);
+    }
+
     /// Something happened.
     pub fn step(&mut self, now: Moment, event: Event) -> Vec<Command> {
         let mut out = Vec::new();
@@ -177,7 +188,7 @@ impl Gate {
             Event::Floor(epoch) => self.on_floor(epoch, &mut out),
             Event::Override(word) => self.on_override(&word),
             Event::Attach(session, request) => {
-                if let Err(why) = self.on_attach(session, request, &mut out) {
+                if let Err(why) = self.on_attach(now, session, request, &mut out) {
                     out.push(Command::Refused(session, self.refusal(why)));
                 }
             }
@@ -223,8 +234,7 @@ impl Gate {
         self.settle_store(out);
         self.settle_raise(out);
         self.settle_promises(out);
-        self.settle_waiting(out);
-        self.settle_drain(now, out);
+        self.settle_waiting(now, out);
         let state = self.state();
         if state != self.shown.0 {
             self.shown = (state, now);

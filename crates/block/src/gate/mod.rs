@@ -25,7 +25,7 @@ mod status;
 mod test;
 mod volume;
 
-pub use attach::WAITING_MAX;
+pub use attach::{STOCK_SILENCE, WAITING_MAX};
 pub use machine::{AskId, Command, Event, Gate, Laggards};
 pub use raise::{ASKS_MAX, FENCE_DRAIN_MAX, LAGGARDS_AGAIN};
 pub use refusal::{Blocked, Declined, Refusal, Refused};
@@ -55,7 +55,7 @@ pub enum Request {
     /// By a muskox initiator: exactly this.
     Exact(Attachment),
     /// By a stock client, which knows neither epoch nor incarnation: the current epoch, and an incarnation that the
-    /// gate assigns (that of the host's live sessions, or a new one).
+    /// gate assigns (a new one, or for who only reads that of the host's sessions).
     Stock {
         /// The TLS key, or the listener's identity.
         host: HostKey,

@@ -136,25 +136,13 @@ impl Gate {
         }
     }
 
-    /// The drain that an attach waits for has a bound of its own (rules 4 and 5): a disk that hangs must not keep a
-    /// restarted initiator out, raise or no raise.
-    pub(super) fn settle_drain(&mut self, now: Moment, out: &mut Vec<Command>) {
-        let waits = self.waiting.iter().any(|waiting| self.sessions.host_drains(waiting.host()));
-        if waits {
-            self.drain.get_or_insert_with(|| Patience::from(now)).ask(out);
-        } else {
-            self.drain = None;
-        }
-    }
-
     /// A hanging disk holds up the store as well as the drain, so either is reason enough to fail it.
     pub(super) fn on_tick(&mut self, now: Moment, out: &mut Vec<Command>) {
-        let over = |patience: &Patience| now >= patience.until;
         let raise_hangs = self.raising.as_ref().is_some_and(|raising| {
             let hangs = !self.storing.failed(raising.needs) || self.sessions.older_in_flight(self.rights.grant.epoch);
-            hangs && over(&raising.patience)
+            hangs && now >= raising.patience.until
         });
-        if (raise_hangs || self.drain.as_ref().is_some_and(over)) && !self.failing_laggards {
+        if raise_hangs && !self.failing_laggards {
             self.failing_laggards = true;
             out.push(Command::FailLaggards(Moment(now.0.saturating_sub(FENCE_DRAIN_MAX.0))));
         }
@@ -162,9 +150,6 @@ impl Gate {
 
     pub(super) fn on_laggards_failed(&mut self, now: Moment, laggards: Laggards) {
         self.failing_laggards = false;
-        if let Some(drain) = &mut self.drain {
-            drain.again(now);
-        }
         if let Some(raising) = &mut self.raising {
             raising.hindered = match laggards {
                 Laggards::Failed => None,

@@ -1,8 +1,9 @@
 //! Why the gate says no, in facts for the caller and in words for people. This module decides nothing.
 
+use super::attach::STOCK_SILENCE;
 use super::record::OWNERS_MAX;
 use std::fmt;
-use units::{Epoch, HostKey, Incarnation, VolumeName};
+use units::{Epoch, HostKey, Incarnation, Millis, VolumeName};
 
 /// Why an attach was refused: "volume web1 …".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +73,16 @@ pub enum Refused {
     /// Incarnations start at 1.
     #[error("was asked for by incarnation 0: incarnations start at 1")]
     NoIncarnation,
+    /// A stock client whose host writes already. What that connection may still deliver would land after what this one
+    /// writes, so it would have to be closed.
+    #[error(
+        "is attached for writing by a client of this host already, heard {heard} ago: end that one first; one that is \
+         silent for {STOCK_SILENCE} is replaced"
+    )]
+    InUse {
+        /// How long ago that one sent something.
+        heard: Millis,
+    },
     /// A stock client of a host that once claimed the last incarnation there is.
     #[error("has no incarnation left for this host in {epoch}: raise it to a new epoch")]
     NoIncarnationLeft {

@@ -43,6 +43,19 @@ impl Session {
         async move { notice.heard().await }
     }
 
+    /// The client has sent something; to be called whenever it has. Silence of a stock client is judged by this.
+    pub fn heard(&self) {
+        self.volume.heard(self.door);
+    }
+
+    /// Whether it may still read, asked without a read.
+    ///
+    /// # Errors
+    /// What a read would be answered.
+    pub fn standing(&self) -> Result<(), DeviceError> {
+        self.volume.standing(self.door)
+    }
+
     /// As the disk that a protocol serves.
     #[must_use]
     pub fn disk(self: &Rc<Self>) -> Disk {

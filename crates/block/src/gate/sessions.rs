@@ -70,6 +70,8 @@ pub struct Entry {
     pub access: Access,
     /// Its operations below the gate.
     pub in_flight: u32,
+    /// When its client was admitted, or last sent something.
+    pub heard: Moment,
     /// Its connection is gone.
     detached: bool,
 }
@@ -125,9 +127,32 @@ impl Sessions {
         entry.in_flight == 0 && !entry.is_open()
     }
 
+    /// Whether the session's reads would pass.
+    ///
+    /// # Errors
+    /// What they would be answered.
+    pub fn standing(&self, door: Door) -> Result<(), DeviceError> {
+        let entry = self.slots.get(door.slot as usize).and_then(Option::as_ref);
+        match entry.filter(|entry| entry.session == door.session).map(|entry| entry.access) {
+            Some(Access::Write | Access::Read) => Ok(()),
+            Some(Access::Shut(answer)) => Err(answer),
+            None => Err(DeviceError::Closed),
+        }
+    }
+
+    /// The session's client has sent something.
+    #[inline]
+    pub fn heard(&mut self, door: Door, now: Moment) {
+        if let Some(Some(entry)) = self.slots.get_mut(door.slot as usize)
+            && entry.session == door.session
+        {
+            entry.heard = now;
+        }
+    }
+
     /// Makes room for an admitted session; `None` when all slots are taken.
-    pub fn enter(&mut self, session: SessionId, attachment: Attachment, access: Access) -> Option<Door> {
-        let entry = Entry { session, attachment, access, in_flight: 0, detached: false };
+    pub fn enter(&mut self, session: SessionId, attachment: Attachment, access: Access, now: Moment) -> Option<Door> {
+        let entry = Entry { session, attachment, access, in_flight: 0, heard: now, detached: false };
         let free = self.slots.iter().position(Option::is_none);
         if free.is_none() && self.slots.len() == SESSIONS_MAX {
             return None;
@@ -244,7 +269,7 @@ mod test {
     fn enter(sessions: &mut Sessions, name: u64) -> Option<Door> {
         let attachment =
             Attachment { host: HostKey([1; 32]), epoch: Epoch(1), incarnation: Incarnation(1), mode: Mode::Rw };
-        sessions.enter(SessionId(name), attachment, Access::Write)
+        sessions.enter(SessionId(name), attachment, Access::Write, Moment(0))
     }
 
     /// Goal: a door never opens for its slot's next session. Method: leave with one operation running, reuse, knock.

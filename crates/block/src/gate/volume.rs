@@ -146,6 +146,14 @@ impl Inner {
         self.gate.borrow_mut().admit(door, kind, self.parts.rt.now())
     }
 
+    pub(super) fn heard(&self, door: Door) {
+        self.gate.borrow_mut().heard(door, self.parts.rt.now());
+    }
+
+    pub(super) fn standing(&self, door: Door) -> Result<(), DeviceError> {
+        self.gate.borrow().standing(door)
+    }
+
     pub(super) fn ended(self: &Rc<Self>, ticket: Ticket) {
         let drained = self.gate.borrow_mut().ended(ticket);
         if drained {

@@ -6,9 +6,11 @@ use super::bitmap::Bitmap;
 use super::chunks::ChunkSet;
 use super::create::{clear_head, disk_error, failed, new_leg, own_superblock_at, refuse_used};
 use super::facts::{RECORDS_MAX, epoch_of};
+use super::history::{self, Relation, relation};
 use super::io::ArrayDisk;
 use super::layout::{self, BITMAP_AT};
 use super::leg::{Leg, Standing};
+use super::meta::superblock_of;
 use super::records::FactsTable;
 use super::status::ArrayStatus;
 use super::superblock::{FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, ROLES_KEPT, Role, Superblock};
@@ -17,6 +19,9 @@ use super::{Member, RaidError, SLOTS_MAX};
 use crate::device::Disk;
 use std::rc::Rc;
 use units::{ByteLen, Millis, Moment, Sectors};
+
+/// Members that hung together come back together, give or take this: a controller's reset brings one disk after the other.
+const RETURN_MAX: Millis = Millis(1500);
 
 /// A running array.
 pub struct Array(pub(super) Rc<Inner>);
@@ -64,8 +69,8 @@ impl Array {
     /// this process was not scheduled does not count.
     ///
     /// # Errors
-    /// [`RaidError::LastMember`]: operations hang on every member in sync; none of those is failed, as that would
-    /// free nothing. [`RaidError::Unrecorded`]: the box takes no record of who is in sync, so that failing them would
+    /// [`RaidError::LastMember`]: operations hang on every member in sync, or did a moment ago: none of those is failed, as
+    /// that would free nothing, or cost a member that is on its way back. [`RaidError::Unrecorded`]: the box takes no record of who is in sync, so that failing them would
     /// free nothing either. [`RaidError::Broken`].
     pub async fn fail_laggards(&self, older_than: Moment) -> Result<(), RaidError> {
         let now = self.0.rt.now();
@@ -73,15 +78,19 @@ impl Array {
         let lags = |leg: &Rc<Leg>| leg.lags(older_than, now, trusted);
         let laggards: Vec<Rc<Leg>> = self.0.live().into_iter().filter(|leg| lags(leg)).collect();
         let others = self.0.in_sync().iter().any(|leg| !lags(leg));
+        if !others {
+            self.0.pulse.all_hung.set(Some(now));
+        }
+        let spared = self.0.pulse.all_hung.get().is_some_and(|hung| now.since(hung) < RETURN_MAX);
         for leg in &laggards {
-            if leg.standing() == Standing::Recovering || others {
+            if leg.standing() == Standing::Recovering || !spared {
                 let failed = self.0.fail(leg, "operations hung on it while a fence waited");
                 failed.map_err(|LastOne| RaidError::LastMember(usize::from(leg.slot)))?;
             }
         }
         self.0.may_answer_unless_unrecorded().await?;
         match laggards.iter().find(|leg| leg.is_in_sync()) {
-            Some(leg) if !others => Err(RaidError::LastMember(usize::from(leg.slot))),
+            Some(leg) if spared => Err(RaidError::LastMember(usize::from(leg.slot))),
             _ => Ok(()),
         }
     }
@@ -239,12 +248,12 @@ impl Array {
         let label = member.label.clone();
         let same = |leg: &&Rc<Leg>| leg.label == label || own.is_some_and(|own| own.device == leg.own.device);
         let board = self.0.board.borrow();
-        let mut ghosts = self.0.ghosts.borrow_mut();
-        ghosts.retain(|leg| leg.is_still_busy());
-        let mut all = board.legs.iter().flatten().chain(ghosts.iter()).filter(same);
-        match all.find(|leg| leg.is_live() || leg.is_still_busy()) {
-            Some(leg) if leg.is_live() => Err(RaidError::AlreadyMember(label)),
-            Some(_) => Err(RaidError::StillBusy(label)),
+        let (mut ghosts, now) = (self.0.ghosts.borrow_mut(), self.0.rt.now());
+        ghosts.retain(|leg| leg.still_busy(now).is_some());
+        let all: Vec<&Rc<Leg>> = board.legs.iter().flatten().chain(ghosts.iter()).filter(same).collect();
+        match all.iter().find_map(|leg| leg.still_busy(now)) {
+            _ if all.iter().any(|leg| leg.is_live()) => Err(RaidError::AlreadyMember(label)),
+            Some(busy) => Err(RaidError::StillBusy(busy)),
             None => Ok(()),
         }
     }
@@ -252,15 +261,17 @@ impl Array {
     /// The superblock of a former member that only lacks what the bitmap says; `None` for one that is filled anew.
     fn recognise(&self, member: &Member, own: Superblock) -> Result<Option<Superblock>, RaidError> {
         let inner = &self.0;
+        let in_sync: Vec<Superblock> = inner.in_sync().iter().map(|leg| superblock_of(inner, leg)).collect();
         let board = inner.board.borrow();
-        let split = inner.in_sync_numbers(&board.legs).any(|number| own.role_of(number) == Role::Faulty);
-        if own.events > board.events || split {
+        let lags = |other: &Superblock| matches!(relation(&own, other), Relation::Behind | Relation::Current);
+        if !in_sync.iter().any(lags) {
             let (found, current) = (own.events, board.events);
-            return Err(RaidError::Newer { label: member.label.clone(), found, current });
+            return Err(RaidError::RanElsewhere { label: member.label.clone(), found, current });
         }
         let Some(bitmap) = &board.bitmap else {
             return Ok(None);
         };
+        let known = in_sync.iter().any(|other| lags(other) && history::knows(&own, other));
         let complete = !own.has(FEATURE_RECOVERY) || own.has(FEATURE_RECOVERY_BITMAP);
         let was_active = matches!(own.role(), Role::Active(_)) && own.size == inner.shape.size;
         let was_active = was_active && board.roles.get(own.number as usize).is_some();
@@ -269,8 +280,8 @@ impl Array {
         let bytes = super::bitmap::bytes_on_disk(bitmap.set().possible()) as u64;
         let fits = own.data_offset.bytes() + own.size.bytes() <= member.disk.geometry().size.0
             && layout::bitmap_at(&own, bytes).is_some();
-        let by_bitmap = complete && was_active && unused && same && fits && own.events >= bitmap.events_cleared();
-        Ok(by_bitmap.then_some(own))
+        let by_bitmap = known && complete && was_active && unused && same && fits;
+        Ok((by_bitmap && own.events >= bitmap.events_cleared()).then_some(own))
     }
 
     /// Empties a new disk's head, and says where its data will lie.
@@ -296,6 +307,7 @@ impl Array {
     }
 
     /// A number nobody had, so that a former member is never taken for its successor; the least used one if all had.
+    /// As Linux does (drivers/md/md.c, `bind_rdev_to_array`), not one of those that the first members had.
     fn new_number(&self) -> u32 {
         let board = self.0.board.borrow();
         let used = |number: usize| {
@@ -304,7 +316,7 @@ impl Array {
         };
         let live =
             |number: usize| board.legs.iter().flatten().any(|leg| leg.is_live() && leg.number as usize == number);
-        let fresh = (0..ROLES_KEPT).find(|&number| !used(number));
+        let fresh = (board.legs.len()..ROLES_KEPT).find(|&number| !used(number));
         let number = fresh.or_else(|| (0..ROLES_KEPT).find(|&number| !live(number)));
         u32::try_from(number.expect("128 numbers, eight slots")).expect("below 128")
     }
@@ -327,7 +339,8 @@ impl Array {
         }
         let leg = Rc::new(leg);
         board.roles[number] = Role::Active(role);
-        inner.ghosts.borrow_mut().extend(board.legs[slot].replace(Rc::clone(&leg)).filter(|old| old.is_still_busy()));
+        let old = board.legs[slot].replace(Rc::clone(&leg));
+        inner.ghosts.borrow_mut().extend(old.filter(|old| old.in_flight() > 0));
         board.outsiders.retain(|(label, _)| *label != member.label);
         drop(board);
         inner.measure();
@@ -336,10 +349,6 @@ impl Array {
 }
 
 impl Inner {
-    fn in_sync_numbers<'a>(&self, legs: &'a [Option<Rc<Leg>>]) -> impl Iterator<Item = u32> + 'a {
-        legs.iter().flatten().filter(|leg| leg.is_in_sync()).map(|leg| leg.number)
-    }
-
     /// An array that was left active becomes clean again without waiting for a write.
     pub(super) fn tidy_if_active(self: &Rc<Self>) {
         let active = !self.board.borrow().clean;

@@ -146,7 +146,7 @@ impl Inner {
         let mut all = self.geometry.get();
         all.volatile_cache = false;
         for leg in self.live() {
-            let one = leg.disk.geometry();
+            let Some(one) = leg.geometry() else { continue };
             all.block_bytes = all.block_bytes.max(one.block_bytes);
             all.optimal_bytes = all.optimal_bytes.max(one.optimal_bytes);
             all.volatile_cache |= one.volatile_cache;

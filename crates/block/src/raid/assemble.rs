@@ -1,29 +1,24 @@
 //! Starting an array from the disks that were found.
 //!
-//! The superblock with the most events says who is who. A member is in sync if that one says so and it is at most one
-//! update behind (an update that was being written when the power went, and that nobody was answered for). What a member
-//! says of its own recovery is believed: never more than its recovery offset (B-03).
+//! `roster` says who is a member; here is what the members hold together: bitmap, facts, and what each lacks.
 
 use super::admin::Array;
 use super::array::{Board, Inner, Shape};
 use super::bitmap::{self, Bitmap, Header};
 use super::chunks::ChunkSet;
-use super::create::{disk_error, new_leg};
+use super::create::disk_error;
 use super::facts::{self, Facts, FactsError, RECORDS_MAX, Records};
 use super::layout::{self, FACTS_AT, FACTS_BYTES};
 use super::leg::{Leg, Standing};
-use super::superblock::{
-    CLEAN, FEATURE_BITMAP, FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, ROLES_KEPT, Role, SUPERBLOCK_AT,
-    SUPERBLOCK_BYTES, Superblock,
-};
+use super::roster::{self, Roster};
+use super::superblock::{CLEAN, FEATURE_BITMAP, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
 use super::witness::{Membership, MembershipWitness};
-use super::{Member, RaidError, SLOTS_MAX};
+use super::{Member, RaidError};
 use crate::IoBuf;
 use crate::runtime::Rt;
 use std::collections::HashMap;
 use std::rc::Rc;
-use units::sabotage::{Bug, planted};
-use units::{ByteLen, ByteOffset, Sectors};
+use units::{ByteLen, ByteOffset};
 
 /// How few members are enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,16 +33,6 @@ pub enum Start {
     Degraded,
 }
 
-impl Start {
-    fn takes_fewer(self, known: Option<&Membership>) -> bool {
-        match self {
-            Self::AsLeft => false,
-            Self::Witnessed => known.is_some(),
-            Self::Degraded => true,
-        }
-    }
-}
-
 /// How to start.
 #[derive(Clone, Copy, Debug)]
 pub struct AssembleOptions {
@@ -58,10 +43,10 @@ pub struct AssembleOptions {
 }
 
 /// A disk with a sound superblock.
-struct Found {
-    member: Member,
-    superblock: Superblock,
-    facts: Result<Facts, FactsError>,
+pub(super) struct Found {
+    pub member: Member,
+    pub superblock: Superblock,
+    pub facts: Result<Facts, FactsError>,
 }
 
 /// More chunks than this are no bitmap that anybody made.
@@ -97,20 +82,10 @@ async fn bring_up(
     options: AssembleOptions,
     witness: Option<Rc<dyn MembershipWitness>>,
 ) -> Result<Rc<Array>, RaidError> {
-    let (found, mut outsiders) = examine_all(members).await?;
+    let (found, outsiders) = examine_all(members).await?;
     let known = recall(&found, witness.as_deref()).await;
-    let newest = newest(&found, known.as_ref())?;
-    let (mut legs, missing) = seat(&found, &newest, &mut outsiders)?;
-    if options.start != Start::Degraded {
-        refuse_old(&found, &newest, &legs, known.as_ref())?;
-    }
-    if !legs.iter().flatten().any(|leg| leg.is_in_sync()) {
-        return Err(RaidError::NoneInSync);
-    }
-    if !(missing.is_empty() || options.start.takes_fewer(known.as_ref())) {
-        let present = legs.iter().flatten().count();
-        return Err(RaidError::Incomplete { present, expected: present + missing.len() });
-    }
+    let Roster { newest, mut legs, missing, outsiders, roles } =
+        roster::call(&found, outsiders, options.start, known.as_ref())?;
     let dirty = newest.resync_offset != CLEAN;
     let bitmap = load_bitmap(&newest, &mut legs).await?;
     let chunk_bytes = bitmap.as_ref().map_or_else(|| layout::chunk_bytes(size_of(&newest)), Bitmap::chunk_bytes);
@@ -118,9 +93,6 @@ async fn bring_up(
 
     let complete = legs.iter().all(|leg| leg.as_ref().is_some_and(|leg| has_facts(&found, &newest, leg)));
     let (all_facts, records) = merge_facts(&found, &newest)?;
-    let mut roles = newest.roles.clone();
-    roles.resize(roles.len().max(ROLES_KEPT), Role::Spare);
-    missing.iter().for_each(|&number| roles[number] = Role::Faulty);
     let behind = legs.iter().flatten().any(|leg| leg.own.events != newest.events);
     let board = Board {
         legs,
@@ -248,102 +220,6 @@ async fn recall(found: &[Found], witness: Option<&dyn MembershipWitness>) -> Opt
     witness?.recall(array).await.unwrap_or_default()
 }
 
-/// The superblock that saw most updates, if all are of one array that we can serve: of those members that the witness
-/// names, if one of them is here.
-fn newest(found: &[Found], known: Option<&Membership>) -> Result<Superblock, RaidError> {
-    let named = |one: &Found| known.is_some_and(|known| known.names(&one.superblock.device, one.superblock.events));
-    let Some(newest) = found.iter().max_by_key(|one| (named(one), one.superblock.events)) else {
-        return Err(RaidError::MemberCount(0));
-    };
-    for one in found {
-        if one.superblock.array != newest.superblock.array {
-            let (label, found) = (one.member.label.clone(), one.superblock.array);
-            return Err(RaidError::OtherArray { label, found, expected: newest.superblock.array });
-        }
-    }
-    let superblock = &newest.superblock;
-    let what = match (superblock.level, superblock.slots as usize) {
-        (1, 1..=SLOTS_MAX) => return Ok(superblock.clone()),
-        (1, slots) => format!("a mirror of {slots} slots; at most {SLOTS_MAX} are served"),
-        (level, _) => format!("md level {level}; so far level 1 is served"),
-    };
-    Err(RaidError::Unsupported { label: newest.member.label.clone(), what })
-}
-
-/// An error if others than these went on: the witness names none of them, or, without a witness, two say so.
-fn refuse_old(
-    found: &[Found],
-    newest: &Superblock,
-    legs: &[Option<Rc<Leg>>],
-    known: Option<&Membership>,
-) -> Result<(), RaidError> {
-    let label_of = |number: u32| found.iter().find(|one| one.superblock.number == number).map(|one| &one.member.label);
-    let label = || label_of(newest.number).cloned().unwrap_or_default();
-    let Some(known) = known else {
-        let split = |one: &&Found| {
-            one.superblock.role_of(newest.number) == Role::Faulty
-                && newest.role_of(one.superblock.number) == Role::Faulty
-        };
-        let other = found.iter().find(split).map(|one| one.member.label.clone());
-        return other.map_or(Ok(()), |second| Err(RaidError::Split { first: label(), second }));
-    };
-    let named = |leg: &&Rc<Leg>| leg.is_in_sync() && known.names(&leg.own.device, leg.own.events);
-    match legs.iter().flatten().find(named) {
-        Some(_) => Ok(()),
-        None => Err(RaidError::Superseded { label: label() }),
-    }
-}
-
-type Seats = (Vec<Option<Rc<Leg>>>, Vec<usize>);
-
-/// Puts members into slots; returns also the numbers of active members that are not here.
-fn seat(found: &[Found], newest: &Superblock, outsiders: &mut Vec<(String, String)>) -> Result<Seats, RaidError> {
-    let mut legs: Vec<Option<Rc<Leg>>> = vec![None; newest.slots as usize];
-    for one in found {
-        let (superblock, label) = (&one.superblock, &one.member.label);
-        let Some((slot, standing)) = place_of(superblock, newest) else {
-            outsiders.push((label.clone(), why_outside(superblock, newest)));
-            continue;
-        };
-        let seat = &mut legs[usize::from(slot)];
-        if let Some(other) = seat {
-            let (first, second) = (other.label.clone(), label.clone());
-            return Err(RaidError::Twins { first, second, number: superblock.number });
-        }
-        let leg = new_leg(&one.member, slot, superblock.clone(), standing, ChunkSet::default());
-        leg.recovered.set(Sectors(superblock.recovery_offset));
-        leg.by_bitmap.set(superblock.has(FEATURE_RECOVERY_BITMAP));
-        *seat = Some(Rc::new(leg));
-    }
-    let seated = |number: usize| legs.iter().flatten().any(|leg| leg.number as usize == number);
-    let active = newest.roles.iter().enumerate().filter(|(_, role)| matches!(role, Role::Active(_)));
-    let missing = active.map(|(number, _)| number).filter(|&number| !seated(number)).collect();
-    Ok((legs, missing))
-}
-
-fn place_of(superblock: &Superblock, newest: &Superblock) -> Option<(u16, Standing)> {
-    let Role::Active(slot) = newest.role_of(superblock.number) else {
-        return None;
-    };
-    let current = superblock.events + 1 >= newest.events && superblock.role() == Role::Active(slot);
-    let same = superblock.size == newest.size && superblock.level == newest.level;
-    if !current || !same || u32::from(slot) >= newest.slots {
-        return None;
-    }
-    let partial = superblock.has(FEATURE_RECOVERY) && !planted(Bug::PartialRecoveryTrusted);
-    Some((slot, if partial { Standing::Recovering } else { Standing::InSync }))
-}
-
-fn why_outside(superblock: &Superblock, newest: &Superblock) -> String {
-    let split = superblock.role_of(newest.number) == Role::Faulty;
-    let (own, events) = (superblock.events, newest.events);
-    let mut text = format!("stale: it stopped at events {own}, the array is at {events}; add it again");
-    if split {
-        text += " (careful: it ran without the others, what was written to it then would be lost)";
-    }
-    text
-}
-
 fn has_facts(found: &[Found], newest: &Superblock, leg: &Leg) -> bool {
     let own = found.iter().find(|one| one.superblock.number == leg.number && one.member.label == leg.label);
     own.is_some_and(|one| matches!(&one.facts, Ok(facts) if facts.array == newest.array && facts.role == leg.slot))
@@ -384,7 +260,7 @@ async fn load_bitmap(newest: &Superblock, legs: &mut [Option<Rc<Leg>>]) -> Resul
 
 async fn read_bitmap(newest: &Superblock, leg: &Leg) -> Result<Option<(u64, ChunkSet, u64)>, RaidError> {
     let read = async |at: ByteOffset, len: usize| {
-        let bytes = leg.disk.read(at, IoBuf::new(len.next_multiple_of(bitmap::PAGE_BYTES))).await;
+        let bytes = leg.metadata()?.read(at, IoBuf::new(len.next_multiple_of(bitmap::PAGE_BYTES))).await;
         bytes.map_err(|source| RaidError::Disk { label: leg.label.clone(), source })
     };
     let Some(at) = layout::bitmap_at(&leg.own, bitmap::PAGE_BYTES as u64) else {

@@ -177,12 +177,23 @@ impl Bitmap {
         !self.dirty_pages.is_empty()
     }
 
-    /// Clears one bit; from this moment it does not count as durable.
-    pub fn clear(&mut self, chunk: usize, events: u64) {
+    /// Bits are about to be cleared at this count of `events`. The header that says so goes out first, for a bit that
+    /// is clear under an older header takes a member back that lacks its chunk. True if there is something to write now.
+    pub fn announce_clearing(&mut self, events: u64) -> bool {
+        let moved = self.events_cleared != events;
+        if moved {
+            self.events_cleared = events;
+            // Linux does the same: `need_sync` in drivers/md/md-bitmap.c.
+            self.rewrite_header();
+        }
+        moved
+    }
+
+    /// Clears one bit, announced before; from this moment it does not count as durable.
+    pub fn clear(&mut self, chunk: usize) {
         self.set.remove(chunk);
         self.durable.remove(chunk);
         self.dirty_pages.insert(page_of(chunk));
-        self.events_cleared = events;
     }
 
     /// All of it has to be written again, as for a member that comes in.
@@ -271,11 +282,30 @@ mod test {
         assert!(!bitmap.is_durable(33_000..33_001));
         let (pages, snapshot) = bitmap.take_dirty(&header());
         assert_eq!(pages.iter().map(|(page, _)| *page).collect::<Vec<_>>(), [1]);
-        bitmap.clear(33_001, 9);
+        bitmap.clear(33_001);
         bitmap.written(&snapshot);
         assert!(bitmap.is_durable(33_000..33_001));
         assert!(!bitmap.is_durable(33_001..33_002));
         assert!(bitmap.mark(33_001..33_002), "it has to be written again");
+    }
+
+    /// DA2: the header goes out whenever `events_cleared` moves, also when only bits of later pages are cleared. Method: a
+    /// bitmap of two pages, all of it written, a bit of the second cleared.
+    #[test]
+    fn the_header_is_written_when_events_cleared_moves() {
+        let mut bitmap = Bitmap::new(65_536, ChunkSet::of_range(40_000, 33_001..33_003), 0);
+        let pages = |bitmap: &mut Bitmap| -> Vec<usize> {
+            let taken = bitmap.take_dirty(&header()).0;
+            taken.iter().map(|(page, _)| *page).collect()
+        };
+        assert_eq!(pages(&mut bitmap), [0, 1]);
+        assert!(bitmap.announce_clearing(9));
+        assert_eq!(pages(&mut bitmap), [0]);
+        bitmap.clear(33_001);
+        assert_eq!(pages(&mut bitmap), [1]);
+        assert!(!bitmap.announce_clearing(9), "it stands there already");
+        bitmap.clear(33_002);
+        assert_eq!(pages(&mut bitmap), [1]);
     }
 
     #[test]

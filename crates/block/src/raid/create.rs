@@ -10,7 +10,7 @@ use super::leg::{Leg, Standing};
 use super::superblock::{ROLES_KEPT, Role, Superblock};
 use super::{Member, RaidError, SLOTS_MAX};
 use crate::device::{Disk, Durability};
-use crate::probe::what_is_on;
+use crate::probe;
 use crate::runtime::Rt;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -129,22 +129,26 @@ async fn check(options: &CreateOptions, members: &[Member]) -> Result<Sectors, R
     Ok(size)
 }
 
-/// An error if the disk holds something and may not be wiped.
+/// An error if the disk holds something and may not be wiped. A disk that is wiped is not read: it need not be readable.
 pub(super) async fn refuse_used(member: &Member, wipe: bool) -> Result<(), RaidError> {
-    match what_is_on(&member.disk).await.map_err(|source| disk_error(member, source))? {
-        Some(what) if !wipe => Err(RaidError::InUse { label: member.label.clone(), what }),
-        _ => Ok(()),
+    if wipe {
+        return Ok(());
+    }
+    match probe::what_is_on(&member.disk).await.map_err(|source| disk_error(member, source))? {
+        Some(what) => Err(RaidError::InUse { label: member.label.clone(), what }),
+        None => Ok(()),
     }
 }
 
-/// Zeroes the gap's head, where old signatures, bitmaps and facts would lie, and on a wipe the tail too, durably.
+/// Zeroes the gap's head, where old signatures, bitmaps and facts would lie, durably; on a wipe all of the gap, and
+/// everywhere that the probe looks.
 pub(super) async fn clear_head(disk: &Disk, wipe: bool) -> Result<(), crate::DeviceError> {
-    let head = ByteLen(FACTS_AT.0 + FACTS_BYTES.0);
-    disk.write_zeroes(ByteOffset(0), head, Durability::Cached, true).await?;
-    let size = disk.geometry().size;
     if wipe {
-        let tail = ByteOffset((size.0 - FACTS_BYTES.0) / 4096 * 4096);
-        disk.write_zeroes(tail, size - ByteLen(tail.0), Durability::Cached, true).await?;
+        let gap = layout::data_offset(disk.geometry().size);
+        probe::wipe(disk, ByteLen(gap.bytes())).await?;
+    } else {
+        let head = ByteLen(FACTS_AT.0 + FACTS_BYTES.0);
+        disk.write_zeroes(ByteOffset(0), head, Durability::Cached, true).await?;
     }
     disk.flush().await
 }

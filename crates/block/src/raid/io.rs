@@ -40,8 +40,8 @@ impl Change {
 
     fn issue(&self, leg: &Leg, at: ByteOffset, len: ByteLen, how: Durability) -> IoFuture<()> {
         match self {
-            Self::Data(data) => leg.disk.write(leg.place(at), data.clone(), how),
-            Self::Zeroes { may_unmap } => leg.disk.write_zeroes(leg.place(at), len, how, *may_unmap),
+            Self::Data(data) => leg.write(at, data.clone(), how),
+            Self::Zeroes { may_unmap } => leg.write_zeroes(at, len, how, *may_unmap),
         }
     }
 }
@@ -161,7 +161,7 @@ impl Inner {
 
     /// Flushes every live member; who cannot is failed.
     pub(super) async fn flush_members(self: &Rc<Self>) -> Result<(), DeviceError> {
-        let joined = Joined::start(self, self.rt.now(), self.live().into_iter(), |leg| leg.disk.flush());
+        let joined = Joined::start(self, self.rt.now(), self.live().into_iter(), Leg::flush);
         self.judge(joined.await, "a flush")
     }
 
@@ -239,12 +239,11 @@ impl Inner {
         let (started, len) = (self.rt.now(), into.byte_len());
         loop {
             let leg = self.reader(at, len);
-            let place = leg.place(at);
             leg.next_read.set(at.0 + len.0);
             // One leg, issued once: the cell hands the buffer into a closure that may be called for several.
             let buffer = std::cell::Cell::new(Some(into));
             let joined = Joined::start(&self, started, std::iter::once(Rc::clone(&leg)), |leg| {
-                leg.disk.read(place, buffer.take().expect("one leg, one buffer"))
+                leg.read(at, buffer.take().expect("one leg, one buffer"))
             });
             match joined.await.pop() {
                 Some((_, Outcome::Answered(Ok(filled)))) => return Ok(filled),

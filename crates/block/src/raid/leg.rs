@@ -1,22 +1,24 @@
 //! One member of a running array, and waiting for several of them at once.
 //!
-//! Invariant: a member that is faulty stays so. Whoever waits for operations on members is woken when one of them is
-//! failed; what still hangs on it is left running in the background ([`Joined`]) and nobody waits for it any more.
+//! Invariants: a member that is faulty stays so. Whoever waits for operations on members is woken when one of them is
+//! failed; what still hangs on it is left running in the background ([`Joined`]) and nobody waits for it any more. A
+//! faulty member lets its disk go when the last of that has ended: from then on the disk can be opened anew.
 
 use super::array::Inner;
 use super::chunks::ChunkSet;
 use super::mend::ReadErrors;
 use super::superblock::Superblock;
-use crate::device::{DeviceError, Disk, IoFuture};
+use crate::device::{DeviceError, Disk, Durability, Geometry, IoFuture};
 use crate::runtime::Rt;
+use crate::{IoBuf, IoData};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use units::{ByteOffset, Millis, Moment, Sectors};
+use units::{ByteLen, ByteOffset, Millis, Moment, Sectors};
 
-/// An operation that takes longer than a fence may (`FENCE_DRAIN_MAX_MS`, docs/rfd/0003-gate.md) hangs.
+/// An operation that takes longer than a fence may (`FENCE_DRAIN_MAX`, docs/rfd/0003-gate.md) hangs.
 const HUNG_MS: Millis = Millis(1500);
 
 /// How a member stands in its array.
@@ -30,8 +32,15 @@ pub enum Standing {
     Faulty,
 }
 
+/// A member's disk, and the same for metadata.
+struct Lanes {
+    data: Disk,
+    metadata: Disk,
+}
+
 pub(super) struct Leg {
-    pub disk: Disk,
+    /// `None` once the member has failed and nothing of it is under way.
+    disk: RefCell<Option<Lanes>>,
     pub label: String,
     pub slot: u16,
     pub number: u32,
@@ -49,8 +58,25 @@ pub(super) struct Leg {
     pub read_errors: RefCell<ReadErrors>,
     standing: Cell<Standing>,
     calls: RefCell<Calls>,
-    /// Operations that nobody waits for any more and that may still land.
-    left: Cell<usize>,
+}
+
+/// A failed member whose disk is still open: operations from before it failed run on it and may still land.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StillBusy {
+    /// The path it was handed in with.
+    pub label: String,
+    /// How many operations.
+    pub operations: usize,
+    /// How long the oldest has been running.
+    pub since: Millis,
+}
+
+impl std::fmt::Display for StillBusy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { label, operations, since } = self;
+        let noun = if *operations == 1 { "operation" } else { "operations" };
+        write!(f, "{operations} {noun} from before {label} failed still run on it, for {since} so far")
+    }
 }
 
 #[derive(Default)]
@@ -70,8 +96,9 @@ struct Call {
 impl Leg {
     pub fn new(disk: Disk, label: String, slot: u16, own: Superblock, standing: Standing, todo: ChunkSet) -> Self {
         let number = own.number;
+        let lanes = Lanes { metadata: disk.for_metadata().unwrap_or_else(|| Rc::clone(&disk)), data: disk };
         Self {
-            disk,
+            disk: RefCell::new(Some(lanes)),
             label,
             slot,
             number,
@@ -85,8 +112,44 @@ impl Leg {
             read_errors: RefCell::default(),
             standing: Cell::new(standing),
             calls: RefCell::default(),
-            left: Cell::new(0),
             own,
+        }
+    }
+
+    /// Its disk for metadata, unless the member has failed and let it go.
+    pub fn metadata(&self) -> Result<Disk, DeviceError> {
+        self.disk.borrow().as_ref().map(|lanes| Rc::clone(&lanes.metadata)).ok_or(DeviceError::Closed)
+    }
+
+    /// How its disk is shaped; `None` once it let it go.
+    pub fn geometry(&self) -> Option<Geometry> {
+        self.disk.borrow().as_ref().map(|lanes| lanes.data.geometry())
+    }
+
+    /// Reads from a place of the array.
+    pub fn read(&self, at: ByteOffset, into: IoBuf) -> IoFuture<IoBuf> {
+        self.ask(|disk| disk.read(self.place(at), into))
+    }
+
+    /// Writes at a place of the array.
+    pub fn write(&self, at: ByteOffset, from: IoData, how: Durability) -> IoFuture<()> {
+        self.ask(|disk| disk.write(self.place(at), from, how))
+    }
+
+    /// Makes a range of the array read as zeroes.
+    pub fn write_zeroes(&self, at: ByteOffset, len: ByteLen, how: Durability, may_unmap: bool) -> IoFuture<()> {
+        self.ask(|disk| disk.write_zeroes(self.place(at), len, how, may_unmap))
+    }
+
+    /// Makes what was answered durable.
+    pub fn flush(&self) -> IoFuture<()> {
+        self.ask(|disk| disk.flush())
+    }
+
+    fn ask<T: Unpin>(&self, operation: impl FnOnce(&Disk) -> IoFuture<T>) -> IoFuture<T> {
+        match &*self.disk.borrow() {
+            Some(lanes) => operation(&lanes.data),
+            None => IoFuture::ready(Err(DeviceError::Closed)),
         }
     }
 
@@ -114,10 +177,18 @@ impl Leg {
         let wakers: Vec<Waker> =
             self.calls.borrow_mut().calls.iter_mut().flatten().filter_map(|call| call.waker.take()).collect();
         wakers.into_iter().for_each(Waker::wake);
+        self.let_go_if_done();
+    }
+
+    /// Closes the disk of a failed member on which nothing runs any more.
+    fn let_go_if_done(&self) {
+        if !self.is_live() && self.in_flight() == 0 {
+            self.disk.replace(None);
+        }
     }
 
     /// Where a place of the array lies on this member.
-    pub fn place(&self, at: ByteOffset) -> ByteOffset {
+    fn place(&self, at: ByteOffset) -> ByteOffset {
         ByteOffset(at.0 + self.own.data_offset.bytes())
     }
 
@@ -142,9 +213,10 @@ impl Leg {
         self.calls.borrow().calls.iter().flatten().map(|call| call.issued).min()
     }
 
-    /// Whether operations from before it failed still run on it.
-    pub fn is_still_busy(&self) -> bool {
-        self.left.get() > 0
+    /// What still runs on it although it failed.
+    pub fn still_busy(&self, now: Moment) -> Option<StillBusy> {
+        let oldest = self.oldest().filter(|_| !self.is_live())?;
+        Some(StillBusy { label: self.label.clone(), operations: self.in_flight(), since: now.since(oldest) })
     }
 
     fn enter(&self, started: Moment, issued: Moment) -> usize {
@@ -162,6 +234,8 @@ impl Leg {
         let mut calls = self.calls.borrow_mut();
         calls.calls[key] = None;
         calls.free.push(key);
+        drop(calls);
+        self.let_go_if_done();
     }
 
     fn listen(&self, key: usize, waker: &Waker) {
@@ -247,14 +321,14 @@ impl<T: Unpin + 'static> Future for Joined<T> {
             };
             let key = *key;
             if let Poll::Ready(answer) = Pin::new(running).poll(cx) {
-                part.leg.leave(key);
+                // The operation first, which holds the disk as well.
                 part.state = PartState::Done(Outcome::Answered(answer));
+                part.leg.leave(key);
             } else if part.leg.is_live() {
                 part.leg.listen(key, cx.waker());
                 waiting = true;
             } else {
                 let hung = std::mem::replace(&mut part.state, PartState::Done(Outcome::Abandoned));
-                part.leg.leave(key);
                 run_out(&this.rt, &part.leg, hung);
             }
         }
@@ -269,20 +343,21 @@ impl<T: Unpin + 'static> Future for Joined<T> {
     }
 }
 
+/// Nobody waits for the operation any more; it counts as under way on the member until it has ended.
 fn run_out<T: Unpin + 'static>(rt: &Rt, leg: &Rc<Leg>, state: PartState<T>) {
-    if let PartState::Running(_, running) = state {
+    if let PartState::Running(key, running) = state {
         let leg = Rc::clone(leg);
-        leg.left.set(leg.left.get() + 1);
         rt.spawn(Box::pin(async move {
             let _ = running.await;
-            leg.left.set(leg.left.get() - 1);
+            leg.leave(key);
         }));
     }
 }
 
 impl<T> Drop for Part<T> {
     fn drop(&mut self) {
-        if let PartState::Running(key, _) = self.state {
+        if let PartState::Running(key, running) = std::mem::replace(&mut self.state, PartState::Taken) {
+            drop(running);
             self.leg.leave(key);
         }
     }

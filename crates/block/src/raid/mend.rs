@@ -64,7 +64,7 @@ impl Inner {
             return Ok(None);
         };
         let read = Joined::start(self, started, std::iter::once(good), |leg| {
-            leg.disk.read(leg.place(at), IoBuf::new(usize::try_from(len.0).expect("it was a buffer before")))
+            leg.read(at, IoBuf::new(usize::try_from(len.0).expect("it was a buffer before")))
         });
         let filled = match read.await.pop() {
             Some((_, Outcome::Answered(Ok(filled)))) => filled,
@@ -74,7 +74,7 @@ impl Inner {
         };
         let data = IoBuf::copy_of(&filled).freeze();
         let write = Joined::start(self, started, std::iter::once(Rc::clone(bad)), |leg| {
-            leg.disk.write(leg.place(at), data.clone(), Durability::Fua)
+            leg.write(at, data.clone(), Durability::Fua)
         });
         if let Some((_, Outcome::Answered(Err(error)))) = write.await.pop() {
             // The other one was in sync a moment ago; if it is not any more, the next read says so.

@@ -76,7 +76,10 @@ async fn round(inner: &Rc<Inner>, plan: Plan) -> Result<bool, DeviceError> {
 }
 
 fn in_order(leg: &Leg, writes: Writes) -> IoFuture<()> {
-    let disk = Rc::clone(&leg.disk);
+    let disk = match leg.metadata() {
+        Ok(disk) => disk,
+        Err(error) => return IoFuture::ready(Err(error)),
+    };
     IoFuture::later(async move {
         for (at, data) in writes {
             disk.write(at, data, Durability::Fua).await?;
@@ -154,7 +157,7 @@ fn facts_of(inner: &Inner, leg: &Leg, sequence: u64, events_before: u64) -> IoDa
 }
 
 /// The superblock of one member as the array stands now.
-fn superblock_of(inner: &Inner, leg: &Leg) -> Superblock {
+pub(super) fn superblock_of(inner: &Inner, leg: &Leg) -> Superblock {
     let board = inner.board.borrow();
     let mut features = 0;
     if board.bitmap.is_some() {

@@ -12,7 +12,7 @@
 //! ```
 //! One file one noun: `superblock`, `bitmap`, `facts`, `layout`, `chunks` are formats and sets; `leg` is a member at
 //! work, `array` the state, `meta` its writing; `io` serves, `mend` writes back, `resync` fills, `tidy` clears; `create`, `assemble`,
-//! `admin` and `status` are what an operator asks for.
+//! `admin` and `status` are what an operator asks for; `roster` says who is a member, `history` who went on without whom.
 
 mod admin;
 mod array;
@@ -21,6 +21,7 @@ pub mod bitmap;
 pub mod chunks;
 mod create;
 pub mod facts;
+mod history;
 mod io;
 pub mod layout;
 mod leg;
@@ -28,6 +29,7 @@ mod mend;
 mod meta;
 mod records;
 mod resync;
+mod roster;
 mod status;
 pub mod superblock;
 #[cfg(test)]
@@ -39,7 +41,7 @@ mod witness;
 pub use admin::Array;
 pub use assemble::{AssembleOptions, Start, assemble, assemble_witnessed};
 pub use create::{CreateOptions, create};
-pub use leg::Standing;
+pub use leg::{Standing, StillBusy};
 pub use records::FactsTable;
 pub use status::{ArrayState, ArrayStatus, MemberStatus, ResyncStatus};
 pub use witness::{Membership, MembershipWitness};
@@ -75,7 +77,7 @@ pub enum RaidError {
         /// Which disk.
         label: String,
         /// What was found.
-        what: &'static str,
+        what: String,
     },
     /// The member is too small.
     #[error("{label} is too small: {size}, at least {least} is needed")]
@@ -125,8 +127,8 @@ pub enum RaidError {
     #[error("{0} is a member that works in this array")]
     AlreadyMember(String),
     /// It was a member and failed while operations hung on it; they may still land.
-    #[error("operations from before it failed still run on {0}: try again when they have ended, or take the disk away")]
-    StillBusy(String),
+    #[error("{0}: try again when they have ended, or take the disk away")]
+    StillBusy(StillBusy),
     /// The disk failed while it was made a member.
     #[error("{label} failed: {cause}")]
     MemberFailed {
@@ -177,7 +179,9 @@ pub enum RaidError {
         label: String,
     },
     /// Two members went on without each other.
-    #[error("{first} and {second} each ran without the other: take away the one whose newer data is not needed")]
+    #[error(
+        "{first} and {second} each ran without the other: what was written to one of them then is not on the other; choose the one to go on with"
+    )]
     Split {
         /// One.
         first: String,
@@ -193,14 +197,15 @@ pub enum RaidError {
     /// It is the last member in sync: failing it would stop the array.
     #[error("slot {0} holds the last member in sync: failing it would stop the array")]
     LastMember(usize),
-    /// The disk saw updates of this array that we did not make: the array was split.
+    /// The disk saw updates of this array that the others did not: it ran without them.
     #[error(
-        "{label} is newer (events {found}) than the array (events {current}): it ran elsewhere; wipe it only if that is not needed"
+        "{label}: {}: what was written to it then is on no other disk; wipe it only if nobody needs that",
+        ran_elsewhere(*found, *current)
     )]
-    Newer {
+    RanElsewhere {
         /// Which disk.
         label: String,
-        /// Its count.
+        /// Its count of updates.
         found: u64,
         /// The array's.
         current: u64,
@@ -254,6 +259,15 @@ pub enum RaidError {
     /// The array was stopped.
     #[error("the array is stopped")]
     Closed,
+}
+
+/// What is said of a member at `found` updates that ran without the others, which are at `current`.
+fn ran_elsewhere(found: u64, current: u64) -> String {
+    let counts = format!("(events {found}, the array is at {current})");
+    if found > current {
+        return format!("newer than the array: it ran elsewhere, without the others {counts}");
+    }
+    format!("it ran without the others {counts}")
 }
 
 impl From<DeviceError> for RaidError {

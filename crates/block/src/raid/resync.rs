@@ -148,9 +148,7 @@ impl Inner {
         let (started, at) = (self.rt.now(), ByteOffset(from));
         let data = self.read_source(at, to - from).await?;
         let targets = targets.iter().filter(|leg| leg.is_live()).map(Rc::clone);
-        let joined = Joined::start(self, started, targets, |leg| {
-            leg.disk.write(leg.place(at), data.clone(), Durability::Cached)
-        });
+        let joined = Joined::start(self, started, targets, |leg| leg.write(at, data.clone(), Durability::Cached));
         for (leg, outcome) in joined.await {
             if let Outcome::Answered(Err(error)) = outcome {
                 self.fail(&leg, &format!("a resync write: {error}")).map_err(|LastOne| Stop::Source(error))?;
@@ -166,10 +164,9 @@ impl Inner {
             // After the source of a crash's resync has failed, a target is the source: its own copy is what counts.
             let source = self.in_sync().into_iter().find(|leg| !leg.todo.borrow().touches(chunks.clone()));
             let source = source.expect("promote_source leaves one in sync that lacks nothing");
-            let place = source.place(at);
             let len = usize::try_from(len).expect("a window");
             let joined = Joined::start(self, self.rt.now(), std::iter::once(Rc::clone(&source)), |leg| {
-                leg.disk.read(place, IoBuf::new(len))
+                leg.read(at, IoBuf::new(len))
             });
             match joined.await.pop() {
                 Some((_, Outcome::Answered(Ok(filled)))) => return Ok(filled.freeze()),

@@ -1,7 +1,7 @@
 //! What people are told about an array.
 
 use super::array::Inner;
-use super::leg::{Leg, Standing};
+use super::leg::{Leg, Standing, StillBusy};
 use units::{ArrayId, ByteLen, Millis};
 
 /// The array in one word.
@@ -70,6 +70,8 @@ pub struct ArrayStatus {
     pub outsiders: Vec<(String, String)>,
     /// The resync under way.
     pub resync: Option<ResyncStatus>,
+    /// Failed members that keep their disk open, as operations from before still run on it.
+    pub still_busy: Vec<StillBusy>,
     /// Why a resync cannot go on.
     pub resync_blocked: Option<String>,
     /// Why nothing is answered for now: the box cannot record who is in sync.
@@ -99,6 +101,9 @@ impl Inner {
             () if board.clean => ArrayState::Clean,
             () => ArrayState::Active,
         };
+        let now = self.rt.now();
+        let ghosts = self.ghosts.borrow();
+        let still_busy = legs.iter().copied().chain(ghosts.iter()).filter_map(|leg| leg.still_busy(now)).collect();
         let left = legs.iter().filter(|leg| leg.is_live()).map(|leg| lacking(leg)).max().unwrap_or_default();
         ArrayStatus {
             id: self.shape.id,
@@ -109,6 +114,7 @@ impl Inner {
             events: board.events,
             members: members.collect(),
             outsiders: board.outsiders.clone(),
+            still_busy,
             resync: self.resync.running.get().then(|| self.resync_status(left)),
             resync_blocked: self.resync.blocked.borrow().clone(),
             witness_blocked: self.witness_blocked(),

@@ -1,13 +1,17 @@
 //! Tests of the running mirror; power cuts are in `test/cuts.rs`, resyncs in `test/fill.rs`.
 
+mod apart;
 mod cuts;
 mod fill;
 mod hung;
+mod pages;
 #[cfg(feature = "sabotage")]
 mod planted;
 mod serve;
 mod split;
+mod stock;
 mod survivor;
+mod used;
 mod walk;
 
 use super::*;

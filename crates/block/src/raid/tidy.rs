@@ -4,11 +4,19 @@
 //! was flushed on all members since; while a member is missing every bit stays, for its return.
 
 use super::array::Inner;
-use super::bitmap::LAZY_SECONDS;
+use super::bitmap::{Bitmap, LAZY_SECONDS};
 use crate::device::DeviceError;
 use crate::runtime::sleep;
 use std::rc::Rc;
 use units::{Millis, Moment};
+
+/// Which chunks count as idle: those on which nothing was written after `begun`, and for `idle` before the flush that
+/// began at `before`.
+struct Idle {
+    before: Moment,
+    begun: u64,
+    idle: Millis,
+}
 
 impl Inner {
     /// Sees to it that somebody tidies up a while from now.
@@ -42,35 +50,66 @@ impl Inner {
         let equal = self.in_sync().iter().all(|leg| leg.todo.borrow().is_empty());
         self.flush_members().await?;
         self.may_answer().await?;
-        let cleared = whole && self.is_whole() && self.clear_bits(before, begun, idle);
-        if cleared {
-            let generation = self.touch();
-            self.settle(generation).await?;
+        if whole {
+            let idle = Idle { before, begun, idle };
+            self.announce_clearing(&idle).await?;
+            self.clear_bits(&idle).await?;
         }
         if equal { self.become_clean(begun).await } else { Ok(false) }
     }
 
-    /// Clears the bits of chunks that had been idle before the flush; `before` is when that began. A write that ended
-    /// while it ran is not covered by it.
-    fn clear_bits(&self, before: Moment, begun: u64, idle: Millis) -> bool {
-        let mut board = self.board.borrow_mut();
-        let board = &mut *board;
-        let Some(bitmap) = &mut board.bitmap else {
-            return false;
+    /// Before a bit is cleared, every member's header says that bits are cleared at this count of events: a bit that a
+    /// torn page shows clear under the old header would take a member back that lacks its chunk.
+    async fn announce_clearing(self: &Rc<Self>, idle: &Idle) -> Result<(), DeviceError> {
+        if self.idle_chunks(idle).is_empty() {
+            return Ok(());
+        }
+        let moved = {
+            let mut board = self.board.borrow_mut();
+            let events = board.events;
+            board.bitmap.as_mut().is_some_and(|bitmap| bitmap.announce_clearing(events))
+        };
+        let generation = if moved { self.touch() } else { self.progress.wanted.get() };
+        self.settle(generation).await
+    }
+
+    /// Clears the bits of idle chunks, unless a member failed or came in since that was announced: then the next time.
+    async fn clear_bits(self: &Rc<Self>, idle: &Idle) -> Result<(), DeviceError> {
+        let chunks = self.idle_chunks(idle);
+        {
+            let mut board = self.board.borrow_mut();
+            let board = &mut *board;
+            let announced = |bitmap: &&mut Bitmap| bitmap.events_cleared() == board.events;
+            let Some(bitmap) = board.bitmap.as_mut().filter(announced).filter(|_| !chunks.is_empty()) else {
+                return Ok(());
+            };
+            for &chunk in &chunks {
+                bitmap.clear(chunk);
+                board.uses.remove(&chunk);
+            }
+        }
+        let generation = self.touch();
+        self.settle(generation).await
+    }
+
+    /// The marked chunks that had been idle before the flush; none while a member lacks something. A write that ended
+    /// while the flush ran is not covered by it.
+    fn idle_chunks(&self, Idle { before, begun, idle }: &Idle) -> Vec<usize> {
+        if !self.is_whole() {
+            return Vec::new();
+        }
+        let board = self.board.borrow();
+        let Some(bitmap) = &board.bitmap else {
+            return Vec::new();
         };
         let uses = &board.uses;
-        let idle = |chunk: &usize| {
+        let is_idle = |chunk: &usize| {
             uses.get(chunk).is_none_or(|u| {
-                let ended = u.in_flight == 0 && u.last_write <= begun && u.last_end <= before;
-                ended && before.since(u.last_end) >= idle
+                let ended = u.in_flight == 0 && u.last_write <= *begun && u.last_end <= *before;
+                ended && before.since(u.last_end) >= *idle
             })
         };
-        let chunks: Vec<usize> = bitmap.set().iter().filter(idle).collect();
-        for &chunk in &chunks {
-            bitmap.clear(chunk, board.events);
-            board.uses.remove(&chunk);
-        }
-        !chunks.is_empty()
+        bitmap.set().iter().filter(is_idle).collect()
     }
 
     /// Marks the array clean if nothing was written since `begun`, all of which was flushed, and no copy is due.

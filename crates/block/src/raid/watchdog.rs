@@ -1,7 +1,7 @@
 //! A member that does not answer is failed after a while, fence or not: a mirror that waits for ever is no mirror.
 //!
 //! Never the last one in sync that could still answer: if all are silent, it is the box that is stuck, and waiting loses
-//! nothing. And never by our own fault: a process that was itself not scheduled discards the silence it counted, here and
+//! nothing. They may come back one after the other (a controller's reset), so the time of each begins anew then. And never by our own fault: a process that was itself not scheduled discards the silence it counted, here and
 //! when a fence asks who lags ([`Inner::trusted`]).
 
 use super::array::Inner;
@@ -24,6 +24,10 @@ pub(super) struct Pulse {
     trusted: Cell<Moment>,
     /// When it looks next; nothing is under way if that is not set.
     due: Cell<Option<Moment>>,
+    /// When all members in sync had been silent together. What was before counts for nobody.
+    all_silent: Cell<Moment>,
+    /// When a fence last found operations hanging on all of them together.
+    pub(super) all_hung: Cell<Option<Moment>>,
 }
 
 impl Inner {
@@ -62,8 +66,12 @@ impl Inner {
     }
 
     fn fail_silent(self: &Rc<Self>, trusted: Moment, now: Moment) {
-        let silent = |leg: &Rc<Leg>| leg.oldest().is_some_and(|oldest| now.since(oldest.max(trusted)) >= SILENCE_MAX);
+        let counted = trusted.max(self.pulse.all_silent.get());
+        let silent = |leg: &Rc<Leg>| leg.oldest().is_some_and(|oldest| now.since(oldest.max(counted)) >= SILENCE_MAX);
         let others = self.in_sync().iter().any(|leg| !silent(leg));
+        if !others {
+            self.pulse.all_silent.set(now);
+        }
         for leg in self.live().iter().filter(|leg| silent(leg)) {
             if others || leg.standing() == Standing::Recovering {
                 // One that is not silent is left, so this is not the last.

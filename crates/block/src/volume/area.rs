@@ -67,8 +67,9 @@ pub async fn read_text(disk: &Disk, area: Area) -> Result<(MetadataArea, Vec<u8>
 pub async fn commit(disk: &Disk, area: Area, old: Option<Slot>, mut text: Vec<u8>) -> Result<Slot, VolumeError> {
     text.push(0);
     let len = text.len() as u64;
-    let full = VolumeError::MetadataFull { len: ByteLen(len), area: area.len };
-    if text.len() > TEXT_MAX_BYTES || len > max_text_len(area) {
+    let most = mda::text_max(area).min(TEXT_MAX_BYTES as u64);
+    let full = VolumeError::MetadataFull { len: ByteLen(len), most: ByteLen(most) };
+    if len > most {
         return Err(full);
     }
     let offset = mda::place(area, old, len).ok_or(full)?;
@@ -82,12 +83,6 @@ pub async fn commit(disk: &Disk, area: Area, old: Option<Slot>, mut text: Vec<u8
     let slot = Slot { offset, len, checksum: checksum(&text) };
     write_range(disk, area.at, &mda::encode(area, Some(slot)), Durability::Fua).await?;
     Ok(slot)
-}
-
-/// LVM2 takes no longer text than half of the ring, so that two always fit. Source: lvm2 `lib/format_text/
-/// format-text.c`, `_vg_write_raw`.
-fn max_text_len(area: Area) -> u64 {
-    ((area.len.0 - HEADER_LEN) / 2).saturating_sub(512)
 }
 
 /// Reads any bytes, aligned or not.
@@ -159,7 +154,8 @@ mod test {
     fn a_text_longer_than_half_of_the_ring_is_refused_before_anything_is_written() {
         let (hand, memory) = (Hand::new(), MemDisk::new(ByteLen(64 * 4096)));
         let answer = hand.run(commit(&memory.disk(), SMALL, None, vec![b'x'; 4 * 4096]));
-        assert_eq!(answer, Err(VolumeError::MetadataFull { len: ByteLen(4 * 4096 + 1), area: SMALL.len }));
+        let most = ByteLen(mda::text_max(SMALL));
+        assert_eq!(answer, Err(VolumeError::MetadataFull { len: ByteLen(4 * 4096 + 1), most }));
         assert!(memory.log.borrow().is_empty());
     }
 }

@@ -47,7 +47,7 @@ pub enum VolumeError {
     #[error(transparent)]
     Damaged(#[from] Damage),
     /// Sound, but more than muskox serves or changes. Use the stock LVM2 tools.
-    #[error("{0}: muskox does not do that, use the lvm tools")]
+    #[error("{0}: muskox does not serve that, use the lvm tools")]
     Unsupported(String),
     /// Not enough free extents.
     #[error("{asked} were asked for, {free} are free")]
@@ -92,13 +92,18 @@ pub enum VolumeError {
     #[error("the volume {0} is in use")]
     InUse(VolumeId),
     /// No room for one more volume in the metadata area.
-    #[error("the group's description would be {len} long, more than fits beside the old one in its area of {area}")]
+    #[error(
+        "the list of this pool's volumes would be {len} long, and at most {most} fit: remove a volume, or use another pool"
+    )]
     MetadataFull {
         /// How long it would be.
         len: ByteLen,
-        /// The area.
-        area: ByteLen,
+        /// How long it may be.
+        most: ByteLen,
     },
+    /// As many volumes as a pool keeps grants for.
+    #[error("the pool has {0} volumes, and keeps grants for no more: remove one, or use another pool")]
+    TooMany(usize),
     /// An earlier change failed or was dropped half way: what is on disk is either the old or the new metadata.
     #[error("an earlier change did not end: open the volume group again")]
     Doubtful,

@@ -17,9 +17,11 @@ use super::extents::{Run, allocate, free_runs};
 use super::ident::{LvmId, reserved_part};
 use super::label::{Area, EXTENSION_USED, EXTENSION_VERSION, Extension, Label, encode};
 use super::linear::{Linear, Map};
+use super::mda;
 use super::model::{Content, Group, Logical};
 use super::text::{Section, TEXT_MAX_BYTES, parse, write};
 use super::zeroing::{Zeroed, Zeroing};
+use crate::raid::facts::RECORDS_MAX;
 use crate::runtime::Rt;
 use crate::{Disk, Durability};
 use std::collections::{HashMap, HashSet};
@@ -31,6 +33,9 @@ pub const EXTENT_LEN: ByteLen = ByteLen::mib(4);
 /// LVM2's defaults: the metadata area from 4 KiB to 1 MiB, the extents behind it.
 const AREA: Area = Area { at: ByteOffset(4096), len: ByteLen((1 << 20) - 4096) };
 const EXTENTS_AT: ByteOffset = ByteOffset(1 << 20);
+
+/// More volumes than their array keeps records of grants for could be made and never be served.
+pub const VOLUMES_MAX: usize = RECORDS_MAX;
 
 /// The identities of a new group, drawn by the caller.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +64,8 @@ pub struct Volume {
     pub name: String,
     /// Its length.
     pub size: ByteLen,
+    /// LVM2 lets nobody write to it (`lvchange --permission r`).
+    pub read_only: bool,
     /// What can be done with it.
     pub state: VolumeState,
 }
@@ -218,7 +225,8 @@ impl VolumeGroup {
     ///
     /// # Errors
     /// [`VolumeError::NoSpace`], [`VolumeError::NameTaken`], [`VolumeError::IdTaken`],
-    /// [`VolumeError::NameReserved`], [`VolumeError::EmptyVolume`], [`VolumeError::MetadataFull`]: nothing changed.
+    /// [`VolumeError::NameReserved`], [`VolumeError::EmptyVolume`], [`VolumeError::MetadataFull`],
+    /// [`VolumeError::TooMany`]: nothing changed.
     pub async fn create_volume(
         &mut self,
         name: &VolumeName,
@@ -233,6 +241,9 @@ impl VolumeGroup {
         }
         if size.0 == 0 {
             return Err(VolumeError::EmptyVolume);
+        }
+        if self.list().len() >= VOLUMES_MAX {
+            return Err(VolumeError::TooMany(VOLUMES_MAX));
         }
         let extents = size.0.div_ceil(self.group.extent_len.0);
         let no_space = VolumeError::NoSpace { asked: size, free: self.free() };
@@ -306,8 +317,10 @@ impl VolumeGroup {
         let seqno = self.group.seqno.checked_add(1).ok_or_else(spent)?;
         edit::stamp(&mut tree, &self.group.name, seqno, now_unix);
         let text = write(&tree);
-        if text.len() >= TEXT_MAX_BYTES {
-            return Err(VolumeError::MetadataFull { len: ByteLen::of(&text), area: self.area.area.len });
+        let (len, most) = (text.len() as u64 + 1, mda::growth_max(self.area.area).min(TEXT_MAX_BYTES as u64));
+        // What does not grow is always let through: it is how room is made, and how what was begun ends.
+        if len > most && len > self.area.committed.len {
+            return Err(VolumeError::MetadataFull { len: ByteLen(len), most: ByteLen(most) });
         }
         assert_eq!(parse(&text).as_ref(), Ok(&tree), "what is written is what will be read");
         let group = Group::of(&tree).expect("a change keeps the metadata sound");
@@ -362,7 +375,8 @@ impl VolumeGroup {
             Content::Linear(_) => VolumeState::Ready,
         };
         let size = ByteLen(volume.extents.saturating_mul(self.group.extent_len.0));
-        Volume { id: volume.id.volume_id(), name: volume.name.clone(), size, state }
+        let read_only = !volume.writable;
+        Volume { id: volume.id.volume_id(), name: volume.name.clone(), size, read_only, state }
     }
 
     fn is_used(&self, key: LvmId) -> bool {

@@ -417,3 +417,75 @@ fn a_broken_disk_is_said_to_be_broken() {
     let broken = VolumeError::Device(DeviceError::Failed { errno: crate::testing::EIO });
     assert_eq!(test.open().map(|_| ()), Err(broken));
 }
+
+/// Makes the committed text `len` bytes long, as stock tools could: by a long tag of a volume.
+fn pad_to(test: &Site, name: &str, len: u64) {
+    let group = test.open().unwrap();
+    let (mut tree, area) = (group.tree.clone(), group.area);
+    let mut padded = |tag: usize| {
+        let volumes = tree.section_mut("pool1").and_then(|vg| vg.section_mut("logical_volumes")).unwrap();
+        volumes.section_mut(name).unwrap().set("tags", ["x".repeat(tag).as_str().into()].into());
+        write(&tree)
+    };
+    let short = usize::try_from(len).unwrap() - 1 - padded(1).len();
+    let text = padded(1 + short);
+    test.hand.run(area::commit(&test.disk.disk(), area.area, Some(area.committed), text)).unwrap();
+}
+
+/// A20: goal: growth ends where removing and finishing still fit, so a full list has a way out. Method: a list as long as
+/// ours grow, and one as long as stock tools leave it; at many places of the ring a volume is made if it fits, one that
+/// was begun is finished, and one is removed.
+#[test]
+fn a_full_list_of_volumes_can_always_be_made_shorter() {
+    for longest in [mda::growth_max(AREA), mda::text_max(AREA)] {
+        let test = Site::new();
+        let mut group = test.create().unwrap();
+        test.add(&mut group, "kept", 1).unwrap();
+        for round in 0..12_u64 {
+            // Elsewhere in the ring each time.
+            pad_to(&test, "kept", 2000 + round * 37_000);
+            let mut group = test.open().unwrap();
+            test.add(&mut group, "begun", 1).unwrap();
+            test.add(&mut group, "other", 1).unwrap();
+            pad_to(&test, "kept", longest - round * 100);
+            let mut group = test.open().unwrap();
+            let place = format!("{longest}, round {round}, text at {}", group.area.committed.offset);
+            let grown = test.add(&mut group, "one-more", 1);
+            let full = longest - round * 100 + 320 > mda::growth_max(AREA);
+            match grown {
+                Err(VolumeError::MetadataFull { .. }) => assert!(full, "{place}: {grown:?}"),
+                Ok(_) => test.remove(&mut group, id("one-more")).expect(&place),
+                Err(error) => panic!("{place}: {error}"),
+            }
+            assert_eq!(test.finish(&mut group, id("begun")).expect(&place).state, VolumeState::Ready);
+            test.remove(&mut group, id("begun")).expect(&place);
+            test.remove(&mut group, id("other")).expect(&place);
+            assert_eq!(names(&test.open().unwrap()), ["kept"], "{place}");
+        }
+    }
+}
+
+/// A20: a volume that no grant could be kept for is not made. Method: the list filled with empty volumes of stock tools.
+#[test]
+fn no_more_volumes_are_made_than_grants_are_kept_for() {
+    let test = Site::new();
+    let mut group = test.create().unwrap();
+    test.add(&mut group, "first", 1).unwrap();
+    let mut tree = group.tree.clone();
+    for number in 1..=u8::MAX {
+        for more in 0..4 {
+            let id = LvmId::from_bytes(&[number, more, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3]);
+            edit::add_volume(&mut tree, &group.group, &format!("v{number}.{more}"), id, &[], NOW);
+        }
+    }
+    let volumes = tree.section_mut("pool1").and_then(|vg| vg.section_mut("logical_volumes")).unwrap();
+    volumes.0.truncate(VOLUMES_MAX - 1);
+    test.hand.run(area::commit(&test.disk.disk(), AREA, Some(group.area.committed), write(&tree))).unwrap();
+    let mut group = test.open().unwrap();
+    test.add(&mut group, "last", 1).unwrap();
+    let before = group.seqno();
+    assert_eq!(test.add(&mut group, "one-more", 1), Err(VolumeError::TooMany(VOLUMES_MAX)));
+    assert_eq!(group.seqno(), before);
+    test.remove(&mut group, id("first")).unwrap();
+    test.add(&mut group, "one-more", 1).unwrap();
+}

@@ -111,8 +111,23 @@ pub fn parts(area: Area, offset: u64, len: u64) -> Vec<Area> {
     parts.map(|(offset, len)| Area { at: area.at + ByteLen(offset), len: ByteLen(len) }).collect()
 }
 
+/// The longest text that may be committed. LVM2 takes no longer one than half of the ring, so that two always fit.
+/// Source: lvm2 `lib/format_text/format-text.c`, `_vg_write_raw`.
+#[must_use]
+pub fn text_max(area: Area) -> u64 {
+    (ring_len(area) / 2).saturating_sub(HEADER_LEN)
+}
+
+/// The longest text that a change may grow to: beside one of this length another one always finds blocks of its own, so
+/// that what frees space, and what finishes what was begun, is never refused. Three grains are what two texts lose to
+/// rounding at most: behind the first one, at the end of the ring and at its beginning.
+#[must_use]
+pub fn growth_max(area: Area) -> u64 {
+    ring_len(area).saturating_sub(3 * GRAIN) / 2
+}
+
 /// Where a new text of `len` bytes goes: behind the committed one, or at the beginning, or round the end; `None` if
-/// it would touch the committed one everywhere.
+/// it would touch the committed one everywhere. Two texts of [`text_max`] always fit.
 #[must_use]
 pub fn place(area: Area, committed: Option<Slot>, len: u64) -> Option<u64> {
     assert!(len > 0, "a text has its NUL");
@@ -122,10 +137,13 @@ pub fn place(area: Area, committed: Option<Slot>, len: u64) -> Option<u64> {
     let straight = straight.filter(|start| start.checked_add(padded).is_some_and(|end| end <= area.len.0));
     let mut free = straight.filter(|start| committed.is_none_or(|slot| apart(area, (*start, padded), slot, GRAIN)));
     free.next().or_else(|| {
-        let fits = behind < area.len.0 && len <= ring_len(area);
-        let slot = committed.filter(|_| fits)?;
-        // Round the end, the text shares blocks with the header; the area's writer reads those before it writes.
-        apart(area, (behind, len), slot, HEADER_LEN).then_some(behind)
+        let slot = committed.filter(|_| len <= ring_len(area))?;
+        // Round the end, the text shares blocks with the header; the area's writer reads those before it writes. The last
+        // resort, only beside a text of stock tools longer than ours grow: it begins in the committed text's last block.
+        let tight = Some(end_of(area, slot).next_multiple_of(HEADER_LEN))
+            .map(|at| if at < area.len.0 { at } else { HEADER_LEN });
+        let round = [Some(behind).filter(|at| *at < area.len.0), tight].into_iter().flatten();
+        round.into_iter().find(|start| apart(area, (*start, len), slot, HEADER_LEN))
     })
 }
 
@@ -212,6 +230,8 @@ mod test {
         check(Some(slot(6 * 4096, 5000)), 4096, Some(4096));
         check(Some(slot(3 * 4096, 4096)), 5 * 4096, Some(4 * 4096));
         check(Some(slot(3 * 4096, 4096)), 7 * 4096, None);
+        check(Some(slot(3 * 4096, 4096 - 100)), 7 * 4096 - 512, Some(4 * 4096));
+        check(Some(slot(3 * 4096, 4096 - 600)), 7 * 4096, Some(4 * 4096 - 512));
         check(Some(slot(512, 7 * 4096)), 4096, None);
         check(Some(slot(7 * 4096, 8192)), 8192, Some(2 * 4096));
     }
@@ -240,5 +260,37 @@ mod test {
                 }
             }
         }
+    }
+
+    /// A20: goal: beside a text as long as any may grow, another one finds blocks of its own, and beside one as long as
+    /// any may be committed another one finds a place: what makes room is never refused for want of it. Method: every
+    /// offset of small rings and of the real one, texts at the limits and just below.
+    #[test]
+    fn beside_the_longest_text_another_one_always_fits() {
+        for area in [small(8 * 4096), small(9 * 4096 + 512), small(16 * 4096), AREA] {
+            for offset in (HEADER_LEN..area.len.0).step_by(512) {
+                let (grown, longest) = (growth_max(area), text_max(area));
+                for less in [0, 1, 511, 513, 4095, 4097] {
+                    let (old, new) = (slot(offset, grown - less), grown);
+                    let start = place(area, Some(old), new);
+                    let own = start.is_some_and(|start| apart_by_blocks(area, start, new, old));
+                    assert!(own, "{new} beside {old:?} of {area:?}: {start:?}");
+                    let old = slot(offset, longest - less);
+                    assert!(place(area, Some(old), longest).is_some(), "{longest} beside {old:?} of {area:?}");
+                }
+            }
+        }
+    }
+
+    /// No block of 4096 bytes behind the header's is touched by both.
+    fn apart_by_blocks(area: Area, start: u64, len: u64, old: Slot) -> bool {
+        let blocks = |offset, len| {
+            let parts = parts(area, offset, len).into_iter();
+            let all = parts
+                .flat_map(|part| (part.at.0 - area.at.0) / GRAIN..(part.at.0 + part.len.0 - area.at.0).div_ceil(GRAIN));
+            all.filter(|block| *block > 0).collect::<Vec<_>>()
+        };
+        let old = blocks(old.offset, old.len);
+        blocks(start, len).iter().all(|block| !old.contains(block))
     }
 }

@@ -158,6 +158,7 @@ impl Physical {
 
 /// Why the group must not be changed by muskox, if so.
 fn frozen(group: &At<'_>, physical: &Section) -> Result<Option<String>, VolumeError> {
+    refuse_owned(group)?;
     let status = group.words("status")?;
     if let Some(word) = status.iter().find(|word| !matches!(**word, "RESIZEABLE" | "READ" | "WRITE")) {
         return Err(VolumeError::Unsupported(format!("the volume group is marked {word}")));
@@ -167,14 +168,35 @@ fn frozen(group: &At<'_>, physical: &Section) -> Result<Option<String>, VolumeEr
         "the volume group is read only or not resizeable"
     } else if !group.words("flags")?.is_empty() {
         "the volume group has flags of a newer LVM2"
-    } else if ["system_id", "lock_type"].iter().any(|key| group.section.get(key).is_some()) {
-        "the volume group belongs to one LVM2 host (system_id or lock_type)"
     } else if !physical.words("status")?.contains(&"ALLOCATABLE") {
         "the physical volume is not allocatable"
     } else {
         return Ok(None);
     };
     Ok(Some(why.into()))
+}
+
+/// A group that LVM2 gives to one host, or to several under locks, is in use there as far as anybody knows. Source: lvm2
+/// lvmsystemid(7), lvmlockd(8); a `lock_type` of "none" is the ordinary one.
+fn refuse_owned(group: &At<'_>) -> Result<(), VolumeError> {
+    let word = |key: &str| -> Result<Option<&str>, Damage> {
+        let there = group.section.get(key).is_some();
+        let word = if there { Some(group.text(key)?) } else { None };
+        Ok(word.filter(|word| !word.is_empty() && *word != "none"))
+    };
+    if let Some(host) = word("system_id")? {
+        let why =
+            format!("the volume group belongs to the LVM2 host '{host}' (system_id) until `vgchange --systemid` there");
+        return Err(VolumeError::Unsupported(why));
+    }
+    match word("lock_type")? {
+        Some(kind) => {
+            let why =
+                format!("the volume group is shared by LVM2 hosts (lock_type {kind}) until `vgchange --locktype none`");
+            Err(VolumeError::Unsupported(why))
+        }
+        None => Ok(()),
+    }
 }
 
 fn logical_volumes(group: &Section, physical: &Physical) -> Result<Vec<Logical>, VolumeError> {
@@ -191,7 +213,34 @@ fn logical_volumes(group: &Section, physical: &Physical) -> Result<Vec<Logical>,
     for volume in found.iter_mut().filter(|volume| used_by_others.contains(volume.name.as_str())) {
         volume.content = Content::Foreign("another volume is built on it (a snapshot, a pool, a mirror …)".into());
     }
+    name_snapshots(all, &mut found);
     Ok(found)
+}
+
+/// A snapshot has two volumes in the metadata: one of its own name, hidden, for its blocks, and a visible `snapshot0` that
+/// joins it to its origin. People know the first. Source: lvm2 `lib/snapshot/snapshot.c`, `_snap_text_import`.
+fn name_snapshots(all: &Section, found: &mut [Logical]) {
+    for (joint, section) in all.sections() {
+        let segments = section.sections().filter(|(key, _)| key.starts_with("segment"));
+        let text = |segment: &Section, key: &str| segment.value(key).and_then(Value::text).map(str::to_owned);
+        for (_, segment) in segments.filter(|(_, segment)| text(segment, "type").as_deref() == Some("snapshot")) {
+            let Some(origin) = text(segment, "origin") else { continue };
+            let Some(own) = text(segment, "cow_store").or_else(|| text(segment, "merging_store")) else { continue };
+            if !found.iter().any(|volume| volume.name == own) {
+                continue;
+            }
+            for volume in found.iter_mut() {
+                let why = match volume.name.as_str() {
+                    name if name == own => format!("it is a snapshot of '{origin}'"),
+                    name if name == origin => format!("it has a snapshot, '{own}'"),
+                    name if name == joint => format!("it joins the snapshot '{own}' to '{origin}'"),
+                    _ => continue,
+                };
+                volume.visible = (volume.visible || volume.name == own) && volume.name != joint;
+                volume.content = Content::Foreign(why);
+            }
+        }
+    }
 }
 
 /// Every string in a segment that could name a volume.

@@ -114,14 +114,35 @@ fn strange_groups_are_refused_or_frozen() {
     refuse(&with("physical_volumes", "others"), "no physical volume");
     refuse(&with("id = \"D9p", "id = \"D9_"), "its id");
     refuse(&with("logical_volumes {", "} vg1 { a {"), "2 volume groups");
-    for (old, new) in [
-        ("\"RESIZEABLE\", ", ""),
-        ("flags = []", "flags = [\"NEW\"]"),
-        ("format = ", "system_id = \"other\"\nformat = "),
-        ("\"ALLOCATABLE\"", ""),
-    ] {
+    for (old, new) in [("\"RESIZEABLE\", ", ""), ("flags = []", "flags = [\"NEW\"]"), ("\"ALLOCATABLE\"", "")] {
         assert!(read(&with(old, new)).expect("readable").frozen.is_some(), "{old}");
     }
+}
+
+/// A19: goal: a group that LVM2 gives to another host is refused, with that host's name; an ordinary one is not.
+#[test]
+fn a_group_of_another_host_is_refused_by_name() {
+    let with = |line: &str| text("").replacen("format = ", &format!("{line}\nformat = "), 1);
+    refuse(&with("system_id = \"backup7\""), "'backup7'");
+    refuse(&with("lock_type = \"sanlock\""), "lock_type sanlock");
+    for plain in ["system_id = \"\"", "lock_type = \"none\""] {
+        assert_eq!(read(&with(plain)).expect(plain).frozen, None, "{plain}");
+    }
+}
+
+/// OD9: goal: a snapshot is shown by the name that people gave it. Method: the two volumes that stock lvm2 writes for one.
+#[test]
+fn a_snapshot_has_its_own_name_and_its_joint_is_hidden() {
+    let cow = volume("before-upgrade", 'b', &linear(1, 0, 2, 5)).replace(", \"VISIBLE\"", "");
+    let joint = "segment1 {\nstart_extent = 0\nextent_count = 4\ntype = \"snapshot\"\nchunk_size = 8\norigin = \"root\"\ncow_store = \"before-upgrade\"\n}\n";
+    let all = volume("root", 'a', &linear(1, 0, 4, 0)) + &cow + &volume("snapshot0", 'c', joint);
+    let group = read(&text(&all)).expect("sound");
+    let shown: Vec<&str> =
+        group.logical.iter().filter(|volume| volume.visible).map(|volume| volume.name.as_str()).collect();
+    assert_eq!(shown, ["root", "before-upgrade"]);
+    assert_eq!(content(&group, "root"), Content::Foreign("it has a snapshot, 'before-upgrade'".into()));
+    assert_eq!(content(&group, "before-upgrade"), Content::Foreign("it is a snapshot of 'root'".into()));
+    assert_eq!(group.logical[1].claims, [Run { first: 5, count: 2 }]);
 }
 
 /// Goal: what muskox does not understand is kept away from guests, and its extents from new volumes.

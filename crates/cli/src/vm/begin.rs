@@ -2,11 +2,12 @@
 
 use crate::client::Ask;
 use crate::job;
-use crate::print::{Ended, printable};
+use crate::print::Ended;
 use crate::watch::{Interrupts, Watch};
 use api::{Begun, Call, Code, Job, Problem, Vm, VmDetails, VmState};
 use serde::Serialize;
 use units::VmName;
+use units::table::printable;
 
 /// What is begun, and how.
 pub struct Begin<'a> {

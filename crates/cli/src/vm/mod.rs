@@ -4,12 +4,13 @@ mod begin;
 mod show;
 
 use crate::client::{Ask, block_on};
-use crate::print::{ended, finish, printable, refused};
+use crate::print::{ended, finish, refused};
 use crate::{confirm, console, edit, spec};
 use api::{Call, Done, Problem, VmDetails, VmMigrateRequest, VmSpecRequest, VmStartRequest, VmStopRequest};
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use units::table::printable;
 use units::{NodeName, VmName};
 
 /// A VM's words.
@@ -58,7 +59,8 @@ nothing is done. A text that is refused is kept, and its path told.")]
         /// The VM's name.
         name: VmName,
     },
-    /// Make the store agree with who really runs a VM, after it was brought back from an older backup.
+    /// Make the store agree with who really runs a VM, after it was brought back from an older backup; have a host that cannot
+    /// tell about the VM take over what runs there.
     #[command(
         after_help = "The owner becomes the host that has the guest at the highest epoch, and a guest that is there is wished to
 run. Every host and every target of its volumes is asked: refused if one does not answer (a host that the witnesses
@@ -67,6 +69,18 @@ have voted dead is done without), if two hosts have the guest at the same epoch,
     Adopt {
         /// The VM's name.
         name: VmName,
+    },
+    /// End what runs of a VM on a host that cannot tell about it; asks for its name. The VM is started again if it should run.
+    #[command(
+        after_help = "A host cannot tell about a VM if what it kept of it is damaged, was removed, or was written by a newer muskox:
+`muskox why vm NAME`. To let the guest run on, use `muskox vm adopt`. Refused if its QEMU cannot be ended for certain."
+    )]
+    Forget {
+        /// The VM's name.
+        name: VmName,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
     },
     /// Delete a VM that does not run; asks for its name. Its volumes stay.
     Delete {
@@ -148,15 +162,19 @@ impl Arguments {
                 let done = ask.call::<Done>(Call::named("vm_adopt"), name.as_str(), None::<&()>);
                 finish(ask.json, done, |done| format!("{}\n", printable(&done.text)))
             }
-            Verb::Delete { name, yes } => {
-                if let Err(problem) = confirm::by_name(*yes, "VM", name.as_str()) {
-                    return refused(ask.json, &problem);
-                }
-                let done = ask.call::<Done>(Call::named("vm_delete"), name.as_str(), None::<&()>);
-                finish(ask.json, done, |done| format!("{}\n", printable(&done.text)))
-            }
+            Verb::Forget { name, yes } => confirmed(ask, "vm_forget", ("what runs of VM", name), *yes),
+            Verb::Delete { name, yes } => confirmed(ask, "vm_delete", ("VM", name), *yes),
         }
     }
+}
+
+/// A call that ends something for good: the VM's name is asked for first.
+fn confirmed(ask: &Ask, call: &str, (what, name): (&str, &VmName), yes: bool) -> ExitCode {
+    if let Err(problem) = confirm::by_name(yes, what, name.as_str()) {
+        return refused(ask.json, &problem);
+    }
+    let done = ask.call::<Done>(Call::named(call), name.as_str(), None::<&()>);
+    finish(ask.json, done, |done| format!("{}\n", printable(&done.text)))
 }
 
 impl Start {

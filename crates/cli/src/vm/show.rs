@@ -1,9 +1,9 @@
 //! VMs as text.
 
-use crate::print::{printable, printable_lines};
-use crate::table;
+use crate::print::printable_lines;
 use api::{Vm, VmDetails, VmList};
 use units::ByteLen;
+use units::table::{self, printable};
 
 /// All VMs.
 pub fn list(list: &VmList) -> String {

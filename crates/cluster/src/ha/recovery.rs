@@ -12,6 +12,7 @@
 //! transaction and one round of acknowledgements lie between the verdict and the start.
 
 use crate::job::{Action, Outcome, Ownership, Plan, Turn, View};
+use crate::store::UnknownFields;
 use serde::{Deserialize, Serialize};
 use units::sabotage::{Bug, planted};
 use units::{HostKey, Millis};
@@ -34,6 +35,9 @@ pub struct Recovery {
     pub power: bool,
     /// How many hosts were tried before this one.
     pub tried: u32,
+    /// What a newer version wrote beside it.
+    #[serde(flatten)]
+    pub unknown_fields: UnknownFields,
 }
 
 type Step = Turn<Recovery>;
@@ -43,7 +47,8 @@ impl Recovery {
     /// had it is to be made sure of. `to` may be the host that had it.
     #[must_use]
     pub fn new(owned: &Ownership, to: HostKey, spare: Vec<HostKey>, power: bool) -> (Self, Ownership) {
-        (Self { to, spare, power, tried: 0 }, next_epoch(owned, to))
+        let unknown_fields = UnknownFields::default();
+        (Self { to, spare, power, tried: 0, unknown_fields }, next_epoch(owned, to))
     }
 
     /// Hosts that may still run it. Not the destination: that one destroys what it has of older epochs before it starts.
@@ -59,7 +64,7 @@ impl Recovery {
     fn elsewhere(&self, view: &View<'_>, why: &str) -> Step {
         match self.spare.split_first() {
             Some((to, spare)) => {
-                let next = Self { to: *to, spare: spare.to_vec(), power: self.power, tried: self.tried + 1 };
+                let next = Self { to: *to, spare: spare.to_vec(), tried: self.tried + 1, ..self.clone() };
                 let owned = next_epoch(view.owned, *to);
                 match Step::owning(next, owned) {
                     Turn::Move(step) => Turn::Move(crate::job::Move { why: Some(why.to_owned()), ..step }),
@@ -93,8 +98,8 @@ impl Plan for Recovery {
                 Outcome::Lost { why: format!("a target refused the epoch: {why}") },
             );
         }
-        if facts.refused().is_some() {
-            return self.elsewhere(view, "the destination refused it");
+        if let Some(why) = facts.refused_start(self.to) {
+            return self.elsewhere(view, &format!("the destination refused it: {why}"));
         }
         let (host, epoch) = (self.to, view.owned.epoch);
         let raise = Action::Raise { epoch, owner: Some(host) };

@@ -112,6 +112,10 @@ pub enum Guest {
     PostMigrate,
     /// Stopped for another reason: an I/O error, the dead-man.
     Stopped,
+    /// Its host cannot tell: what it kept of the VM cannot be read, or a state was named that only a newer version knows. It
+    /// may run; nobody fences, starts or destroys it as long as its host lives.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Why no guest of a host can run.

@@ -55,6 +55,13 @@ impl Facts {
         self.refused.as_ref().filter(|(action, _)| matches!(action, Action::Raise { .. })).map(|(_, why)| why.as_str())
     }
 
+    /// Why this host refuses to start it. What others cannot do is no reason to start it elsewhere.
+    #[must_use]
+    pub fn refused_start(&self, host: HostKey) -> Option<&str> {
+        let start = |action: &Action| matches!(action, Action::Start { host: at, .. } if *at == host);
+        self.refused.as_ref().filter(|(action, _)| start(action)).map(|(_, why)| why.as_str())
+    }
+
     /// How the guest is there, if heard.
     #[must_use]
     pub fn guest(&self, host: HostKey) -> Option<Guest> {

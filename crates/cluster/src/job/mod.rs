@@ -27,9 +27,9 @@ pub use facts::Facts;
 pub use order::{Order, Orders};
 pub use ownership::{Ownership, VOLUMES_MAX, VolumeFloor};
 pub use plan::{Move, Plan, Turn, View};
-pub use record::{HISTORY_MAX, JobError, JobId, Note, Outcome, Record, cancel};
+pub use record::{HISTORY_MAX, JobError, JobId, Note, Outcome, Record, Written, cancel};
 pub use retain::{KEEP_MAX, expired};
-pub use run::{Command, Event, RETRY_MS, Run};
+pub use run::{Command, Event, RETRY_MS, Run, WATCH_MS};
 pub use task::Task;
 
 /// All jobs are under this prefix.

@@ -2,7 +2,7 @@
 //! the target's floor. They only ever move together, in one transaction, by compare and swap.
 
 use super::{JobError, JobId};
-use crate::store::{Compare, Key, Op};
+use crate::store::{Compare, Key, Op, UnknownFields};
 use serde::{Deserialize, Serialize};
 use units::{Epoch, HostKey, VmName, VolumeName};
 
@@ -28,10 +28,14 @@ pub struct Ownership {
     pub job: Option<JobId>,
     /// Its volumes.
     pub volumes: Vec<VolumeName>,
+    /// What a newer version wrote beside them.
+    #[serde(flatten)]
+    pub unknown_fields: UnknownFields,
 }
 
 /// The epoch below which nobody may write to a volume, `/epoch/volume/NAME`: of a VM's volume, moved by its [`Ownership`];
-/// of a volume without a VM, by whoever fills it. It stays when the volume goes, so that no name ever begins anew.
+/// of a volume without a VM, by whoever fills it. It stays when the volume goes, so that no name ever begins anew. It is
+/// written whole from what it follows: a newer version that has more to say says it there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeFloor {
     /// Of this object's form.
@@ -85,7 +89,8 @@ impl Ownership {
             return Err(JobError::TooManyVolumes { vm, count: volumes.len() });
         }
         let (epoch, promised) = (Epoch(0), Epoch(0));
-        Ok(Self { version: Self::VERSION, vm, epoch, promised, owner: None, unsettled: Vec::new(), job: None, volumes })
+        let (owner, unsettled, job, unknown_fields) = (None, Vec::new(), None, UnknownFields::default());
+        Ok(Self { version: Self::VERSION, vm, epoch, promised, owner, unsettled, job, volumes, unknown_fields })
     }
 
     /// Reads the object.

@@ -1,11 +1,11 @@
 //! A job as it lies in the store.
 
 use super::{Ownership, PREFIX, Plan};
-use crate::store::{Compare, Entry, Key, Op, Txn};
+use crate::store::{Compare, Entry, Key, Op, Txn, UnknownFields};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fmt;
 use std::str::FromStr;
-use units::{HostKey, Millis, VmName};
+use units::{HostKey, Millis, Moment, VmName};
 
 /// Notes kept of one job: the first and the newest. A migration without faults makes seven; a takeover makes one.
 pub const HISTORY_MAX: usize = 32;
@@ -103,6 +103,22 @@ pub struct Record<P> {
     pub outcome: Option<Outcome>,
     /// What happened, oldest first, at most [`HISTORY_MAX`].
     pub history: Vec<Note>,
+    /// When this was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<Written>,
+    /// What a newer version wrote beside it.
+    #[serde(flatten)]
+    pub unknown_fields: UnknownFields,
+}
+
+/// A moment of a named clock: whoever reads it by the same clock knows how long ago it was. Moments of two clocks are never
+/// compared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Which clock: of one boot of one machine.
+    pub clock: String,
+    /// When: its milliseconds.
+    pub at_ms: u64,
 }
 
 /// Why an object is not what it should be.
@@ -160,6 +176,13 @@ impl<P: Plan> Record<P> {
     #[must_use]
     pub fn put(&self) -> Op {
         Op::Put { key: Self::key(&self.id), value: serde_json::to_string(self).expect("plain data"), lease: None }
+    }
+
+    /// How long ago this was written, by that clock; none: it was written by another.
+    #[must_use]
+    pub fn silence(&self, clock: &str, now: Moment) -> Option<Millis> {
+        let written = self.written.as_ref().filter(|written| written.clock == clock && !clock.is_empty())?;
+        Some(now.since(Moment(written.at_ms)))
     }
 
     /// Adds a line to the history; of a long one the oldest after the first goes.

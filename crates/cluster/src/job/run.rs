@@ -9,13 +9,18 @@
 //! A transaction whose answer is lost may have happened, or may yet happen. So after anything but "held" the record is
 //! read, and whatever it says, if it is still ours, is where the job is.
 
-use super::{Action, Facts, JobError, JobId, Move, Note, Order, Outcome, Ownership, Plan, Record, Report, Turn, View};
+use super::{
+    Action, Facts, JobError, JobId, Move, Note, Order, Outcome, Ownership, Plan, Record, Report, Turn, View, Written,
+};
 use crate::store::{self, Compare, Entry, Key, Revision, Txn};
 use units::sabotage::{Bug, planted};
 use units::{HostKey, Millis, Moment};
 
 /// An action is asked again after this long without the answer that would change the turn.
 pub const RETRY_MS: Millis = Millis(1_000);
+/// A host that waits for the next order hears this often that there is somebody: it counts the silence
+/// ([`crate::migrate::Limits::SILENCE`]).
+pub const WATCH_MS: Millis = Millis(500);
 /// A store that has not answered in this long is asked what it knows: far above a slow disk's fsync.
 const STORE_ANSWER_MS: Millis = Millis(2_000);
 /// Between two questions to a store that fails.
@@ -61,6 +66,8 @@ pub struct Run<P> {
     state: State<P>,
     /// The record's times were true at this moment.
     since: Moment,
+    /// The clock's name.
+    clock: String,
     facts: Facts,
     asked: Vec<(Action, Moment)>,
     ticket: u64,
@@ -85,10 +92,11 @@ enum State<P> {
 
 impl<P: Plan> Run<P> {
     /// A new job, and the transaction that makes it: nothing happens before it is stored. `before` is the VM's
-    /// ownership as it was read, `after` what it becomes with the job's first stage.
+    /// ownership as it was read, `after` what it becomes with the job's first stage, `clock` the name of the clock that tells
+    /// the time from now on.
     #[must_use]
     pub fn create(
-        (me, id): (HostKey, JobId),
+        (me, id, clock): (HostKey, JobId, &str),
         plan: P,
         (before, after): (&Ownership, &Ownership),
         deadline_ms: Millis,
@@ -110,23 +118,27 @@ impl<P: Plan> Run<P> {
             blocked: None,
             outcome: None,
             history: Vec::new(),
+            written: None,
+            unknown_fields: store::UnknownFields::default(),
         };
         record.note(None);
-        let mut run = Self::over(record, Revision(0), now);
-        let mut txn = run.txn(&run.record);
+        let mut run = Self::over(record, Revision(0), (clock, now));
+        let first = run.timed(now);
+        let mut txn = run.txn(&first);
         txn.compares.extend(before.compares());
-        txn.then.extend(run.record.owned.puts());
-        let commands = run.save(run.record.clone(), txn, now);
+        txn.then.extend(first.owned.puts());
+        let commands = run.save(first, txn, now);
         (run, commands)
     }
 
     /// Takes a job over that was read as `entry` and whose owner has been silent for `silence`. That the owner is
-    /// really gone is not needed for safety: whoever saves next, the other one is out.
+    /// really gone is not needed for safety: whoever saves next, the other one is out. The silence is time spent on the job, but
+    /// not in its stage: nobody tried meanwhile.
     ///
     /// # Errors
     /// [`JobError::Ended`], or the object cannot be read.
     pub fn take_over(
-        me: HostKey,
+        (me, clock): (HostKey, &str),
         entry: &Entry,
         silence: Millis,
         now: Moment,
@@ -138,11 +150,11 @@ impl<P: Plan> Run<P> {
         record.owner = me;
         record.term += 1;
         record.spent_ms = record.spent_ms + silence;
-        record.in_stage_ms = record.in_stage_ms + silence;
         record.note(Some("taken over".to_owned()));
-        let mut run = Self::over(record, entry.changed, now);
-        let txn = run.txn(&run.record);
-        let commands = run.save(run.record.clone(), txn, now);
+        let mut run = Self::over(record, entry.changed, (clock, now));
+        let first = run.timed(now);
+        let txn = run.txn(&first);
+        let commands = run.save(first, txn, now);
         Ok((run, commands))
     }
 
@@ -191,12 +203,13 @@ impl<P: Plan> Run<P> {
         }
     }
 
-    fn over(record: Record<P>, at: Revision, now: Moment) -> Self {
+    fn over(record: Record<P>, at: Revision, (clock, now): (&str, Moment)) -> Self {
         let key = Record::<P>::key(&record.id);
         let (state, facts) = (State::Over, Facts::default());
         // Later runs have higher tickets: an answer that was for an earlier run in the same hands is not taken for ours.
         let ticket = now.0 << TICKET_BITS;
-        Self { key, record, at, state, since: now, facts, asked: Vec::new(), ticket }
+        let (asked, clock) = (Vec::new(), clock.to_owned());
+        Self { key, record, at, state, since: now, clock, facts, asked, ticket }
     }
 
     fn work(&mut self, now: Moment) -> Vec<Command> {
@@ -229,6 +242,7 @@ impl<P: Plan> Run<P> {
         let mut next = self.record.clone();
         next.spent_ms = next.spent_ms + passed;
         next.in_stage_ms = next.in_stage_ms + passed;
+        next.written = Some(Written { clock: self.clock.clone(), at_ms: now.0 });
         next
     }
 
@@ -356,7 +370,7 @@ impl<P: Plan> Run<P> {
         for action in actions {
             let last = self.asked.iter_mut().find(|(asked, _)| *asked == action);
             match last {
-                Some((_, at)) if now.since(*at) < RETRY_MS => continue,
+                Some((action, at)) if now.since(*at) < again(action) => continue,
                 Some((_, at)) => *at = now,
                 None => self.asked.push((action.clone(), now)),
             }
@@ -371,4 +385,9 @@ impl<P: Plan> Run<P> {
     pub fn history(&self) -> &[Note] {
         &self.record.history
     }
+}
+
+/// After how long an action is asked again.
+fn again(action: &Action) -> Millis {
+    if matches!(action, Action::Watch { .. }) { WATCH_MS } else { RETRY_MS }
 }

@@ -119,8 +119,15 @@ impl Holder {
         self.paused = false;
     }
 
+    /// How many witnesses there are.
+    #[must_use]
+    pub fn witnesses(&self) -> usize {
+        self.granted.len()
+    }
+
     /// The moment at which the majority's oldest grant ends.
-    fn granted_until(&self) -> Option<Moment> {
+    #[must_use]
+    pub fn granted_until(&self) -> Option<Moment> {
         let mut newest: Vec<Moment> = self.granted.values().copied().flatten().collect();
         newest.sort_unstable_by(|a, b| b.cmp(a));
         newest.get(majority(self.granted.len()) - 1).map(|sent| *sent + self.timing.lease_ms)

@@ -5,7 +5,7 @@ use units::Millis;
 
 /// How long everything takes. Configured together, refused together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct LeaseTiming {
     /// Between two renewals.
     pub heartbeat_ms: Millis,

@@ -20,6 +20,9 @@ impl Limits {
     pub const CLEAN: Millis = Millis(8_000);
     /// A host that does not answer is asked about at the witnesses after this long.
     pub const ASK: Millis = Millis(500);
+    /// A source that waits before the switch-over and has heard nobody for so long may run on by itself: four times what a
+    /// director lets pass between two words.
+    pub const SILENCE: Millis = Millis(2_000);
     /// And switched off after this long, if it can be: later than a verdict by votes would take.
     pub const POWER: Millis = Millis(5_000);
 }

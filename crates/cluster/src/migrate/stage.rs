@@ -11,6 +11,7 @@
 
 use super::{Limits, Receipt};
 use crate::job::{Action, Guest, Outcome, Ownership, Plan, Turn, View};
+use crate::store::UnknownFields;
 use serde::{Deserialize, Serialize};
 use units::sabotage::{Bug, planted};
 use units::{Epoch, HostKey};
@@ -56,6 +57,9 @@ pub struct Migration {
     pub why: Option<String>,
     /// What it cost.
     pub receipt: Receipt,
+    /// What a newer version wrote beside it.
+    #[serde(flatten)]
+    pub unknown_fields: UnknownFields,
 }
 
 type Step = Turn<Migration>;
@@ -73,7 +77,8 @@ impl Migration {
         let closing = owned.promised.max(owned.epoch).next();
         let landing = closing.next();
         let (stage, receipt) = (Stage::Prepare, Receipt::default());
-        let plan = Self { source, destination, stage, closing, landing, power, why: None, receipt };
+        let (why, unknown_fields) = (None, UnknownFields::default());
+        let plan = Self { source, destination, stage, closing, landing, power, why, receipt, unknown_fields };
         (plan, Ownership { promised: landing, ..owned.clone() })
     }
 
@@ -83,6 +88,13 @@ impl Migration {
 
     fn failing(&self, stage: Stage, why: &str) -> Self {
         Self { stage, why: Some(why.to_owned()), ..self.clone() }
+    }
+
+    /// The same with what was measured of it so far.
+    fn measured(&self, view: &View<'_>) -> Self {
+        let mut next = self.clone();
+        next.receipt.measured.merge(view.facts.measured());
+        next
     }
 
     fn why(&self) -> String {
@@ -113,7 +125,8 @@ impl Migration {
             next.receipt.copy_ms = Some(view.in_stage);
             return Turn::owning(next, view.owned.moved(self.closing, None, unsettled));
         }
-        let actions = vec![Action::Migrate { host, destination }, Action::Watch { host: destination }];
+        let mut actions = vec![Action::Migrate { host, destination }, Action::Watch { host: destination }];
+        actions.push(Action::Watch { host });
         Turn::Do(with_questions(view, actions, &[host, destination]))
     }
 
@@ -124,10 +137,12 @@ impl Migration {
             () if view.cancel => "it was cancelled",
             () if view.late => "its deadline passed while the memory was being copied",
             () if stage_is_late => "the destination was not ready in time",
+            // It says more than that the other end is gone.
+            () if facts.refused().is_some() => return facts.refused().map(|why| format!("it was refused: {why}")),
             () if facts.settled(self.destination, view.now) => "the destination's QEMU ended",
             () if facts.settled(self.source, view.now) => "the source's QEMU ended",
             () if facts.guest(self.source) == Some(Guest::Stopped) => "the guest was stopped at the source",
-            () => return facts.refused().map(|why| format!("it was refused: {why}")),
+            () => return None,
         };
         Some(why.to_owned())
     }
@@ -142,7 +157,9 @@ impl Migration {
         let close = Action::Raise { epoch: self.closing, owner: None };
         let early = planted(Bug::FenceAfterCompletion) && source != Some(Guest::PostMigrate);
         if !facts.is_done(&close) && !early {
-            return fence(view, vec![close], &[self.source, self.destination]);
+            // The source counts how long nobody speaks to it.
+            let actions = vec![close, Action::Watch { host: self.source }];
+            return fence(view, actions, &[self.source, self.destination]);
         }
         let arrived = destination == Some(Guest::Loaded) || destination == Some(Guest::Running);
         if planted(Bug::ContBeforeCommit) && destination == Some(Guest::Loaded) {
@@ -199,8 +216,7 @@ impl Migration {
     }
 
     fn clear(&self, view: &View<'_>) -> Step {
-        let mut next = self.clone();
-        next.receipt.measured.merge(view.facts.measured());
+        let next = self.measured(view);
         if view.facts.settled(self.source, view.now) {
             return Turn::end(next, &view.owned.with_unsettled(Vec::new()), Outcome::Done);
         }
@@ -226,7 +242,11 @@ impl Migration {
         let (runs, cleared) = (facts.runs_at(self.source, view.owned.epoch), facts.settled(self.destination, view.now));
         if (runs && cleared) || view.in_stage >= Limits::CLEAN {
             let unsettled = if cleared { Vec::new() } else { vec![self.destination] };
-            return Turn::end(self.clone(), &view.owned.with_unsettled(unsettled), Outcome::Undone { why: self.why() });
+            return Turn::end(
+                self.measured(view),
+                &view.owned.with_unsettled(unsettled),
+                Outcome::Undone { why: self.why() },
+            );
         }
         let actions = vec![Action::Cancel { host: self.source }, Action::Destroy { host: self.destination }];
         Turn::Do(with_questions(view, actions, &[self.source, self.destination]))
@@ -266,7 +286,7 @@ impl Migration {
             return fence(view, vec![grant, Action::Watch { host }], &[host]);
         }
         if view.facts.runs_at(host, epoch) || view.in_stage >= Limits::RESUME {
-            return Turn::end(self.clone(), view.owned, Outcome::Undone { why: self.why() });
+            return Turn::end(self.measured(view), view.owned, Outcome::Undone { why: self.why() });
         }
         Turn::Do(with_questions(view, vec![Action::Return { host, epoch }], &[host]))
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Backup, Change, Compare, Engine, Entry, HISTORY_MAX, Key, LeaseId, Listing, Op, Outcome, Revision, StoreError, Txn,
-    merge_epochs,
+    agrees, merge_epochs,
 };
 use std::collections::{BTreeMap, VecDeque};
 use units::{Millis, Moment};
@@ -35,7 +35,7 @@ impl Memory {
     fn holds(&self, compare: &Compare) -> bool {
         match compare {
             Compare::Changed(key, at) => self.objects.get(key).map_or(Revision(0), |entry| entry.changed) == *at,
-            Compare::Value(key, value) => self.objects.get(key).is_some_and(|entry| entry.value == *value),
+            Compare::Value(key, value) => self.objects.get(key).is_some_and(|entry| agrees(&entry.value, value)),
         }
     }
 

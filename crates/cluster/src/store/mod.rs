@@ -7,8 +7,10 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod memory;
+mod unknown;
 
 pub use memory::Memory;
+pub use unknown::{UnknownFields, agrees};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -74,7 +76,7 @@ pub struct Listing {
 pub enum Compare {
     /// The object was last changed at exactly this revision; zero: it does not exist.
     Changed(Key, Revision),
-    /// The object has exactly this value.
+    /// The object has these fields with these values; see [`agrees`].
     Value(Key, String),
 }
 

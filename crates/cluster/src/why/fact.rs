@@ -121,6 +121,20 @@ pub enum Happened {
         /// From then on.
         epoch: Epoch,
     },
+    /// Somebody had a host take over what ran of it there, which the host could not tell about.
+    TakenOver {
+        /// Who.
+        by: String,
+        /// Which host.
+        host: String,
+    },
+    /// Somebody had a host end what ran of it there, which the host could not tell about.
+    Forgotten {
+        /// Who.
+        by: String,
+        /// Which host.
+        host: String,
+    },
     /// Something might have been done and was not.
     NothingDone {
         /// Why not.

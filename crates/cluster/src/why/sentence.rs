@@ -81,6 +81,8 @@ fn sentence(happened: &Happened) -> String {
         Happened::Adopted { by, host: None, epoch } => {
             format!("the store had been behind; {by} had it go on at {epoch}, with no owner")
         }
+        Happened::TakenOver { by, host } => format!("{by} had {host} take over what ran of it there"),
+        Happened::Forgotten { by, host } => format!("{by} had {host} end what ran of it there"),
         Happened::NothingDone { why } => format!("nothing was done because {why}"),
     }
 }

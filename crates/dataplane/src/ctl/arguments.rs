@@ -58,7 +58,8 @@ enum PoolVerb {
         name: PoolName,
         /// Where to look for members.
         disks: Vec<PathBuf>,
-        /// Start although members are missing that may hold newer data: they are lost for good.
+        /// Start although members are missing that may hold newer data: they are lost for good. With disks named, on
+        /// these alone: says which of two members to go on with that each ran without the other.
         #[arg(long)]
         degraded: bool,
     },

@@ -1,7 +1,7 @@
 //! What a dead-man answers, as people read it.
 
-use crate::ctl::table::Table;
 use units::Millis;
+use units::table::Table;
 use wire::control::{CastReport, DeadmanReport, Doubt, PeerReport, StandingReport, VoteReport};
 
 /// A dead-man at a glance.
@@ -17,6 +17,12 @@ pub fn status(report: &DeadmanReport) -> String {
         "muskox deadman {}, up {}\n\nguests   {standing}\nwitness  {votes}\nlate     {} times not scheduled in time\n\n",
         report.version, report.up, report.late
     );
+    for trouble in &report.troubles {
+        text += &format!("TROUBLE: {trouble}\n");
+    }
+    if !report.troubles.is_empty() {
+        text += "\n";
+    }
     let mut table = Table::new(&["WITNESS", ">HEARD", ">GRANTED", "REFUSES FOR", "PORTAL", ">ANSWERED", "REASON"]);
     for peer in &report.peers {
         peer_rows(&mut table, peer, peer.witness == report.me);

@@ -6,7 +6,6 @@ mod arguments;
 mod client;
 mod deadman;
 mod render;
-mod table;
 
 pub use arguments::CtlArguments;
 pub use client::{CallError, Client};

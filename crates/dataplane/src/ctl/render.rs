@@ -1,8 +1,8 @@
 //! Replies as people read them.
 
 use crate::ctl::deadman;
-use crate::ctl::table::Table;
 use std::fmt::Write;
+use units::table::Table;
 use units::{HostKey, Mode};
 use wire::control::{
     GrantReport, HeldState, InitiatorReport, MemberState, PoolReport, Refusal, Reply, ServeState, SessionReport,
@@ -119,7 +119,7 @@ fn volumes(list: &[VolumeReport]) -> String {
     let mut table = Table::new(&["VOLUME", "POOL", ">SIZE", "STATE", ">EPOCH", ">SESSIONS", "ZEROING", "REASON"]);
     for volume in list {
         table.row([
-            volume.volume.to_string(),
+            volume.volume.clone(),
             volume.pool.to_string(),
             volume.size.to_string(),
             serve_state(volume.state).to_owned(),

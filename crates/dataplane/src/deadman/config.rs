@@ -1,13 +1,13 @@
 //! The dead-man's configuration: TOML in, checked values out, like the target's.
 
 use crate::config::{ConfigError, Mistake, Page, RawTls, host_key, read, socket_path, tcp_address};
-use cluster::lease::LeaseTiming;
+use cluster::lease::{ADDRESSES_MAX, LeaseTiming, Voter, check_roster};
 use host::net::TlsFiles;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
-use units::{HostKey, Millis, NodeName};
+use units::{Millis, NodeName};
 
 const MANUAL: &str = "docs/runbooks/deadman.md";
 
@@ -25,18 +25,7 @@ pub struct Config {
     /// The times of the lease.
     pub timing: LeaseTiming,
     /// All witnesses, this machine included.
-    pub witnesses: Vec<Peer>,
-}
-
-/// One witness.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Who.
-    pub key: HostKey,
-    /// Its name.
-    pub name: NodeName,
-    /// Where it listens, on each network.
-    pub portals: Vec<SocketAddr>,
+    pub witnesses: Vec<Voter>,
 }
 
 #[derive(Deserialize)]
@@ -58,10 +47,6 @@ struct RawPeer {
     portals: Spanned<Vec<Spanned<String>>>,
 }
 
-/// More networks than a machine has.
-pub const PORTALS_MAX: usize = 8;
-/// More witnesses than a cluster of this kind has; each is asked four times a second.
-pub const WITNESSES_MAX: usize = 32;
 /// Below this, the timers of a busy machine are the larger part of a heartbeat.
 const HEARTBEAT_MIN: Millis = Millis(20);
 
@@ -106,11 +91,11 @@ impl Config {
 
 fn addresses(key: &str, list: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<SocketAddr>, Mistake> {
     let found: Vec<SocketAddr> = list.get_ref().iter().map(tcp_address).collect::<Result<_, _>>()?;
-    if found.is_empty() || found.len() > PORTALS_MAX {
+    if found.is_empty() || found.len() > ADDRESSES_MAX {
         let hint = "name one address on each network, as in [\"10.0.1.1:10812\", \"10.0.2.1:10812\"]";
         return Err((
             list.span(),
-            format!("{key}: 1 to {PORTALS_MAX} addresses, not {}", found.len()),
+            format!("{key}: 1 to {ADDRESSES_MAX} addresses, not {}", found.len()),
             hint.to_owned(),
         ));
     }
@@ -135,36 +120,25 @@ fn timing(raw: Option<&Spanned<LeaseTiming>>) -> Result<LeaseTiming, Mistake> {
     Ok(timing)
 }
 
-fn witnesses(raw: &Spanned<Vec<Spanned<RawPeer>>>) -> Result<Vec<Peer>, Mistake> {
-    let mut found: Vec<Peer> = Vec::new();
-    for spanned in raw.get_ref() {
-        let raw = spanned.get_ref();
-        let peer = Peer {
-            key: host_key(&raw.key)?,
-            name: raw.name.get_ref().clone(),
-            portals: addresses("portals", &raw.portals)?,
-        };
-        let same = |other: &Peer| {
-            other.key == peer.key
-                || other.name == peer.name
-                || other.portals.iter().any(|portal| peer.portals.contains(portal))
-        };
-        if found.iter().any(same) {
-            let what = format!("witness '{}': its key, name or portal is another's too", peer.name);
-            return Err((spanned.span(), what, "give each machine one [[witness]]".to_owned()));
-        }
-        found.push(peer);
-    }
-    if found.is_empty() || found.len() > WITNESSES_MAX {
-        let what = format!("1 to {WITNESSES_MAX} witnesses, not {}", found.len());
-        return Err((raw.span(), what, "write a [[witness]] for each machine, this one included".to_owned()));
-    }
+fn witnesses(raw: &Spanned<Vec<Spanned<RawPeer>>>) -> Result<Vec<Voter>, Mistake> {
+    let voter = |raw: &RawPeer| {
+        let (key, name) = (host_key(&raw.key)?, raw.name.get_ref().clone());
+        Ok(Voter { key, name, portals: addresses("portals", &raw.portals)? })
+    };
+    let found: Vec<Voter> = raw.get_ref().iter().map(|raw| voter(raw.get_ref())).collect::<Result<_, _>>()?;
+    check_roster(&found).map_err(|error| {
+        // The later one of two that clash.
+        let at = error.machine().and_then(|name| found.iter().rposition(|voter| voter.name == *name));
+        let place = at.map_or_else(|| raw.span(), |at| raw.get_ref()[at].span());
+        (place, format!("witnesses: {error}"), "write one [[witness]] for each machine, this one included".to_owned())
+    })?;
     Ok(found)
 }
 
 #[cfg(test)]
 mod test {
     use super::*;
+    use units::HostKey;
 
     fn parse(text: &str) -> Result<Config, ConfigError> {
         Config::parse(Path::new("/etc/muskox/deadman.toml"), text)
@@ -197,10 +171,10 @@ mod test {
         let cases = [
             (format!("{HEAD}{TLS}"), 1, "witness"),
             (format!("{HEAD}{one}"), 1, "tls"),
-            (format!("{HEAD}witness = []\n{TLS}"), 3, "1 to 32"),
-            (format!("{HEAD}{TLS}{one}{one}"), 11, "another's too"),
+            (format!("{HEAD}witness = []\n{TLS}"), 3, "1 to 32 machines"),
+            (format!("{HEAD}{TLS}{one}{one}"), 11, "the same key"),
             (format!("{HEAD}{TLS}{}", one.replace("10.0.1.1:10812", "host1")), 10, "'host1'"),
-            (format!("{HEAD}{TLS}{}", one.replace("\"10.0.1.1:10812\"", "")), 10, "1 to 8"),
+            (format!("{HEAD}{TLS}{}", one.replace("\"10.0.1.1:10812\"", "")), 10, "1 to 9"),
             (format!("{HEAD}{TLS}{}", one.replace("host1", "../x")), 9, "not a name"),
             (format!("{}{TLS}{one}", HEAD.replace(":10812\"]", ":10812\", \"10.0.1.1:10812\"]")), 2, "twice"),
             (format!("{HEAD}colour = 1\n{TLS}{one}"), 3, "colour"),

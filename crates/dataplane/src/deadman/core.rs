@@ -1,11 +1,16 @@
 //! What is decided, in one place: `cluster::lease` with this process's clock, and what it leaves to its next life.
 
-use super::config::{Config, Peer};
-use super::record::Record;
-use cluster::lease::{Holder, HolderPast, Renewal, Standing, Unsure, Vote, Witness};
+use super::config::Config;
+use super::marks::Marks;
+use super::record::{Record, Written};
+use super::scribe::Scribe;
+use super::trouble::Troubles;
+use cluster::lease::{GuardOrder, Holder, LeaseTiming, Renewal, Standing, Unsure, Vote, Voter, Witness};
 use host::runtime::now;
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
 use tokio::sync::watch;
 use units::{HostKey, Millis, Moment};
 use wire::control::{Code, Doubt, RenewalReport, StandingReport, VoteReport};
@@ -28,30 +33,46 @@ pub enum Kind {
 pub struct Core {
     me: HostKey,
     started: Moment,
-    record: Record,
-    record_fails: Cell<bool>,
+    timing: LeaseTiming,
+    scribe: Scribe,
+    /// How often something was given to be written, and when what is not written yet was given first.
+    written: Cell<(u64, Option<Moment>)>,
+    marks: Rc<Marks>,
+    troubles: Rc<Troubles>,
     state: RefCell<State>,
     kind: watch::Sender<Kind>,
 }
 
 struct State {
-    peers: Vec<Peer>,
+    peers: Vec<Voter>,
     holder: Holder,
     witness: Witness,
     standing: Standing,
-    since: Moment,
+    /// Every guest was found stopped, under the present standing.
+    stopped: bool,
     refused: BTreeMap<HostKey, Moment>,
     late: u64,
 }
 
+/// A write takes microseconds. What has hung for so long is said.
+const WRITE_TOLD: Millis = Millis(1_000);
+
 impl Core {
-    /// Goes on where the former life stood, or knows nothing. `guests_wait`: a former life stopped guests that still wait.
-    pub fn new(config: &Config, me: HostKey, record: Record, guests_wait: bool) -> Self {
+    /// Goes on where the former life stood, or knows nothing.
+    ///
+    /// # Errors
+    /// If there can be no thread that writes.
+    pub fn new(
+        config: &Config,
+        me: HostKey,
+        record: Record,
+        (marks, troubles): (&Rc<Marks>, &Rc<Troubles>),
+    ) -> io::Result<Self> {
         let (now, timing) = (now(), config.timing);
         let keys: Vec<HostKey> = config.witnesses.iter().map(|peer| peer.key).collect();
         let (holder, witness) = match record.load() {
-            Ok((held, voted)) => {
-                let held = HolderPast { paused: held.paused || guests_wait, ..held };
+            Ok(Written { held, voted, marks: unsaved, .. }) => {
+                marks.remember(&unsaved);
                 let holder = Holder::resume(me, &keys, timing, &held, now);
                 (holder, Witness::resume(me, &keys, timing, &voted, now))
             }
@@ -68,14 +89,16 @@ impl Core {
             holder,
             witness,
             standing: Standing::Paused,
-            since: now,
+            stopped: false,
             refused: BTreeMap::new(),
             late: 0,
         };
         let (kind, _) = watch::channel(Kind::Running);
-        let core = Self { me, started: now, record, record_fails: Cell::new(false), state: RefCell::new(state), kind };
+        let (scribe, marks, troubles) = (Scribe::start(record)?, Rc::clone(marks), Rc::clone(troubles));
+        let (written, state) = (Cell::new((0, None)), RefCell::new(state));
+        let core = Self { me, started: now, timing, scribe, written, marks, troubles, state, kind };
         core.beat();
-        core
+        Ok(core)
     }
 
     /// This machine.
@@ -89,7 +112,7 @@ impl Core {
     }
 
     /// The configured witnesses.
-    pub fn peers(&self) -> Ref<'_, [Peer]> {
+    pub fn peers(&self) -> Ref<'_, [Voter]> {
         Ref::map(self.state.borrow(), |state| state.peers.as_slice())
     }
 
@@ -99,7 +122,7 @@ impl Core {
     }
 
     /// Other witnesses are configured.
-    pub fn set_peers(&self, peers: &[Peer]) {
+    pub fn set_peers(&self, peers: &[Voter]) {
         let keys: Vec<HostKey> = peers.iter().map(|peer| peer.key).collect();
         let state = &mut *self.state.borrow_mut();
         state.holder.set_witnesses(&keys);
@@ -113,11 +136,6 @@ impl Core {
         self.kind.subscribe()
     }
 
-    /// Since when guests stand as they do.
-    pub fn since(&self) -> Moment {
-        self.state.borrow().since
-    }
-
     /// To be called every heartbeat and when the lease ends: what holds now, and when to come again at the latest.
     pub fn beat(&self) -> Option<Moment> {
         let (standing, before) = {
@@ -126,7 +144,7 @@ impl Core {
             let standing = state.holder.tick(now);
             let before = std::mem::replace(&mut state.standing, standing);
             if kind(standing) != kind(before) {
-                state.since = now;
+                state.stopped = false;
             }
             let late = state.witness.late();
             if std::mem::replace(&mut state.late, late) != late {
@@ -134,8 +152,9 @@ impl Core {
             }
             (standing, before)
         };
-        self.remember();
+        // First of all: nothing that follows may keep a guest running.
         let changed = self.kind.send_if_modified(|known| std::mem::replace(known, kind(standing)) != kind(standing));
+        self.write_down();
         if changed || kind(standing) != kind(before) {
             log(standing);
         }
@@ -176,15 +195,28 @@ impl Core {
     /// This machine's own vote. A vote that says dead is written down before it is told.
     ///
     /// # Errors
-    /// If it cannot be written down; it binds this life all the same.
-    pub fn vote(&self, host: HostKey) -> Result<VoteReport, Refusal> {
+    /// If it cannot be written down; it binds this life all the same. If the host is no machine of the configuration.
+    pub async fn vote(&self, host: HostKey) -> Result<VoteReport, Refusal> {
+        if !self.knows(host) {
+            // It is not listened to here, so its silence says nothing; and votes need room.
+            let text = "this machine's dead-man does not know the one that is asked about";
+            return Err(Refusal::new(Code::Invalid, text, "it will, when it has been told of it"));
+        }
         let vote = self.state.borrow_mut().witness.vote(host, now());
         Ok(match vote {
             Vote::Dead { valid_for } => {
                 tracing::warn!(%host, "voted dead, which binds this witness for {valid_for}");
-                if !self.remember() {
-                    let text = "the vote cannot be written down, so it is not given";
-                    return Err(Refusal::new(Code::Failed, text, "see the log of `muskox deadman` for the reason"));
+                let written = match self.write_down() {
+                    Some(number) => self.scribe.is_written(number).await,
+                    None => Err("an older write hangs".to_owned()),
+                };
+                if let Err(why) = written {
+                    let text = format!("the vote cannot be written down, so it is not given: {why}");
+                    return Err(Refusal::new(
+                        Code::Failed,
+                        text,
+                        "make room on /run of that machine; see its dead-man's log",
+                    ));
                 }
                 VoteReport::Dead(valid_for)
             }
@@ -193,10 +225,18 @@ impl Core {
         })
     }
 
-    /// Every guest was let go on or destroyed.
+    /// No guest runs that was not stopped here: each is asked for by itself, and the lease holds for the host.
     pub fn resumed(&self) {
         self.state.borrow_mut().holder.resumed();
         self.beat();
+    }
+
+    /// Whether every guest was found stopped, while they must be: then the guard has nothing to do.
+    pub fn guests_stopped(&self, all: bool) {
+        let news = std::mem::replace(&mut self.state.borrow_mut().stopped, all) != all;
+        if news {
+            self.write_down();
+        }
     }
 
     /// Where guests stand, for the status.
@@ -216,7 +256,7 @@ impl Core {
     }
 
     /// A witness as it is seen from here, its ways not filled in.
-    pub fn peer_report(&self, peer: &Peer) -> PeerReport {
+    pub fn peer_report(&self, peer: &Voter) -> PeerReport {
         let (now, state) = (now(), self.state.borrow());
         let ago = |moment: Option<Moment>| moment.map(|moment| now.since(moment));
         PeerReport {
@@ -229,20 +269,42 @@ impl Core {
         }
     }
 
-    /// Writes down what the next life has to know; whether it could be.
-    fn remember(&self) -> bool {
-        let (held, voted) = {
-            let state = self.state.borrow();
-            (state.holder.past(), state.witness.past(now()))
+    /// Whether a record of this life is there.
+    pub fn has_written(&self) -> bool {
+        let (number, failed) = self.scribe.newest();
+        number > 0 && failed.is_none()
+    }
+
+    /// Has written what the next life and the guard have to know; its number, if it was taken. Nothing is waited for.
+    fn write_down(&self) -> Option<u64> {
+        let (written, now) = (self.to_write(), now());
+        let (done, failed) = self.scribe.newest();
+        let (last, waits_since) = self.written.get();
+        let number = last + 1;
+        let waits_since = if done == last { now } else { waits_since.unwrap_or(now) };
+        let taken = self.scribe.write(number, written);
+        self.written.set((if taken { number } else { last }, Some(waits_since)));
+        let hangs = now.since(waits_since);
+        let trouble = match failed {
+            Some(error) => Some(format!("{error}: this machine votes nobody dead")),
+            None if hangs >= WRITE_TOLD => {
+                Some(format!("the write has not ended for {hangs}: this machine votes nobody dead"))
+            }
+            None => None,
         };
-        let saved = self.record.save(&held, &voted);
-        let failed = saved.is_err();
-        match (saved, self.record_fails.replace(failed)) {
-            (Err(error), false) => tracing::error!(%error, "cannot write down leases and votes: no vote is given"),
-            (Ok(()), true) => tracing::info!("leases and votes are written down again"),
-            _ => {}
+        self.troubles.note("writing down leases and votes", trouble);
+        taken.then_some(number)
+    }
+
+    fn to_write(&self) -> Written {
+        let (state, now) = (self.state.borrow(), now());
+        let (witnesses, until) = (state.holder.witnesses(), state.holder.granted_until());
+        Written {
+            held: state.holder.past(),
+            voted: state.witness.past(now),
+            order: GuardOrder::new((witnesses, state.standing), until, state.stopped, &self.timing, now),
+            marks: self.marks.unsaved(),
         }
-        !failed
     }
 }
 

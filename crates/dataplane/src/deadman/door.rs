@@ -3,6 +3,7 @@
 use super::core::Core;
 use crate::control::{ACCEPT_PAUSE, Answering, Manners, converse};
 use crate::credentials::Credentials;
+use cluster::lease::{ADDRESSES_MAX, MEMBERS_MAX};
 use host::net::{Listener, Transport};
 use host::runtime::now;
 use std::cell::Cell;
@@ -14,7 +15,7 @@ use units::{HostKey, Millis, Moment};
 use wire::control::{Code, Refusal, Reply, Request};
 
 /// Connections at once: each witness on each network, twice while it connects anew.
-const CONNECTIONS_MAX: usize = 2 * super::config::WITNESSES_MAX * super::config::PORTALS_MAX;
+const CONNECTIONS_MAX: usize = 2 * MEMBERS_MAX * ADDRESSES_MAX;
 /// A handshake; two journeys and a signature.
 const TLS_MAX: Millis = Millis(1_000);
 /// A peer speaks every heartbeat. Who has been silent for this long has connected anew, or is gone.
@@ -106,7 +107,7 @@ impl Answering for Machine {
         self.core.heard(self.from);
         match request {
             Request::Renew => Ok(Reply::Renewal(self.core.renew(self.from))),
-            Request::Vote { host } => self.core.vote(host).map(Reply::Vote),
+            Request::Vote { host } => self.core.vote(host).await.map(Reply::Vote),
             _ => {
                 let text = "another machine may renew and ask for a vote, nothing else";
                 Err(Refusal::new(Code::Invalid, text, "ask on that machine's own control socket"))

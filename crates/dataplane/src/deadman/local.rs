@@ -4,11 +4,13 @@ use super::DeadmanError;
 use super::config::Config;
 use super::core::Core;
 use super::door::Doors;
-use super::guests::Keeper;
+use super::keeper::Keeper;
 use super::link::Link;
+use super::trouble::Troubles;
 use crate::control::Answering;
 use crate::credentials::Credentials;
-use host::net::{Listener, NetError};
+use cluster::lease::Voter;
+use host::net::Listener;
 use host::runtime::{now, sleep_until};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -37,6 +39,7 @@ pub struct Local {
     pub keeper: Option<Rc<Keeper>>,
     pub links: RefCell<BTreeMap<(HostKey, SocketAddr), Link>>,
     pub listening: RefCell<BTreeMap<SocketAddr, AbortHandle>>,
+    pub troubles: Rc<Troubles>,
 }
 
 impl Answering for Local {
@@ -54,47 +57,42 @@ impl Answering for Local {
 }
 
 impl Local {
-    /// Connections and listeners as configured for the first time. An address that cannot be had is tried again all the
-    /// time: guests are watched meanwhile.
+    /// Connections and listeners as configured; those that stay are not touched.
     pub fn begin(&self, config: &Config) {
-        for address in &config.listen {
-            let (address, doors) = (*address, Rc::clone(&self.doors));
-            let task = tokio::task::spawn_local(async move {
-                let listener = loop {
-                    match listen(address) {
-                        Ok(listener) => break listener,
-                        Err(error) => tracing::error!("{error}"),
-                    }
-                    sleep_until(now() + LISTEN_AGAIN).await;
-                };
-                doors.serve(listener).await;
-            });
-            self.listening.borrow_mut().insert(address, task.abort_handle());
-        }
+        self.listen(config);
         self.connect(config);
     }
 
-    /// Listeners as configured: those that stay are not touched.
-    ///
-    /// # Errors
-    /// A listener that cannot be had; then nothing was changed.
-    fn listen(&self, config: &Config) -> Result<(), NetError> {
-        let fresh = config.listen.iter().filter(|address| !self.listening.borrow().contains_key(address));
-        let fresh = fresh.map(|address| Ok((*address, listen(*address)?)));
-        let fresh: Vec<(SocketAddr, Listener)> = fresh.collect::<Result<_, NetError>>()?;
+    /// Listeners as configured. An address that cannot be had, which may come later, is tried again all the time: guests are
+    /// watched meanwhile, and the other addresses are enough for the others.
+    fn listen(&self, config: &Config) {
         let mut listening = self.listening.borrow_mut();
         listening.retain(|address, task| {
             let stays = config.listen.contains(address);
             if !stays {
                 task.abort();
+                self.troubles.note(&listening_on(*address), None);
             }
             stays
         });
-        for (address, listener) in fresh {
-            let task = tokio::task::spawn_local(Rc::clone(&self.doors).serve(listener));
-            listening.insert(address, task.abort_handle());
+        for address in &config.listen {
+            let (address, doors, troubles) = (*address, Rc::clone(&self.doors), Rc::clone(&self.troubles));
+            listening.entry(address).or_insert_with(|| {
+                tokio::task::spawn_local(async move {
+                    let listener = loop {
+                        match Listener::tcp(address) {
+                            Ok(listener) => break listener,
+                            Err(error) => troubles.note(&listening_on(address), Some(error.to_string())),
+                        }
+                        sleep_until(now() + LISTEN_AGAIN).await;
+                    };
+                    troubles.note(&listening_on(address), None);
+                    tracing::info!("listening on {address}");
+                    doors.serve(listener).await;
+                })
+                .abort_handle()
+            });
         }
-        Ok(())
     }
 
     /// Connections as configured: those that stay are not touched.
@@ -137,8 +135,7 @@ impl Local {
             let replaced = self.credentials.replace(config.tls.clone());
             replaced.map_err(|error| invalid(error.to_string(), "nothing was changed"))?;
         }
-        self.listen(&config).map_err(|error| invalid(error.to_string(), "nothing was changed"))?;
-        self.connect(&config);
+        self.begin(&config);
         self.core.set_peers(&config.witnesses);
         tracing::info!(witnesses = config.witnesses.len(), "the configuration was read again");
         *self.config.borrow_mut() = config;
@@ -151,7 +148,7 @@ impl Local {
         let asked = now();
         let casts = peers.iter().map(|peer| async move {
             let cast = if peer.key == self.core.me() {
-                self.core.vote(host).map_err(|refusal| refusal.text)
+                self.core.vote(host).await.map_err(|refusal| refusal.text)
             } else {
                 self.vote_of(peer.key, host).await
             };
@@ -159,7 +156,7 @@ impl Local {
         });
         let casts = futures_util::future::join_all(casts).await;
         let asked_ago = now().since(asked);
-        let report = |(peer, cast): (&super::config::Peer, Result<VoteReport, String>)| {
+        let report = |(peer, cast): (&Voter, Result<VoteReport, String>)| {
             let (vote, reason) = cast.map_or_else(|why| (None, Some(why)), |vote| (Some(vote), None));
             CastReport { witness: peer.key, name: peer.name.clone(), vote, asked_ago, reason }
         };
@@ -201,14 +198,13 @@ impl Local {
             late,
             peers: peers.collect(),
             guests: self.keeper.as_ref().map(|keeper| keeper.report()).unwrap_or_default(),
+            troubles: self.troubles.list(),
         }
     }
 }
 
-fn listen(address: SocketAddr) -> Result<Listener, NetError> {
-    let listener = Listener::tcp(address)?;
-    tracing::info!("listening on {address}");
-    Ok(listener)
+fn listening_on(address: SocketAddr) -> String {
+    format!("listening on {address}")
 }
 
 /// This machine must be one of the witnesses: every dead-man is one.

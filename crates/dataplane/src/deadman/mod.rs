@@ -3,7 +3,7 @@
 //! ```text
 //!  other machines ── Renew, Vote, TLS ──▶ door ─┐                     ┌─ guests: QMP stop, freeze, ask, cont, kill
 //!  other machines ◀── Renew, Vote, TLS ── link ─┼─▶ core: lease ─ kind ─┤
-//!  node, ctl ── Votes, Status, Reload ──▶ local ┘     └─ record         └─ nothing, on a machine without VMs
+//!  node, ctl ── Votes, Status, Reload ──▶ local ┘     └─ record, by a thread of its own ──▶ the next life; the guard
 //! ```
 //! Invariant: no guest runs here longer than its lease, whatever else hangs: nothing on this thread waits for a disk or
 //! for another process without a bound (docs/rfd/0007-witness.md). It does *not* know the store, jobs or volumes; with
@@ -12,10 +12,14 @@
 pub mod config;
 mod core;
 mod door;
-mod guests;
+mod guest;
+mod keeper;
 mod link;
 mod local;
+mod marks;
 mod record;
+mod scribe;
+mod trouble;
 
 use self::core::{Core, Kind};
 use crate::config::ConfigError;
@@ -23,22 +27,26 @@ use crate::control;
 use crate::credentials::Credentials;
 use config::Config;
 use door::Doors;
-use guests::Keeper;
 use host::net::{Listener, NetError, TlsError};
 use host::runtime::{now, sleep_until};
 /// Where it logs: whoever reads the log must not be able to keep guests running.
 pub use host::urgent::Unhurried;
+use host::urgent::{Manager, Priority};
+use keeper::Keeper;
 use local::{Local, check_own};
-use record::Record;
+use marks::Marks;
+pub use record::Record;
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
+use trouble::Troubles;
 use units::{HostKey, Millis};
 
-/// Threads that read files: one for certificates, one for the configuration. They end at once when they are done.
+/// Threads that read files: one for certificates, one for the configuration. They end at once when they are done. The record's
+/// writer is not one of them.
 const READERS_MAX: usize = 2;
 const READER_STACK_BYTES: usize = 256 << 10;
 const READER_LINGERS: Duration = Duration::from_millis(10);
@@ -76,6 +84,16 @@ impl DeadmanError {
     }
 }
 
+/// Whether a dead-man would start with this configuration: it is read, and so is the certificate. Nothing is touched.
+///
+/// # Errors
+/// [`DeadmanError`].
+pub fn check(config_file: &Path) -> Result<(), DeadmanError> {
+    let config = Config::load(config_file)?;
+    let credentials = Credentials::load_pinned(config.tls.clone())?;
+    check_own(&config, credentials.me())
+}
+
 /// Runs a dead-man until SIGTERM or SIGINT. Guests are left as they are then: its next life goes on where it stood.
 ///
 /// # Errors
@@ -98,9 +116,13 @@ async fn serve(file: &Path, config: Config) -> Result<(), DeadmanError> {
     // The control socket is the lock: a second dead-man does not get this far.
     let control = Listener::unix(&config.control)?;
     be_urgent();
-    let waiting = config.vms.as_deref().is_some_and(guests::some_wait);
-    let core = Rc::new(Core::new(&config, credentials.me(), Record::at(&config.record())?, waiting));
-    let keeper = config.vms.clone().map(|vms| Keeper::new(Rc::clone(&core), vms, config.timing.stop_cost_ms));
+    let troubles = Rc::<Troubles>::default();
+    let marks = Marks::new(&troubles);
+    let record = Record::at(&config.record())?;
+    let core = Rc::new(Core::new(&config, credentials.me(), record, (&marks, &troubles))?);
+    let keeper = config.vms.as_deref().map(|vms| {
+        Keeper::new(Rc::clone(&core), (vms, config.timing.stop_cost_ms), (Rc::clone(&marks), Rc::clone(&troubles)))
+    });
     // Guests first: they may have to be stopped while a listener is still in the way.
     tokio::task::spawn_local(beat(Rc::clone(&core), config.timing.heartbeat_ms, keeper.is_some()));
     if let Some(keeper) = &keeper {
@@ -114,6 +136,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), DeadmanError> {
         keeper,
         links: RefCell::default(),
         listening: RefCell::default(),
+        troubles,
         config: RefCell::new(config.clone()),
     });
     local.begin(&config);
@@ -129,11 +152,17 @@ async fn serve(file: &Path, config: Config) -> Result<(), DeadmanError> {
 
 /// The one place where time is counted. Without guests there is nobody to be asked for.
 async fn beat(core: Rc<Core>, heartbeat: Millis, guests: bool) {
-    let kinds = core.kinds();
+    let (kinds, manager, mut ready) = (core.kinds(), Manager::of_this_process(), false);
     loop {
         let until = core.beat();
         if !guests && *kinds.borrow() == Kind::Asking {
             core.resumed();
+        }
+        manager.alive();
+        if !ready && core.has_written() {
+            // The guard, which starts after this, finds a record.
+            manager.ready();
+            ready = true;
         }
         let next = now() + heartbeat;
         sleep_until(until.map_or(next, |until| until.min(next))).await;
@@ -144,7 +173,7 @@ async fn beat(core: Rc<Core>, heartbeat: Millis, guests: bool) {
 fn be_urgent() {
     let wishes = [
         ("its memory is not locked: a disk that hangs may delay it", host::urgent::lock_memory()),
-        ("no real-time priority: a busy machine may delay it", host::urgent::real_time()),
+        ("no real-time priority: a busy machine may delay it", host::urgent::real_time(Priority::First)),
         ("it may be killed when memory runs out", host::urgent::outlive_others()),
     ];
     for (without, wish) in wishes {

@@ -15,14 +15,14 @@ use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use units::{Epoch, HostKey, Millis, Mode, Moment, VolumeName};
 use wire::nbd::{
-    AttachAs, ClientCommand, ClientConfig, ClientFailure, ClientHandshake, ClientTls as TlsChoice, ExportName, NoEntry,
-    Ready, Refusal,
+    AttachAs, ClientCommand, ClientConfig, ClientFailure, ClientHandshake, ClientTls as TlsChoice, Context::Heartbeat,
+    ExportName, NoEntry, Ready, Refusal,
 };
 
 /// A storage segment answers a SYN within milliseconds or not at all; the kernel would repeat it only after a second.
 const CONNECT_MAX: Millis = Millis(500);
-/// The handshake with everything in it: a target lets an attach wait for the drain of the older incarnation, 1.5 s and the
-/// end of a slow disk's writes. A longer drain goes on while the next attempt waits for it again.
+/// The handshake with everything in it: a target lets an attach wait for the drain of the older incarnation, which takes
+/// as long as a slow disk's flush. A longer drain goes on while the next attempt waits for it again.
 const ATTACH_MAX: Millis = Millis(5_000);
 /// The TLS handshake within it.
 const TLS_MAX: Millis = Millis(2_000);
@@ -112,7 +112,7 @@ impl Way {
         export: String,
     ) -> Result<(Transport, Vec<u8>, Ready), HandshakeError> {
         let choice = if self.tls.is_some() { TlsChoice::Required } else { TlsChoice::Off };
-        let mut machine = ClientHandshake::new(ClientConfig { export, tls: choice, block_status: false });
+        let mut machine = ClientHandshake::new(ClientConfig { export, tls: choice, context: Some(Heartbeat) });
         let (mut received, mut room) = (Vec::new(), vec![0; READ_BYTES]);
         loop {
             let mut input = received.as_slice();

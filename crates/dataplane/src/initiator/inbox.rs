@@ -4,7 +4,7 @@
 //! Invariant: at most [`BUFFER_BYTES`] are held besides the buffers of operations that wait; what a head may say is
 //! judged by [`wire::nbd::Pending`] before a byte of it is believed.
 
-use super::link::Waiting;
+use super::requests::Waiting;
 use block::IoBuf;
 use std::collections::HashMap;
 use std::io;

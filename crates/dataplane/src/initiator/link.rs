@@ -5,27 +5,29 @@
 //! answer ends with `Disconnected`, exactly once, and so does every later one.
 
 use super::inbox::{Heard, Inbox};
-use crate::stream::{Outbox, Weight};
+use super::requests::{Reply, Requests, Waiting};
+use crate::stream::{Outbox, Weight, Wire};
 use block::health::{Health, HealthTiming, Verdict};
 use block::hold::Session;
 use block::runtime::{Rt, Task};
 use block::wait::WaitList;
 use block::{BlockDevice, DeviceError, Durability, Geometry, IoBuf, IoData, IoFuture};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use tokio::io::{AsyncRead, AsyncWrite};
 use units::{ByteLen, ByteOffset, Moment};
 use wire::nbd::constant::{
-    CMD_DISC, CMD_FLAG_FUA, CMD_FLAG_NO_HOLE, CMD_FLUSH, CMD_READ, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES,
+    CMD_BLOCK_STATUS, CMD_DISC, CMD_FLAG_FUA, CMD_FLAG_NO_HOLE, CMD_FLAG_REQ_ONE, CMD_FLUSH, CMD_READ, CMD_TRIM,
+    CMD_WRITE, CMD_WRITE_ZEROES,
 };
-use wire::nbd::{NbdError, Pending, Ready, Request, TransmissionFlags, encode_request};
+use wire::nbd::{NbdError, Ready, Request, TransmissionFlags, encode_request};
 
 /// A range longer than this is trimmed or zeroed in pieces: the protocol's length field has 32 bits.
 const RANGE_MAX_BYTES: u64 = 1 << 30;
+/// A write longer than this is sent in pieces: between two of them a probe has its turn, however slow the wire.
+const WRITE_PIECE_BYTES: u32 = 1 << 20;
 
 /// An open connection.
 pub struct Link(Rc<Shared>);
@@ -40,25 +42,8 @@ struct Shared {
 }
 
 struct State {
-    next_cookie: u64,
-    waiting: HashMap<u64, Waiting>,
-    outbox: Outbox<IoData>,
+    requests: Requests,
     task: Option<Waker>,
-}
-
-/// An operation without an answer yet.
-pub(super) struct Waiting {
-    pub(super) pending: Pending,
-    pub(super) buffer: Option<IoBuf>,
-    /// When it was sent, if it is a probe.
-    probed: Option<Moment>,
-    answer: Rc<Answer>,
-}
-
-#[derive(Default)]
-struct Answer {
-    result: RefCell<Option<Result<Option<IoBuf>, DeviceError>>>,
-    waker: RefCell<Option<Waker>>,
 }
 
 impl Link {
@@ -74,10 +59,10 @@ impl Link {
         heard: Rc<Cell<Option<Moment>>>,
     ) -> Rc<Self>
     where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
+        S: Wire + 'static,
     {
         let geometry = geometry_of(&ready);
-        let state = State { next_cookie: 1, waiting: HashMap::new(), outbox: Outbox::default(), task: None };
+        let state = State { requests: Requests::new(), task: None };
         let shared = Rc::new(Shared {
             ready,
             geometry,
@@ -89,6 +74,7 @@ impl Link {
         let running = Running {
             inbox: Inbox::new(received, shared.ready.structured),
             shared: Rc::clone(&shared),
+            acknowledged: stream.acknowledged().map_or(0, |acknowledged| acknowledged.bytes),
             stream,
             health: Health::new(timing, rt.now()),
             alarm: rt.sleep_until(rt.now() + timing.period),
@@ -108,21 +94,16 @@ impl Link {
         payload: Option<IoData>,
         buffer: Option<IoBuf>,
     ) -> Reply {
-        let answer = Rc::new(Answer::default());
         if !self.0.alive.get() {
-            answer.give(Err(DeviceError::Disconnected));
-            return Reply(answer);
+            return Reply::now(DeviceError::Disconnected);
         }
         let mut state = self.0.state.borrow_mut();
-        let request = Request { flags, command, cookie: state.next_cookie, at, len };
-        state.next_cookie += 1;
-        state.outbox.put(Weight::default(), payload, |heads| heads.extend_from_slice(&encode_request(&request)));
-        let pending = Pending::new(request, &self.0.ready);
-        state.waiting.insert(request.cookie, Waiting { pending, buffer, probed: None, answer: Rc::clone(&answer) });
+        let request = Request { flags, command, cookie: 0, at, len };
+        let reply = state.requests.submit(request, &self.0.ready, payload, buffer);
         if let Some(task) = state.task.take() {
             task.wake();
         }
-        Reply(answer)
+        reply
     }
 
     /// One command without payload over a range of any length.
@@ -142,6 +123,10 @@ impl Link {
             Ok(())
         })
     }
+}
+
+fn in_memory(len: u32) -> usize {
+    usize::try_from(len).expect("usize has 64 bits")
 }
 
 fn geometry_of(ready: &Ready) -> Geometry {
@@ -189,8 +174,27 @@ impl BlockDevice for Link {
             return IoFuture::ready(Err(self.too_long(at, from.byte_len())));
         };
         let flags = if how == Durability::Fua { CMD_FLAG_FUA } else { 0 };
-        let reply = self.submit(CMD_WRITE, flags, at, len, Some(from), None);
-        IoFuture::later(async move { reply.await.map(drop) })
+        let most = WRITE_PIECE_BYTES.min(self.0.ready.export.block.max);
+        if len <= most {
+            let reply = self.submit(CMD_WRITE, flags, at, len, Some(from), None);
+            return IoFuture::later(async move { reply.await.map(drop) });
+        }
+        let replies: Vec<Reply> = (0..len)
+            .step_by(in_memory(most))
+            .map(|start| {
+                let part = most.min(len - start);
+                let data = from.slice(in_memory(start), in_memory(part));
+                self.submit(CMD_WRITE, flags, at + ByteLen(u64::from(start)), part, Some(data), None)
+            })
+            .collect();
+        IoFuture::later(async move {
+            // All of them are waited for: what is still under way when this is answered could overtake what comes next.
+            let mut all = Ok(());
+            for reply in replies {
+                all = all.and(reply.await.map(drop));
+            }
+            all
+        })
     }
 
     fn flush(&self) -> IoFuture<()> {
@@ -222,16 +226,21 @@ impl Link {
 }
 
 impl Shared {
+    /// Whether the target answers our heartbeat.
+    fn knows_heartbeat(&self) -> bool {
+        self.ready.context.is_some()
+    }
+
     fn end(&self, reason: impl Into<String>) {
         if !self.alive.replace(false) {
             return;
         }
         *self.reason.borrow_mut() = reason.into();
         let mut state = self.state.borrow_mut();
-        let unanswered = std::mem::take(&mut state.waiting);
+        let unanswered = state.requests.give_up();
         let task = state.task.take();
         drop(state);
-        unanswered.into_values().for_each(|waiting| waiting.answer.give(Err(DeviceError::Disconnected)));
+        unanswered.for_each(|waiting| waiting.answer(Err(DeviceError::Disconnected)));
         self.lost.wake_all();
         if let Some(task) = task {
             task.wake();
@@ -240,42 +249,18 @@ impl Shared {
 
     /// An answer of the target. ESHUTDOWN is not passed on: this connection serves nothing any more, and the next
     /// attach says whether the epoch is over.
-    fn answered(&self, waiting: Waiting, result: Result<(), NbdError>) -> Result<(), String> {
+    fn answered(waiting: Waiting, result: Result<(), NbdError>) -> Result<(), String> {
         let result = match result {
-            Ok(()) => Ok(waiting.buffer),
+            Ok(()) => Ok(()),
             Err(NbdError::Shutdown) => {
-                waiting.answer.give(Err(DeviceError::Disconnected));
+                waiting.answer(Err(DeviceError::Disconnected));
                 return Err("the target ends this attachment".into());
             }
             Err(NbdError::Perm) => Err(DeviceError::ReadOnly),
             Err(error) => Err(DeviceError::Failed { errno: error.wire().try_into().expect("a small number") }),
         };
-        waiting.answer.give(result);
+        waiting.answer(result);
         Ok(())
-    }
-}
-
-impl Answer {
-    fn give(&self, result: Result<Option<IoBuf>, DeviceError>) {
-        let before = self.result.borrow_mut().replace(result);
-        assert!(before.is_none(), "an operation is answered once");
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
-/// What an operation waits for.
-struct Reply(Rc<Answer>);
-
-impl Future for Reply {
-    type Output = Result<Option<IoBuf>, DeviceError>;
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(result) = self.0.result.borrow_mut().take() {
-            return Poll::Ready(result);
-        }
-        *self.0.waker.borrow_mut() = Some(cx.waker().clone());
-        Poll::Pending
     }
 }
 
@@ -285,12 +270,14 @@ struct Running<S> {
     stream: S,
     inbox: Inbox,
     health: Health,
+    /// Bytes that the target's machine had acknowledged at the last look.
+    acknowledged: u64,
     alarm: Task,
     rt: Rt,
     heard: Rc<Cell<Option<Moment>>>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Future for Running<S> {
+impl<S: Wire> Future for Running<S> {
     type Output = ();
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
@@ -308,11 +295,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Running<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Running<S> {
+impl<S: Wire> Running<S> {
     /// Receives, sends and looks at the clock until nothing more can be done now.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), String> {
         self.receive(cx)?;
         while self.alarm.as_mut().poll(cx).is_ready() {
+            self.look_at_acknowledged();
             let next = match self.health.tick(self.rt.now()) {
                 Verdict::Dead(silent) => return Err(format!("the target was silent for {silent}")),
                 Verdict::Probe(next) => {
@@ -323,8 +311,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Running<S> {
             };
             self.alarm = self.rt.sleep_until(next);
         }
-        let sent = self.shared.state.borrow_mut().outbox.poll_send(&mut self.stream, cx);
-        sent.map(drop).map_err(|error| format!("sending to the target: {error}"))
+        let sent = self.shared.state.borrow_mut().requests.poll_send(&mut self.stream, cx);
+        sent.map_err(|error| format!("sending to the target: {error}"))
+    }
+
+    /// Bytes that arrive at the target's machine are life while more of ours is under way: a probe may be behind it. A
+    /// target that knows our heartbeat answers it as soon as it has it. Another one may have to read its media for that:
+    /// there it is life that its machine takes the probes.
+    fn look_at_acknowledged(&mut self) {
+        let Some(now) = self.stream.acknowledged() else { return };
+        let more = now.bytes > std::mem::replace(&mut self.acknowledged, now.bytes);
+        let on_its_way = !now.all || !self.shared.state.borrow().requests.outbox_is_empty();
+        if more && (on_its_way || !self.shared.knows_heartbeat()) {
+            self.health.acknowledged(self.rt.now());
+        }
     }
 
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<(), String> {
@@ -339,34 +339,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Running<S> {
                 let mut state = self.shared.state.borrow_mut();
                 match self
                     .inbox
-                    .next(&mut state.waiting)
+                    .next(&mut state.requests.waiting)
                     .map_err(|broken| format!("the target broke the protocol: {broken}"))?
                 {
                     Heard::More => break,
                     Heard::Part => {}
                     Heard::Finished(cookie, result) => {
-                        let waiting = state.waiting.remove(&cookie).expect("the inbox names requests that wait");
+                        let waiting = state.requests.finish(cookie);
                         drop(state);
                         // A refusal does not count here: it may say that the epoch is over.
                         if result.is_ok() && waiting.probed.is_some() {
                             self.heard.set(self.heard.get().max(waiting.probed));
                         }
-                        self.shared.answered(waiting, result)?;
+                        Shared::answered(waiting, result)?;
                     }
                 }
             }
         }
     }
 
-    /// A read of one block whose answer nobody waits for: that anything comes is what counts.
+    /// That anything comes back is what counts. The heartbeat is answered by the target's gate, from memory; a target that
+    /// does not know it is asked for one block.
     fn probe(&self) {
-        let block = self.shared.geometry.block_bytes;
-        let buffer = IoBuf::new(usize::try_from(block).expect("usize has 64 bits"));
-        let (asked, cookie) = (self.rt.now(), self.shared.state.borrow().next_cookie);
-        drop(Link(Rc::clone(&self.shared)).submit(CMD_READ, 0, ByteOffset(0), block, None, Some(buffer)));
-        if let Some(waiting) = self.shared.state.borrow_mut().waiting.get_mut(&cookie) {
-            waiting.probed = Some(asked);
-        }
+        let (shared, len) = (&self.shared, self.shared.geometry.block_bytes);
+        let (command, flags, buffer) = if shared.knows_heartbeat() {
+            (CMD_BLOCK_STATUS, CMD_FLAG_REQ_ONE, None)
+        } else {
+            (CMD_READ, 0, Some(IoBuf::new(in_memory(len))))
+        };
+        let request = Request { flags, command, cookie: 0, at: ByteOffset(0), len };
+        shared.state.borrow_mut().requests.probe(request, &shared.ready, buffer, self.rt.now());
     }
 
     /// Lets the target know, if the stream takes it at once.
@@ -374,7 +376,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Running<S> {
         let request = Request { flags: 0, command: CMD_DISC, cookie: 0, at: ByteOffset(0), len: 0 };
         let mut last = Outbox::<IoData>::default();
         last.put(Weight::default(), None, |heads| heads.extend_from_slice(&encode_request(&request)));
-        let clean = self.shared.state.borrow().outbox.is_empty();
+        let clean = self.shared.state.borrow().requests.outbox_is_empty();
         if clean {
             let _ = last.poll_send(&mut self.stream, cx);
         }

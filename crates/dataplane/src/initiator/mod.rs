@@ -12,7 +12,10 @@ mod connect;
 mod inbox;
 mod incarnation;
 mod link;
+mod requests;
 mod serve;
+#[cfg(test)]
+mod test;
 
 use crate::config::ConfigError;
 use crate::control::{self, Answering};
@@ -66,6 +69,15 @@ impl InitiatorError {
             Self::Tls(_) | Self::Counter(_) | Self::Net(_) | Self::System(_) => String::new(),
         }
     }
+}
+
+/// Whether an initiator would start with this configuration: it is read, and so is the certificate. Nothing is touched.
+///
+/// # Errors
+/// [`InitiatorError`].
+pub fn check(config_file: &Path) -> Result<(), InitiatorError> {
+    Config::load(config_file)?.tls.map(Credentials::load).transpose()?;
+    Ok(())
 }
 
 /// Runs an initiator until SIGTERM or SIGINT.
@@ -160,7 +172,8 @@ impl Held {
         *self.hold.borrow_mut() = Some(hold.clone());
         tokio::task::spawn_local(Rc::clone(&self).log_changes(hold.clone()));
         let served = Served { name: self.config.name.clone(), mode: self.config.mode, disk: Rc::new(hold) };
-        match Listener::unix(&self.config.socket) {
+        // It may have been restarted: QEMU, another user, connects again by itself.
+        match Listener::unix_of_folder(&self.config.socket) {
             Ok(listener) => {
                 tracing::info!(volume = %self.config.name, "served on {}", self.config.socket.display());
                 serve::serve(listener, Rc::new(served)).await;

@@ -1,7 +1,7 @@
 //! The guest's side: NBD on a Unix socket for QEMU. One export, the volume; no TLS, since only who may open the socket
 //! comes in (mode 0600).
 
-use crate::session::{Leave, Session, export_info};
+use crate::session::{Connections, Leave, Session, export_info};
 use block::Disk;
 use host::net::{Listener, Transport};
 use std::io;
@@ -72,7 +72,7 @@ impl Served {
                     machine.answer_list(Ok(&[only]));
                 }
                 Some(ServerCommand::OpenExport { name, .. }) if name.is_empty() || name == self.name.as_str() => {
-                    machine.answer_open(Ok(export_info(self.disk.geometry(), self.mode)));
+                    machine.answer_open(Ok(export_info(self.disk.geometry(), self.mode, Connections::Many)));
                 }
                 Some(ServerCommand::OpenExport { name, .. }) => {
                     let text = format!("this socket serves '{}', not '{name}'", self.name);

@@ -3,10 +3,10 @@
 //! One turn: take what the disk has finished, start every request that is here, send every answer that is ready in one
 //! gathered send, receive all there is in one receive. Answers that are there at once never see a queue of futures.
 //!
-//! Invariants: at most [`REQUESTS_MAX`] requests and [`BYTES_MAX`] of payload are in memory, counted until the answer
-//! has left; beyond that nothing is received, and TCP tells the client. What was started is answered, unless the
-//! connection breaks; then it runs to its end below the gate all the same. This module does *not* know epochs: the disk
-//! it is given refuses.
+//! Invariants: so many requests and so much payload ([`Weight::has_room`]) are in memory, counted until the answer has left;
+//! beyond that nothing is received, and TCP tells the client. A block status is the client's heartbeat: it is answered from
+//! memory, and has a place of its own. What was started is answered, unless the connection breaks; then it runs to its end
+//! below the gate all the same. This module does *not* know epochs: the disk and the [`Admission`] it is given refuse.
 //!
 //! ```text
 //!            revoked                1 s later, or stop, DISC, end of stream
@@ -18,12 +18,12 @@ mod export;
 mod inbox;
 mod operation;
 #[cfg(test)]
-mod test;
+pub(crate) mod test;
 
-pub use export::export_info;
+pub use export::{Connections, export_info};
 
-use crate::stream::{Outbox, Weight};
-use block::{Disk, IoBuf};
+use crate::stream::{BEATS_MAX, Outbox, Weight};
+use block::{DeviceError, Disk, IoBuf};
 use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
 use inbox::{Inbox, Next, Payload};
@@ -38,14 +38,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
 use wire::nbd::{
-    Extent, Limits, Negotiated, Operation, Request, Verdict, WireError, block_status, push_error, push_read_head,
-    push_success,
+    Contexts, Extent, Limits, Negotiated, Operation, Request, Verdict, WireError, block_status, push_error,
+    push_read_head, push_success,
 };
 
-/// Requests in flight per connection: four times what a kernel client or QEMU sends by default.
-const REQUESTS_MAX: u32 = 128;
-/// Payload in memory per connection: two requests of the largest size, so that one can be sent while the next is done.
-const BYTES_MAX: u64 = 64 << 20;
 /// After a revocation the client's requests on their way are answered (refused), so that it learns why; then it must go.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long answers may take to leave once nothing more is received.
@@ -86,13 +82,25 @@ pub struct Meter {
     pub answered: Cell<u64>,
 }
 
+/// Who let the client in.
+pub trait Admission {
+    /// The client has sent something.
+    fn heard(&self);
+
+    /// Whether it may still read.
+    ///
+    /// # Errors
+    /// What a read would be answered; no disk is touched for that.
+    fn standing(&self) -> Result<(), DeviceError>;
+}
+
 /// A session; the future ends when the connection can be closed.
 pub struct Session<S> {
     stream: S,
     disk: Disk,
     limits: Limits,
     structured: bool,
-    allocation_id: Option<u32>,
+    contexts: Contexts,
     inbox: Inbox,
     outbox: Outbox<IoBuf>,
     work: FuturesUnordered<Work>,
@@ -100,6 +108,7 @@ pub struct Session<S> {
     /// Whole requests were all taken: only a receive brings more.
     wants_bytes: bool,
     leave: Option<Pin<Box<dyn Future<Output = Leave>>>>,
+    admission: Option<Rc<dyn Admission>>,
     phase: Phase,
     meter: Rc<Meter>,
 }
@@ -123,18 +132,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Self {
             stream,
             disk,
-            limits: Limits::of(&negotiated.export, negotiated.base_allocation.is_some()),
+            limits: Limits::of(&negotiated.export, !negotiated.contexts.is_empty()),
             structured: negotiated.structured,
-            allocation_id: negotiated.base_allocation,
+            contexts: negotiated.contexts,
             inbox: Inbox::new(received),
             outbox: Outbox::default(),
             work: FuturesUnordered::new(),
             in_flight: Weight::default(),
             wants_bytes: true,
             leave: Some(Box::pin(leave)),
+            admission: None,
             phase: Phase::Open,
             meter: Rc::default(),
         }
+    }
+
+    /// Who let the client in; without it everybody stays in.
+    #[must_use]
+    pub fn admitted_by(mut self, admission: Rc<dyn Admission>) -> Self {
+        self.admission = Some(admission);
+        self
     }
 
     /// What others may see.
@@ -219,8 +236,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Starts or refuses one request; `false` if it has to wait.
     fn decide(&mut self, request: &Request) -> Result<bool, Ended> {
         match self.limits.check(request) {
+            Verdict::Do(Operation::BlockStatus { len, .. }) if self.in_flight.beats < BEATS_MAX => {
+                self.inbox.accept();
+                self.in_flight.add(Weight::BEAT);
+                self.block_status(request, len, Weight::BEAT);
+                Ok(true)
+            }
             Verdict::Do(operation) => Ok(self.admit(request, operation)),
-            Verdict::Refuse { .. } if !self.has_room(0) => Ok(false),
+            Verdict::Refuse { .. } if !self.in_flight.has_room(0) => Ok(false),
             Verdict::Refuse { error, skip } => {
                 self.inbox.skip(skip);
                 self.in_flight.add(Weight::of(0));
@@ -243,7 +266,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Operation::Read { len, .. } | Operation::Write { len, .. } => u64::from(len),
             _ => 0,
         };
-        if !self.has_room(bytes) {
+        if !self.in_flight.has_room(bytes) {
             return false;
         }
         if !matches!(operation, Operation::Write { .. }) {
@@ -275,15 +298,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn begin(&mut self, request: &Request, operation: Operation, weight: Weight, data: Option<IoBuf>) {
-        if let (Operation::BlockStatus { len, .. }, Some(id)) = (operation, self.allocation_id) {
-            // Volumes are fully allocated and do not know which blocks are zero.
-            let all = [Extent { len, state: 0 }];
-            return self.outbox.put(weight, None, |heads| block_status(heads, request.cookie, id, &all));
+        if let Operation::BlockStatus { len, .. } = operation {
+            return self.block_status(request, len, weight);
         }
         let cookie = request.cookie;
         match begin(&self.disk, operation, data).try_now() {
             Ok(answer) => self.finish(Finished { cookie, at: request.at, weight, answer }),
             Err(doing) => self.work.push(Work::new(cookie, request.at, weight, doing)),
+        }
+    }
+
+    /// Answered from memory. Volumes are fully allocated and do not know which blocks are zero.
+    fn block_status(&mut self, request: &Request, len: u32, weight: Weight) {
+        let (cookie, contexts) = (request.cookie, self.contexts);
+        match self.admission.as_ref().map_or(Ok(()), |admission| admission.standing()) {
+            Ok(()) => {
+                let all = [Extent { len, state: 0 }];
+                self.outbox.put(weight, None, |heads| block_status(heads, cookie, contexts, &all));
+            }
+            Err(error) => self.finish(Finished { cookie, at: request.at, weight, answer: Err(error) }),
         }
     }
 
@@ -305,14 +338,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn give_back(&mut self, sent: Weight) -> bool {
         self.in_flight.remove(sent);
         self.meter.in_flight.set(self.in_flight.requests);
-        self.meter.answered.set(self.meter.answered.get() + u64::from(sent.requests));
+        self.meter.answered.set(self.meter.answered.get() + u64::from(sent.requests + sent.beats));
         sent != Weight::default()
-    }
-
-    /// One request is always let in, however large: otherwise it would wait for ever.
-    fn has_room(&self, bytes: u64) -> bool {
-        let Weight { requests, bytes: held } = self.in_flight;
-        requests == 0 || (requests < REQUESTS_MAX && held + bytes <= BYTES_MAX)
     }
 
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
@@ -324,7 +351,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return Ok(false);
         }
         match self.inbox.poll_receive(&mut self.stream, cx) {
-            Poll::Ready(Ok(true)) => Ok(true),
+            Poll::Ready(Ok(true)) => {
+                if let Some(admission) = &self.admission {
+                    admission.heard();
+                }
+                Ok(true)
+            }
             Poll::Ready(Ok(false)) => {
                 self.drain(Ended::Closed);
                 Ok(true)

@@ -10,7 +10,7 @@ use units::{ByteLen, ByteOffset};
 use wire::nbd::{Limits, NbdError, Operation};
 
 /// Zeroes are written in pieces of this length, each admitted by the gate for itself: one request may cover 4 GiB, and
-/// a raise must not wait for all of that (FENCE_DRAIN_MAX_MS is 1500; a slow disk writes 4 MiB in 100 ms).
+/// a raise must not wait for all of that (`FENCE_DRAIN_MAX` is 1500 ms; a slow disk writes 4 MiB in 100 ms).
 const ZERO_PIECE: ByteLen = ByteLen::mib(4);
 /// Discards likewise: they move no data, but disks are slow at many of them.
 const DISCARD_PIECE: ByteLen = ByteLen::mib(64);

@@ -1,6 +1,7 @@
 //! The session on a stream in memory, with a disk whose answers come at once, later, or not before they are called.
 
 use super::*;
+use crate::stream::REQUESTS_MAX;
 use block::{BlockDevice, DeviceError, Durability, Geometry, IoData, IoFuture};
 use std::cell::RefCell;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -9,25 +10,33 @@ use units::{ByteLen, ByteOffset, Epoch};
 use wire::nbd::constant::{
     CMD_BLOCK_STATUS, CMD_DISC, CMD_FLAG_FUA, CMD_FLUSH, CMD_READ, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES,
 };
-use wire::nbd::{BlockSizes, ExportInfo, NbdError, ReplyBody, TransmissionFlags, decode_reply, encode_request};
+use wire::nbd::{
+    BlockSizes, Context, ExportInfo, NbdError, ReplyBody, TransmissionFlags, decode_reply, encode_request,
+};
 
-const SIZE: usize = 80 << 20;
+pub(crate) const SIZE: usize = 80 << 20;
 
 /// A disk in memory that writes down what it was asked.
 #[derive(Default)]
-struct Desk {
-    bytes: RefCell<Vec<u8>>,
+pub(crate) struct Desk {
+    pub(crate) bytes: RefCell<Vec<u8>>,
     log: RefCell<Vec<String>>,
     /// Operations wait for a call while this is set.
-    held: Cell<bool>,
-    called: Notify,
+    pub(crate) held: Cell<bool>,
+    pub(crate) called: Notify,
     refusal: Cell<Option<DeviceError>>,
     running: Cell<u32>,
     running_most: Cell<u32>,
 }
 
+impl Desk {
+    pub(crate) fn new() -> Rc<Self> {
+        Rc::new(Self { bytes: RefCell::new(vec![0; SIZE]), ..Self::default() })
+    }
+}
+
 #[derive(Clone)]
-struct DeskDisk(Rc<Desk>);
+pub(crate) struct DeskDisk(pub(crate) Rc<Desk>);
 
 impl DeskDisk {
     fn act<T: Unpin + 'static>(&self, words: String, act: impl FnOnce(&Desk) -> T + 'static) -> IoFuture<T> {
@@ -96,7 +105,7 @@ struct Bench {
 impl Bench {
     /// A session that runs as a task of this thread's `LocalSet`; `pipe` bytes fit between the two ends.
     fn new(structured: bool, pipe: usize) -> Self {
-        let desk = Rc::new(Desk { bytes: RefCell::new(vec![0; SIZE]), ..Desk::default() });
+        let desk = Desk::new();
         let (client, server) = tokio::io::duplex(pipe);
         let flags = [
             TransmissionFlags::SEND_FLUSH,
@@ -107,8 +116,9 @@ impl Bench {
         let flags = flags.into_iter().fold(TransmissionFlags::HAS_FLAGS, TransmissionFlags::with);
         let size = ByteLen(SIZE as u64);
         let export = ExportInfo { size, flags, block: BlockSizes::DEFAULT, name: None, description: None };
-        let allocation = structured.then_some(1);
-        let negotiated = Negotiated { name: "v".into(), export, structured, base_allocation: allocation };
+        let allocation = Contexts::default().with(Context::BaseAllocation);
+        let contexts = if structured { allocation } else { Contexts::default() };
+        let negotiated = Negotiated { name: "v".into(), export, structured, contexts };
         let (leave, left) = tokio::sync::oneshot::channel();
         let left = async move {
             match left.await {

@@ -4,6 +4,7 @@
 //! Invariant: bytes leave in the order they were put in; what a request weighs is given back when the last byte of
 //! its answer has left, so a client that does not read cannot make us keep more than it may have in flight.
 
+use super::Weight;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::ops::Deref;
@@ -16,15 +17,6 @@ const SLICES_MAX: usize = 128;
 /// Heads already sent are cut off the buffer when there are this many bytes of them.
 const HEADS_SLACK_BYTES: usize = 16 << 10;
 
-/// Requests and bytes, counted from the request's start until its answer has left.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Weight {
-    /// How many requests.
-    pub requests: u32,
-    /// Payload in memory for them.
-    pub bytes: u64,
-}
-
 /// The queue.
 pub struct Outbox<B> {
     heads: Vec<u8>,
@@ -33,6 +25,8 @@ pub struct Outbox<B> {
     pieces: VecDeque<Piece<B>>,
     /// Bytes of the first piece that have left.
     first_sent: usize,
+    /// Bytes of all pieces that have not left.
+    unsent: usize,
     unflushed: bool,
 }
 
@@ -58,7 +52,7 @@ impl<B: Deref<Target = [u8]>> Content<B> {
 
 impl<B> Default for Outbox<B> {
     fn default() -> Self {
-        Self { heads: Vec::new(), heads_sent: 0, pieces: VecDeque::new(), first_sent: 0, unflushed: false }
+        Self { heads: Vec::new(), heads_sent: 0, pieces: VecDeque::new(), first_sent: 0, unsent: 0, unflushed: false }
     }
 }
 
@@ -68,11 +62,17 @@ impl<B: Deref<Target = [u8]>> Outbox<B> {
         self.pieces.is_empty() && !self.unflushed
     }
 
+    /// How many bytes have not left.
+    pub fn unsent_bytes(&self) -> usize {
+        self.unsent
+    }
+
     /// Queues an answer: `write` appends its head, `body` follows.
     pub fn put(&mut self, weight: Weight, body: Option<B>, write: impl FnOnce(&mut Vec<u8>)) {
         let before = self.heads.len();
         write(&mut self.heads);
         let added = self.heads.len() - before;
+        self.unsent += added + body.as_ref().map_or(0, |data| data.len());
         let head_weight = if body.is_some() { Weight::default() } else { weight };
         match self.pieces.back_mut() {
             Some(Piece { content: Content::Head(len), weight }) => {
@@ -128,6 +128,7 @@ impl<B: Deref<Target = [u8]>> Outbox<B> {
     }
 
     fn advance(&mut self, mut sent: usize) -> Weight {
+        self.unsent -= sent;
         let mut given_back = Weight::default();
         while let Some(first) = self.pieces.front() {
             let left = first.content.len() - self.first_sent;
@@ -152,28 +153,6 @@ impl<B: Deref<Target = [u8]>> Outbox<B> {
             self.heads_sent = 0;
         }
         given_back
-    }
-}
-
-impl Weight {
-    /// One request with this much payload.
-    pub fn of(bytes: u64) -> Self {
-        Self { requests: 1, bytes }
-    }
-
-    /// Adds another.
-    pub fn add(&mut self, more: Self) {
-        self.requests += more.requests;
-        self.bytes += more.bytes;
-    }
-
-    /// Takes another away.
-    ///
-    /// # Panics
-    /// If it was never added.
-    pub fn remove(&mut self, less: Self) {
-        let rest = self.requests.checked_sub(less.requests).zip(self.bytes.checked_sub(less.bytes));
-        (self.requests, self.bytes) = rest.expect("only what was added is given back");
     }
 }
 
@@ -236,6 +215,7 @@ mod test {
                 back.add(outbox.poll_send(&mut stream, &mut Context::from_waker(Waker::noop())).unwrap());
             }
             assert_eq!(stream.taken, expect, "step {step}");
+            assert_eq!(outbox.unsent_bytes(), 0, "step {step}");
             assert_eq!(back, put, "step {step}");
             assert!(outbox.heads.is_empty());
         }

@@ -127,7 +127,12 @@ impl Director {
             Some(Entry::Busy(what)) => return Err(busy(&pool, what)),
             Some(Entry::Stopped | Entry::Failed(_)) | None => {}
         }
-        let places = self.places(known.as_ref().map_or(&[][..], |known| &known.members), &members);
+        // Who names disks with that word says which of the members to go on with: no others are looked for.
+        let places = if degraded && !members.is_empty() {
+            members
+        } else {
+            self.places(known.as_ref().map_or(&[][..], |known| &known.members), &members)
+        };
         if places.is_empty() {
             let hint = "name its disks: muskox ctl pool start NAME DISK…";
             return Err(Refusal::new(Code::NotFound, format!("no pool '{pool}' is known here"), hint));

@@ -18,7 +18,8 @@ mod pool;
 
 use crate::config::ConfigError;
 use crate::control;
-use config::Config;
+use crate::credentials::Credentials;
+use config::{Config, Trust};
 use director::Director;
 use host::net::Listener;
 use known::{Known, KnownError};
@@ -56,6 +57,19 @@ impl TargetError {
             Self::System(_) => "check the limits of this process (ulimit -a)".to_owned(),
         }
     }
+}
+
+/// Whether a target would start with this configuration: it is read, and so are the certificates. Nothing is touched.
+///
+/// # Errors
+/// [`TargetError`].
+pub fn check(config_file: &Path) -> Result<(), TargetError> {
+    for listener in Config::load(config_file)?.listeners {
+        if let Trust::Tls(files) = listener.trust {
+            Credentials::load(files).map_err(ListenError::from)?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs a target until SIGTERM or SIGINT.

@@ -35,9 +35,14 @@ pub struct Facts {
     pub read_only: bool,
     /// Memory handed to the kernel starts on a multiple of this (1 if I/O goes through the page cache).
     pub memory_align: usize,
+    /// How many operations the device's own queue takes.
+    pub queue_depth: usize,
     /// What a person should know about this disk.
     pub notes: Vec<String>,
 }
+
+/// What a file is given at once: how deep the queue behind it is, nobody says.
+const FILE_QUEUE_DEPTH: usize = 64;
 
 /// Linux: `include/uapi/linux/magic.h`.
 const TMPFS_MAGIC: u32 = 0x0102_1994;
@@ -81,8 +86,8 @@ impl Facts {
             volatile_cache: queue.volatile_cache(),
             discard: !read_only && can_discard(file, kind, &queue, end),
         };
-        let path = path.to_owned();
-        Ok(Self { path, kind, geometry, direct, in_memory, read_only, memory_align: align.memory, notes })
+        let (path, memory_align, queue_depth) = (path.to_owned(), align.memory, queue.depth());
+        Ok(Self { path, kind, geometry, direct, in_memory, read_only, memory_align, queue_depth, notes })
     }
 }
 
@@ -171,6 +176,11 @@ impl Queue {
 
     fn number(&self, name: &str) -> Option<u64> {
         self.text(name)?.parse().ok()
+    }
+
+    /// A request above this waits in the kernel. Source: Linux `Documentation/ABI/stable/sysfs-block`, `queue/nr_requests`.
+    fn depth(&self) -> usize {
+        self.number("nr_requests").and_then(|count| usize::try_from(count).ok()).unwrap_or(FILE_QUEUE_DEPTH)
     }
 
     /// Whether an answered write may be lost. Anything but a clear "write through" is a yes.

@@ -1,7 +1,8 @@
 //! One open disk and the jobs it is given, done the blocking way. The ring does the same jobs without blocking.
 //!
 //! Invariant: a job ends as a whole or fails. A short transfer goes on where it stopped; the end of the file inside the
-//! device, or a stop within a block, is EIO. A failure is never tried again.
+//! device, or a stop within a block, is EIO. A failure of the device is never tried again; a kernel that is short of
+//! something has not asked the device, and is asked again ([`Patience`]).
 
 use super::facts::{Facts, Kind};
 use block::{DeviceError, IoBuf, IoData};
@@ -9,6 +10,7 @@ use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use rustix::io::{Errno, ReadWriteFlags, pread, pwritev2};
 use std::fs::File;
 use std::io::IoSlice;
+use std::time::{Duration, Instant};
 use units::{ByteLen, ByteOffset};
 
 /// Zeroes are written in pieces of this size where the kernel cannot make them.
@@ -66,17 +68,66 @@ pub(super) fn failed(errno: Errno) -> DeviceError {
     DeviceError::Failed { errno: errno.raw_os_error() }
 }
 
+/// Waiting for a kernel that is short of memory or of requests for a queue.
+#[derive(Default)]
+pub(super) struct Patience {
+    since: Option<Instant>,
+    rests: u32,
+}
+
+impl Patience {
+    /// As long as the array's patience with a member that does not answer (30 s), twice: it is the one that decides.
+    const ENDS: Duration = Duration::from_secs(60);
+    const REST_MAX: Duration = Duration::from_millis(100);
+
+    /// How long to wait before the job is tried again; `None` if that errno is an answer. Interrupted calls and calls that
+    /// would have waited (EINTR, EAGAIN) have done nothing, and the block layer says ENOMEM for what it had no resources
+    /// for. Source: Linux `block/blk-core.c`, `blk_errors`.
+    pub(super) fn rest_after(&mut self, errno: Errno) -> Option<Duration> {
+        if !matches!(errno, Errno::AGAIN | Errno::NOMEM | Errno::INTR) {
+            return None;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= Self::ENDS {
+            return None;
+        }
+        let rest = Duration::from_millis(1 << self.rests.min(10)).min(Self::REST_MAX);
+        self.rests += 1;
+        Some(rest)
+    }
+}
+
 impl OpenFile {
-    /// Does `job`, blocking.
+    /// Does `job`, blocking, and waits while the kernel is short of something.
     pub(super) fn run(&self, job: &mut Job) -> Result<(), DeviceError> {
-        let done = match job {
+        let mut patience = Patience::default();
+        loop {
+            match self.attempt(job) {
+                Ok(()) => return Ok(()),
+                Err(errno) => match patience.rest_after(errno) {
+                    Some(rest) => std::thread::sleep(rest),
+                    None => return Err(failed(errno)),
+                },
+            }
+        }
+    }
+
+    /// Does `job` without waiting; `None`: the kernel is short of something, try again.
+    pub(super) fn run_at_once(&self, job: &mut Job) -> Option<Result<(), DeviceError>> {
+        match self.attempt(job) {
+            Ok(()) => Some(Ok(())),
+            Err(errno) => Patience::default().rest_after(errno).is_none().then(|| Err(failed(errno))),
+        }
+    }
+
+    fn attempt(&self, job: &mut Job) -> Result<(), Errno> {
+        match job {
             Job::Read { at, into } => self.read(*at, into),
             Job::Write { at, from, fua } => self.write(*at, from, *fua),
             Job::Flush => fdatasync(&self.file),
             Job::Discard { at, len } => self.discard(*at, *len),
             Job::WriteZeroes { at, len, fua, may_unmap } => self.write_zeroes(*at, *len, *fua, *may_unmap),
-        };
-        done.map_err(failed)
+        }
     }
 
     fn read(&self, at: ByteOffset, into: &mut [u8]) -> Result<(), Errno> {

@@ -14,6 +14,7 @@
 mod error;
 mod facts;
 mod file;
+mod lanes;
 mod lock;
 mod pool;
 mod ring;
@@ -23,6 +24,7 @@ pub use facts::{Facts, Kind};
 
 use block::{BlockDevice, DeviceError, Disk, Durability, Geometry, IoBuf, IoData, IoFuture};
 use file::{Job, OpenFile};
+use lanes::{DiskKey, Lane};
 use pool::Pool;
 use ring::Ring;
 use std::path::Path;
@@ -141,15 +143,45 @@ impl Opened {
             Engine::Ring => Some(Ring::of_thread().map_err(refused)?),
             Engine::Pool | Engine::Inline => None,
         };
-        Ok(Rc::new(FileDisk { file: Arc::new(self.file), engine: self.engine, ring, pool: Pool::of_thread() }))
+        let engines = Engines::new(ring, Pool::of_thread(), self.file.facts.queue_depth);
+        let (file, engine) = (Arc::new(self.file), self.engine);
+        Ok(Rc::new(FileDisk { file, engine, engines: Rc::new(engines), lane: Lane::Data }))
+    }
+}
+
+/// The engines of this thread, and this disk's place in them.
+struct Engines {
+    ring: Option<(Rc<Ring>, DiskKey)>,
+    pool: Rc<Pool>,
+    in_pool: DiskKey,
+}
+
+impl Engines {
+    fn new(ring: Option<Rc<Ring>>, pool: Rc<Pool>, queue_depth: usize) -> Self {
+        let in_pool = pool.open();
+        let in_ring = |ring: Rc<Ring>| {
+            let key = ring.open(queue_depth);
+            (ring, key)
+        };
+        Self { ring: ring.map(in_ring), pool, in_pool }
+    }
+}
+
+impl Drop for Engines {
+    fn drop(&mut self) {
+        self.pool.close(self.in_pool);
+        if let Some((ring, key)) = &self.ring {
+            ring.close(*key);
+        }
     }
 }
 
 struct FileDisk {
     file: Arc<OpenFile>,
     engine: Engine,
-    ring: Option<Rc<Ring>>,
-    pool: Rc<Pool>,
+    engines: Rc<Engines>,
+    /// Where its reads and writes queue.
+    lane: Lane,
 }
 
 impl FileDisk {
@@ -163,27 +195,40 @@ impl FileDisk {
     /// Does a read, a write or a flush; `then` takes the answer out of the finished job.
     fn transfer<T: Unpin + 'static>(&self, mut job: Job, then: fn(Job) -> T) -> IoFuture<T> {
         let file = Arc::clone(&self.file);
-        match (self.engine, &self.ring) {
-            (Engine::Inline, _) => IoFuture::ready(file.run(&mut job).map(|()| then(job))),
-            (Engine::Ring, Some(ring)) => {
-                let ring = Rc::clone(ring);
-                IoFuture::later(async move { ring.start(file, job).await.map(then) })
+        let lane = if matches!(job, Job::Flush) { Lane::Flush } else { self.lane };
+        match (self.engine, &self.engines.ring) {
+            (Engine::Inline, _) => match file.run_at_once(&mut job) {
+                Some(done) => IoFuture::ready(done.map(|()| then(job))),
+                None => self.by_pool(lane, job, then),
+            },
+            (Engine::Ring, Some(_)) => {
+                let engines = Rc::clone(&self.engines);
+                IoFuture::later(async move {
+                    let (ring, key) = engines.ring.as_ref().expect("seen above");
+                    ring.start(*key, lane, file, job).await.map(then)
+                })
             }
-            _ => self.by_pool(job, then),
+            _ => self.by_pool(lane, job, then),
         }
     }
 
     /// Does a discard or a write of zeroes: rare, and long in the kernel.
     fn change_range(&self, mut job: Job, len: ByteLen) -> IoFuture<()> {
-        if self.engine == Engine::Inline && len <= INLINE_RANGE_MAX {
-            return IoFuture::ready(self.file.run(&mut job));
+        if self.engine == Engine::Inline
+            && len <= INLINE_RANGE_MAX
+            && let Some(done) = self.file.run_at_once(&mut job)
+        {
+            return IoFuture::ready(done);
         }
-        self.by_pool(job, drop)
+        self.by_pool(Lane::Range, job, drop)
     }
 
-    fn by_pool<T: Unpin + 'static>(&self, job: Job, then: fn(Job) -> T) -> IoFuture<T> {
-        let (pool, file) = (Rc::clone(&self.pool), Arc::clone(&self.file));
-        IoFuture::later(async move { pool.run(file, job).await.map(then) })
+    fn by_pool<T: Unpin + 'static>(&self, lane: Lane, job: Job, then: fn(Job) -> T) -> IoFuture<T> {
+        let (engines, file) = (Rc::clone(&self.engines), Arc::clone(&self.file));
+        IoFuture::later(async move {
+            let pool = Rc::clone(&engines.pool);
+            pool.run(engines.in_pool, lane, file, job).await.map(then)
+        })
     }
 
     /// The same bytes where O_DIRECT takes them from: a slice of a larger buffer may begin anywhere.
@@ -202,6 +247,11 @@ fn is_fua(how: Durability) -> bool {
 impl BlockDevice for FileDisk {
     fn geometry(&self) -> Geometry {
         self.file.facts.geometry
+    }
+
+    fn for_metadata(&self) -> Option<Disk> {
+        let (file, engines) = (Arc::clone(&self.file), Rc::clone(&self.engines));
+        Some(Rc::new(Self { file, engines, engine: self.engine, lane: Lane::Metadata }))
     }
 
     fn read(&self, at: ByteOffset, into: IoBuf) -> IoFuture<IoBuf> {

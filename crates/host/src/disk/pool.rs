@@ -1,19 +1,21 @@
 //! Threads that do blocking jobs for one data-plane thread: all of them where io_uring is forbidden, the rare ones
 //! (discard, zeroes) everywhere.
 //!
-//! A job belongs to the pool from the moment it is handed over, so it ends whether or not anybody still waits.
+//! A job belongs to the pool from the moment it is handed over, so it ends whether or not anybody still waits. Each disk
+//! has a budget of workers (see `lanes`), so that one that hangs leaves the others theirs.
 
 use super::file::{Job, OpenFile};
+use super::lanes::{Budget, DiskKey, Lane, Lanes, Share};
 use block::DeviceError;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Enough to keep a handful of disks busy; each thread costs a stack.
-const WORKERS_MAX: usize = 16;
+/// Workers of one disk, per lane: enough to keep it busy; each thread costs a stack. There are as many threads as all
+/// disks' budgets together, if all of them hang.
+const PER_DISK: Budget = Budget([2, 16, 2, 4]);
 
 /// How long the end of a data-plane thread waits for jobs. A disk that hangs longer must not keep the process alive;
 /// the worker that hangs in it still owns the job's buffers.
@@ -40,9 +42,8 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Work>,
+    lanes: Lanes<Work>,
     idle: usize,
-    running: usize,
     closed: bool,
 }
 
@@ -61,15 +62,14 @@ impl Shared {
     fn work(&self) {
         let mut queue = self.lock();
         loop {
-            if let Some(mut work) = queue.waiting.pop_front() {
-                queue.running += 1;
+            if let Some((share, Work { file, mut job, answer })) = queue.lanes.next() {
                 drop(queue);
-                let done = work.file.run(&mut work.job);
-                let _ = work.answer.send(done.map(|()| work.job));
-                // The file is let go before this worker counts as done: then the lock is free when the pool is quiet.
-                drop(work.file);
+                let done = file.run(&mut job);
+                // The file is let go before anybody hears: who drops a disk on which nothing runs can open it again.
+                drop(file);
+                let _ = answer.send(done.map(|()| job));
                 queue = self.lock();
-                queue.running -= 1;
+                queue.lanes.ended(share);
                 self.work_ended.notify_all();
             } else if queue.closed {
                 return;
@@ -94,20 +94,36 @@ impl Pool {
         })
     }
 
+    /// A new disk.
+    pub(super) fn open(&self) -> DiskKey {
+        self.shared.lock().lanes.open(PER_DISK)
+    }
+
+    /// No more comes for this disk.
+    pub(super) fn close(&self, disk: DiskKey) {
+        self.shared.lock().lanes.close(disk);
+    }
+
     /// Does `job` on a worker and gives it back.
-    pub(super) async fn run(self: Rc<Self>, file: Arc<OpenFile>, job: Job) -> Result<Job, DeviceError> {
+    pub(super) async fn run(
+        self: Rc<Self>,
+        disk: DiskKey,
+        lane: Lane,
+        file: Arc<OpenFile>,
+        job: Job,
+    ) -> Result<Job, DeviceError> {
         let (answer, answered) = oneshot::channel();
-        self.hand_over(Work { file, job, answer });
+        self.hand_over(Share { disk, lane }, Work { file, job, answer });
         // A worker that died in a job cannot say what became of it.
         answered.await.unwrap_or(Err(DeviceError::Failed { errno: rustix::io::Errno::IO.raw_os_error() }))
     }
 
-    fn hand_over(&self, work: Work) {
+    fn hand_over(&self, share: Share, work: Work) {
         let mut queue = self.shared.lock();
-        queue.waiting.push_back(work);
-        let crowded = queue.waiting.len() > queue.idle;
+        queue.lanes.push(share, work);
+        let (crowded, workers_max) = (queue.lanes.ready() > queue.idle, queue.lanes.budget());
         drop(queue);
-        if crowded && self.started.get() < WORKERS_MAX {
+        if crowded && self.started.get() < workers_max {
             self.start_worker();
         }
         self.shared.work_came.notify_one();
@@ -129,7 +145,7 @@ impl Drop for Pool {
         let mut queue = self.shared.lock();
         queue.closed = true;
         self.shared.work_came.notify_all();
-        let busy = |queue: &mut Queue| queue.running > 0 || !queue.waiting.is_empty();
+        let busy = |queue: &mut Queue| !queue.lanes.is_idle();
         let waited = self.shared.work_ended.wait_timeout_while(queue, CLOSE_WAIT, busy);
         if waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
             tracing::warn!("a disk has not answered within {CLOSE_WAIT:?}; its threads are left behind");

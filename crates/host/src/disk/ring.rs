@@ -4,22 +4,26 @@
 //! the driver is a task, too: the first operation wakes it, and it runs after the tasks that were ready before it.
 //!
 //! ```text
-//!  future ──start──▶ ops[slot], waiting ──driver: fill──▶ submission queue ──enter──▶ kernel
-//!    ▲                                                                                  │
-//!    └──────answer──────────── driver: reap ◀──────── completion queue ◀────────────────┘
+//!  future ──start──▶ ops[slot], lanes ──driver: fill──▶ submission queue ──enter──▶ kernel
+//!    ▲                                                                                │
+//!    └──────answer──────────── driver: reap ◀──────── completion queue ◀──────────────┘
 //! ```
+//! Each disk has a budget of operations in the kernel (see `lanes`). What the kernel cannot begin without waiting (every
+//! flush, and reads and writes where a file system or a full device queue makes them wait) it gives to threads of its
+//! own, by default four for each CPU and all disks; here it may have as many as the budgets, so that the threads that
+//! a disk keeps while it hangs are its own.
 //!
 //! Invariant: an operation, its buffer and its file stay in `ops`, unmoved in memory and unread by us, from the moment
 //! its entry is pushed until its completion was reaped, whether or not anybody still waits for it. If the driver has
 //! to go first, it waits for the kernel, and what the kernel still has then is leaked, not freed.
 
-use super::file::{Job, OpenFile, advance, failed};
+use super::file::{Job, OpenFile, Patience, advance, failed};
+use super::lanes::{Budget, DiskKey, Lane, Lanes, Share};
 use block::DeviceError;
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -30,16 +34,21 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::Sleep;
 
 /// Entries handed to the kernel at once.
 const SUBMIT_MAX: u32 = 256;
-/// Operations in the kernel at once: as many as its completion queue holds (twice the submission queue), so that it
-/// never overflows. What comes above waits in its future.
-const IN_KERNEL_MAX: usize = 512;
+/// Reads and writes of one disk in the kernel at once, at most: more than an ordinary disk has queue for.
+const DATA_MAX: usize = 256;
+/// Flushes of one disk: the block layer makes one of all that wait, but each waits in a thread.
+const FLUSHES_MAX: usize = 8;
+/// Metadata writes of one disk: an array has one at a time under way.
+const METADATA_MAX: usize = 4;
+/// What the completion queue holds: the budgets of fifteen disks. More than an array has; the kernel keeps what does not
+/// fit (IORING_FEAT_NODROP, Linux 5.5).
+const COMPLETIONS: u32 = 4096;
 /// One transfer; Linux moves at most 2 GiB less a page a call (MAX_RW_COUNT, `include/linux/fs.h`).
 const TRANSFER_MAX: usize = 1 << 30;
-/// How often the kernel may say "not now" (EAGAIN, EINTR) to one operation without having moved a byte.
-const NOT_NOW_MAX: u32 = 100;
 /// Turns of the driver before the other tasks of the loop get theirs.
 const TURNS_MAX: u32 = 4;
 /// How long a thread that ends waits for the kernel.
@@ -59,7 +68,11 @@ pub(super) struct Ring {
 struct Shared {
     ops: Vec<Option<Op>>,
     free: Vec<usize>,
-    waiting: VecDeque<usize>,
+    lanes: Lanes<usize>,
+    /// Operations for which the kernel was short of something, and when they are tried again.
+    resting: Vec<(Instant, usize)>,
+    /// The kernel has been told how many threads it may need.
+    workers_told: usize,
     driver: Option<Waker>,
     /// No disk is left: the driver ends when nothing is under way.
     closing: bool,
@@ -68,10 +81,11 @@ struct Shared {
 }
 
 struct Op {
+    share: Share,
     file: Arc<OpenFile>,
     job: Job,
     done: usize,
-    not_now: u32,
+    patience: Patience,
     answer: Option<Result<(), DeviceError>>,
     waiter: Option<Waker>,
     orphan: bool,
@@ -100,14 +114,25 @@ impl Ring {
         })
     }
 
+    /// A new disk, whose own queue takes so many operations.
+    pub(super) fn open(&self, queue_depth: usize) -> DiskKey {
+        let data = queue_depth.clamp(1, DATA_MAX);
+        self.shared.borrow_mut().lanes.open(Budget([METADATA_MAX, data, FLUSHES_MAX, 0]))
+    }
+
+    /// No more comes for this disk.
+    pub(super) fn close(&self, disk: DiskKey) {
+        self.shared.borrow_mut().lanes.close(disk);
+    }
+
     /// Does `job` and gives it back.
-    pub(super) fn start(&self, file: Arc<OpenFile>, job: Job) -> InFlight {
+    pub(super) fn start(&self, disk: DiskKey, lane: Lane, file: Arc<OpenFile>, job: Job) -> InFlight {
         let mut shared = self.shared.borrow_mut();
-        let answer = shared.gone.then_some(Err(DeviceError::Closed));
-        let op = Op { file, job, done: 0, not_now: 0, waiter: None, orphan: false, answer };
+        let (answer, share) = (shared.gone.then_some(Err(DeviceError::Closed)), Share { disk, lane });
+        let op = Op { share, file, job, done: 0, patience: Patience::default(), waiter: None, orphan: false, answer };
         let slot = shared.insert(op);
         if !shared.gone {
-            shared.waiting.push_back(slot);
+            shared.lanes.push(share, slot);
             shared.wake_driver();
         }
         InFlight { shared: Rc::clone(&self.shared), slot: Some(slot) }
@@ -183,6 +208,18 @@ impl Shared {
         self.ops[slot].take().expect("a slot is held until its operation was taken")
     }
 
+    /// Lets those go on whose time has come.
+    fn wake_rested(&mut self) {
+        if self.resting.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for (_, slot) in self.resting.extract_if(.., |(due, _)| *due <= now).collect::<Vec<_>>() {
+            let share = self.op(slot).share;
+            self.lanes.push(share, slot);
+        }
+    }
+
     fn wake_driver(&mut self) {
         if let Some(driver) = self.driver.take() {
             driver.wake();
@@ -192,10 +229,14 @@ impl Shared {
     /// What the kernel said about the operation in `slot`.
     fn completed(&mut self, slot: usize, result: i32) {
         let op = self.op(slot);
-        let Some(answer) = op.completed(result) else {
-            self.waiting.push_back(slot);
-            return;
+        let (share, progress) = (op.share, op.completed(result));
+        self.lanes.ended(share);
+        let answer = match progress {
+            Progress::Ended(answer) => answer,
+            Progress::Unfinished => return self.lanes.push(share, slot),
+            Progress::Later(rest) => return self.resting.push((Instant::now() + rest, slot)),
         };
+        let op = self.op(slot);
         op.answer = Some(answer);
         if let Some(waiter) = op.waiter.take() {
             waiter.wake();
@@ -206,21 +247,28 @@ impl Shared {
     }
 }
 
+/// What a completion means for its operation.
+enum Progress {
+    Ended(Result<(), DeviceError>),
+    /// The rest has to be handed in.
+    Unfinished,
+    /// The same after so long.
+    Later(Duration),
+}
+
 impl Op {
-    /// The answer, or nothing if the rest has to be handed in again.
-    fn completed(&mut self, result: i32) -> Option<Result<(), DeviceError>> {
+    fn completed(&mut self, result: i32) -> Progress {
         let Ok(moved) = usize::try_from(result) else {
             let errno = Errno::from_raw_os_error(-result);
-            let again = matches!(errno, Errno::AGAIN | Errno::INTR) && self.not_now < NOT_NOW_MAX;
-            self.not_now += 1;
-            return if again { None } else { Some(Err(failed(errno))) };
+            let rest = self.patience.rest_after(errno);
+            return rest.map_or_else(|| Progress::Ended(Err(failed(errno))), Progress::Later);
         };
-        self.not_now = 0;
+        self.patience = Patience::default();
         let (want, block_bytes) = (self.job.transfer_bytes(), self.file.facts.geometry.block_bytes);
         match advance(&mut self.done, moved, want, block_bytes) {
-            Ok(true) => Some(Ok(())),
-            Ok(false) => None,
-            Err(errno) => Some(Err(failed(errno))),
+            Ok(true) => Progress::Ended(Ok(())),
+            Ok(false) => Progress::Unfinished,
+            Err(errno) => Progress::Ended(Err(failed(errno))),
         }
     }
 
@@ -255,10 +303,28 @@ fn build() -> io::Result<IoUring> {
         .setup_defer_taskrun()
         .setup_taskrun_flag()
         .setup_submit_all()
+        .setup_cqsize(COMPLETIONS)
         .build(SUBMIT_MAX);
-    let cooperative =
-        || IoUring::builder().setup_coop_taskrun().setup_taskrun_flag().setup_submit_all().build(SUBMIT_MAX);
-    deferred.or_else(|_| cooperative()).or_else(|_| IoUring::builder().build(SUBMIT_MAX))
+    let cooperative = || {
+        let mut builder = IoUring::builder();
+        builder.setup_coop_taskrun().setup_taskrun_flag().setup_submit_all().setup_cqsize(COMPLETIONS);
+        builder.build(SUBMIT_MAX)
+    };
+    deferred
+        .or_else(|_| cooperative())
+        .or_else(|_| IoUring::builder().setup_cqsize(COMPLETIONS).build(SUBMIT_MAX))
+        .or_else(|_| IoUring::builder().build(SUBMIT_MAX))
+}
+
+/// Tells the kernel how many threads it may have for this one's operations. One that is too old to be told (before
+/// 5.15) lets a disk that hangs hold up the others' flushes.
+fn allow_workers(ring: &IoUring, shared: &mut Shared) {
+    let budget = shared.lanes.budget();
+    if budget > shared.workers_told {
+        let mut workers = [u32::try_from(budget).expect("a few hundred a disk"), 0];
+        let _ = ring.submitter().register_iowq_max_workers(&mut workers);
+        shared.workers_told = budget;
+    }
 }
 
 /// The task that owns the ring.
@@ -269,6 +335,8 @@ struct Driver {
     shared: Rc<RefCell<Shared>>,
     in_kernel: usize,
     reaped: Vec<(usize, i32)>,
+    /// Rings when the first of those that rest is due.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl Driver {
@@ -279,7 +347,7 @@ impl Driver {
         // SAFETY: an `OwnedFd` always gives out the same descriptor and keeps it open until it is dropped; the
         // `AsyncFd` owns it, and nobody replaces it.
         let bell = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }?;
-        Ok(Self { ring, bell, shared, in_kernel: 0, reaped: Vec::new() })
+        Ok(Self { ring, bell, shared, in_kernel: 0, reaped: Vec::new(), alarm: None })
     }
 
     async fn run(mut self) {
@@ -292,16 +360,21 @@ impl Driver {
             let entered = self.enter();
             let progressed = self.reap() > 0;
             let mut shared = self.shared.borrow_mut();
-            let more = self.in_kernel < IN_KERNEL_MAX && !shared.waiting.is_empty();
+            let more = shared.lanes.ready() > 0;
             if !entered || progressed || more {
                 continue;
             }
-            if shared.closing && self.in_kernel == 0 {
+            if shared.closing && self.in_kernel == 0 && shared.resting.is_empty() {
                 return Poll::Ready(());
             }
             shared.driver = Some(cx.waker().clone());
+            let first = shared.resting.iter().map(|(due, _)| *due).min();
             drop(shared);
-            ready!(self.kernel_spoke(cx));
+            self.alarm = first.map(|due| Box::pin(tokio::time::sleep_until(due.into())));
+            let rings = self.alarm.as_mut().is_some_and(|alarm| alarm.as_mut().poll(cx).is_ready());
+            if !rings {
+                ready!(self.kernel_spoke(cx));
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -320,9 +393,11 @@ impl Driver {
     #[allow(unsafe_code, reason = "the kernel borrows what an entry points to")]
     fn fill(&mut self) {
         let shared = &mut *self.shared.borrow_mut();
+        allow_workers(&self.ring, shared);
+        shared.wake_rested();
         let mut queue = self.ring.submission();
-        while self.in_kernel < IN_KERNEL_MAX && !queue.is_full() {
-            let Some(slot) = shared.waiting.pop_front() else { return };
+        while !queue.is_full() {
+            let Some((_, slot)) = shared.lanes.next() else { return };
             let entry = shared.op(slot).entry().user_data(slot as u64);
             // SAFETY: the entry's pointer and length come from the buffer that the operation in `slot` owns, and its
             // file descriptor from the file it holds. The operation stays in `ops` until its completion has been
@@ -372,7 +447,7 @@ impl Driver {
         let slice = types::Timespec::from(Duration::from_millis(100));
         loop {
             self.fill();
-            if self.in_kernel == 0 {
+            if self.in_kernel == 0 && self.shared.borrow().resting.is_empty() {
                 return true;
             }
             if begun.elapsed() >= CLOSE_WAIT {

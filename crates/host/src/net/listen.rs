@@ -1,12 +1,13 @@
 //! Listening and connecting, with the settings every data-plane socket has.
 
 use super::transport::{Peer, Transport};
-use rustix::fs::{FlockOperation, flock};
+use crate::users::give;
+use rustix::fs::{FlockOperation, Mode, flock};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -99,6 +100,20 @@ impl Listener {
     /// # Errors
     /// [`NetError`]; nothing that is in use, and nothing that is no socket, is removed.
     pub fn unix(path: &Path) -> Result<Self, NetError> {
+        Self::unix_of(path, None)
+    }
+
+    /// The same for whoever has the folder: in a QEMU's folder, for QEMU.
+    ///
+    /// # Errors
+    /// As [`Listener::unix`].
+    pub fn unix_of_folder(path: &Path) -> Result<Self, NetError> {
+        let folder = std::fs::symlink_metadata(folder_of(path));
+        let folder = folder.map_err(|source| NetError::Listen { place: path.display().to_string(), source })?;
+        Self::unix_of(path, Some((folder.uid(), folder.gid())))
+    }
+
+    fn unix_of(path: &Path, owner: Option<(u32, u32)>) -> Result<Self, NetError> {
         check_path(path)?;
         let failed = |source| NetError::Listen { place: path.display().to_string(), source };
         let _alone = lock_folder(path).map_err(failed)?;
@@ -106,9 +121,12 @@ impl Listener {
         let listen = || {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
             socket.set_nonblocking(true)?;
+            // The path gets the socket's mode as it is made: nothing is changed by name, which somebody else may exchange. Source:
+            // the kernel's `net/unix/af_unix.c`, `unix_bind_bsd`.
+            rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
             socket.bind(&SockAddr::unix(path)?)?;
-            // Nobody can connect before `listen`: there is no moment at which others could.
-            std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+            owner.map_or(Ok(()), |(uid, gid)| give(path, uid, gid))?;
+            // Nobody can connect before `listen`.
             socket.listen(BACKLOG)?;
             let meta = std::fs::symlink_metadata(path)?;
             let own = OwnPath { path: path.to_owned(), inode: (meta.dev(), meta.ino()) };
@@ -187,10 +205,13 @@ fn check_path(path: &Path) -> Result<(), NetError> {
     if found > UNIX_PATH_MAX { Err(NetError::PathTooLong { path: path.to_owned(), found }) } else { Ok(()) }
 }
 
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Two programs that start at once must not take each other's fresh socket for a stale one.
 fn lock_folder(path: &Path) -> io::Result<File> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = File::open(folder)?;
+    let folder = File::open(folder_of(path))?;
     for _ in 0..FOLDER_LOCK_TRIES {
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(folder),

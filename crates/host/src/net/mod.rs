@@ -4,6 +4,7 @@
 //! for a Unix socket. It does *not* know messages. Nothing here is evidence of a peer's death: keepalive only clears
 //! away connections whose peer is long gone; who is dead is decided by heartbeats elsewhere.
 
+mod acked;
 mod bridge;
 mod link;
 mod listen;
@@ -12,6 +13,7 @@ mod tap;
 mod tls;
 mod transport;
 
+pub use acked::Acknowledged;
 pub use bridge::{bridges, keep_bridge};
 pub use listen::{Listener, NetError, connect_tcp, connect_unix};
 pub use tap::{TapOwner, keep_tap, remove_tap};

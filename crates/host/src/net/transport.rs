@@ -8,6 +8,7 @@
 use super::tls::Session;
 use std::io::{self, IoSlice, Read};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpStream, UnixStream};
 use units::HostKey;
@@ -148,6 +149,15 @@ impl Transport {
     #[must_use]
     pub fn has_unsent(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.has_unsent())
+    }
+
+    /// How far the peer's TCP has acknowledged what was sent; `None` where nobody counts that (Unix sockets).
+    #[must_use]
+    pub fn acknowledged(&self) -> Option<super::Acknowledged> {
+        match &self.socket {
+            Socket::Tcp(stream) => super::acked::acknowledged(stream.as_fd()).ok(),
+            Socket::Unix(_) => None,
+        }
     }
 
     /// Gives received bytes back, to be read again before all others.

@@ -145,7 +145,7 @@ fn range(on: &Connection, prefix: &str) -> Result<Vec<Entry>, StoreError> {
 fn holds(on: &Connection, compare: &Compare) -> Result<bool, StoreError> {
     Ok(match compare {
         Compare::Changed(key, at) => get(on, key)?.map_or(Revision(0), |entry| entry.changed) == *at,
-        Compare::Value(key, value) => get(on, key)?.is_some_and(|entry| entry.value == *value),
+        Compare::Value(key, value) => get(on, key)?.is_some_and(|entry| cluster::store::agrees(&entry.value, value)),
     })
 }
 

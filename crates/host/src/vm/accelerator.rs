@@ -3,9 +3,11 @@
 //! `/dev/kvm` may exist, open and run a BIOS, and then hang for ever at the first 64-bit code (nested virtualisation
 //! does that). So a guest is booted that enters long mode, counts to a million and says so; it has a few seconds.
 
+use super::Owner;
 use super::machine::Accelerator;
-use super::process::{How, Identity, Process};
+use super::process::{How, Process};
 use super::spawn::{Limits, Program};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use std::fs::File;
 use std::io;
@@ -63,29 +65,27 @@ fn boot_sector() -> [u8; 512] {
     sector
 }
 
-/// The accelerator to use with `qemu` on this machine, found out once in a process's life. `scratch` is a folder for a
+/// The accelerator to use with `qemu` as `owner` on this machine, found out once in a process's life. `scratch` is a folder for a
 /// file of 512 bytes that is removed again.
 ///
 /// # Errors
 /// If QEMU cannot be started at all.
-pub async fn accelerator(qemu: &Path, scratch: &Path) -> io::Result<Accelerator> {
+pub async fn accelerator(qemu: &Path, scratch: &Path, owner: Option<Owner>) -> io::Result<Accelerator> {
     static FOUND: OnceCell<Accelerator> = OnceCell::const_new();
     let found = FOUND.get_or_try_init(|| async {
-        let works = Path::new("/dev/kvm").exists() && boots(Accelerator::Kvm, qemu, scratch).await?;
+        let works = Path::new("/dev/kvm").exists() && boots(Accelerator::Kvm, qemu, scratch, owner).await?;
         Ok::<_, io::Error>(if works { Accelerator::Kvm } else { Accelerator::Tcg })
     });
     found.await.copied()
 }
 
 /// Whether the probe's guest boots.
-async fn boots(accelerator: Accelerator, qemu: &Path, scratch: &Path) -> io::Result<bool> {
+async fn boots(accelerator: Accelerator, qemu: &Path, scratch: &Path, owner: Option<Owner>) -> io::Result<bool> {
     let name = format!("probe-{}-{}.img", accelerator.word(), std::process::id());
-    let image = scratch.join(name);
-    let path = image.to_str().filter(|path| !path.contains(','));
-    let path = path.ok_or_else(|| io::Error::other("the probe's folder needs a plain name"))?;
+    let image = scratch.join(&name);
     std::fs::write(&image, boot_sector())?;
     let machine = format!("q35,accel={},usb=off", accelerator.word());
-    let drive = format!("file={path},format=raw,if=floppy,readonly=on");
+    let drive = format!("file={name},format=raw,if=floppy,readonly=on");
     let arguments = ["-no-user-config", "-nodefaults", "-display", "none", "-m", "16", "-machine", &machine]
         .into_iter()
         .chain(["-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-boot", "a", "-drive", &drive]);
@@ -94,7 +94,8 @@ async fn boots(accelerator: Accelerator, qemu: &Path, scratch: &Path) -> io::Res
         program: qemu.to_owned(),
         arguments: arguments.map(Into::into).collect(),
         log: null,
-        owner: None,
+        owner,
+        folder: Some(rustix::fs::open(scratch, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?),
         cgroups: Vec::new(),
         environment: Vec::new(),
         ends_with_us: true,
@@ -108,9 +109,7 @@ async fn boots(accelerator: Accelerator, qemu: &Path, scratch: &Path) -> io::Res
 /// How the program ended; `None` if it had to be killed.
 async fn run(program: Program) -> io::Result<Option<How>> {
     let mut child = program.start()?;
-    let identity = i32::try_from(child.id()).ok().and_then(Identity::of);
-    let process = identity.map(|identity| Process::find(&identity)).transpose()?.flatten();
-    let Some(process) = process else {
+    let Some(process) = Process::of_child(&mut child)? else {
         return Ok(child.wait()?.code().map(How::Exited));
     };
     if let Ok(ended) = tokio::time::timeout(PROBE_MAX, process.ended()).await {
@@ -131,8 +130,8 @@ mod test {
     async fn the_probes_guest_boots_under_tcg() {
         let scratch = std::env::temp_dir();
         let qemu = Path::new("/usr/bin/qemu-system-x86_64");
-        assert!(boots(Accelerator::Tcg, qemu, &scratch).await.unwrap());
-        let missing = boots(Accelerator::Tcg, Path::new("/nonexistent"), &scratch).await;
+        assert!(boots(Accelerator::Tcg, qemu, &scratch, None).await.unwrap());
+        let missing = boots(Accelerator::Tcg, Path::new("/nonexistent"), &scratch, None).await;
         assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing is left to QEMU's defaults that a guest could see or an attacker could use: no default devices, no
 //! configuration files, every disk raw by name, every device at its own PCI address (so that both ends of a migration
-//! agree and a guest's names stay when a disk is added).
+//! agree and a guest's names stay when a disk is added). What lies in its folder is named from there, where QEMU runs.
 
 use super::VmError;
 use super::folder::{Folder, Monitor};
@@ -41,20 +41,20 @@ pub fn argv(machine: &Machine, folder: &Folder) -> Result<Vec<String>, VmError> 
     argv.pair("-boot", "strict=on");
     // A guest that powers off stays as a paused process until it is told to quit, so that its reason outlives us.
     argv.pair("-action", "shutdown=pause");
-    argv.pair("-pidfile", text(&folder.pid_file())?);
+    argv.pair("-pidfile", text(folder.name_of(&folder.pid_file()))?);
     for monitor in Monitor::ALL {
         argv.monitor(monitor, folder)?;
     }
     argv.console(folder)?;
     argv.boot(&machine.boot)?;
     for (index, disk) in machine.disks.iter().enumerate() {
-        argv.disk(index, disk)?;
+        argv.disk(index, disk, folder)?;
     }
     for (index, nic) in machine.nics.iter().enumerate() {
         argv.nic(index, nic);
     }
     if let Some(seed) = &machine.seed {
-        let node = BlockNode::File(FileNode { name: "seed".into(), path: text(seed)? });
+        let node = BlockNode::File(FileNode { name: "seed".into(), path: text(folder.name_of(seed))? });
         argv.pair("-blockdev", node.to_json());
         argv.pair("-device", format!("virtio-blk-pci,id=vseed,drive=seed,addr={SEED_SLOT:#04x},serial=cidata"));
     }
@@ -81,14 +81,15 @@ impl Argv {
     }
 
     fn monitor(&mut self, monitor: Monitor, folder: &Folder) -> Result<(), VmError> {
-        let (word, path) = (monitor.word(), escaped(&folder.monitor(monitor))?);
+        let (word, path) = (monitor.word(), escaped(folder.name_of(&folder.monitor(monitor)))?);
         self.pair("-chardev", format!("socket,id=mon-{word},path={path},server=on,wait=off"));
         self.pair("-mon", format!("chardev=mon-{word},mode=control"));
         Ok(())
     }
 
     fn console(&mut self, folder: &Folder) -> Result<(), VmError> {
-        let (socket, log) = (escaped(&folder.console())?, escaped(&folder.console_log())?);
+        let (socket, log) = (folder.console(), folder.console_log());
+        let (socket, log) = (escaped(folder.name_of(&socket))?, escaped(folder.name_of(&log))?);
         let chardev = format!("socket,id=console,path={socket},server=on,wait=off,logfile={log},logappend=on");
         self.pair("-chardev", chardev);
         self.pair("-serial", "chardev:console");
@@ -106,10 +107,10 @@ impl Argv {
         Ok(())
     }
 
-    fn disk(&mut self, index: usize, disk: &Disk) -> Result<(), VmError> {
+    fn disk(&mut self, index: usize, disk: &Disk, folder: &Folder) -> Result<(), VmError> {
         let node = BlockNode::Nbd(NbdNode {
             name: format!("disk{index}"),
-            socket: text(&disk.socket)?,
+            socket: text(folder.name_of(&disk.socket))?,
             export: disk.export.clone(),
             reconnect_delay_s: disk.reconnect_delay_s,
         });
@@ -149,15 +150,15 @@ mod test {
 
     fn example() -> Machine {
         let mut machine = Machine::new("web1", UUID, 512, Accelerator::Tcg);
-        let disk = |serial: &str| Disk {
+        let disk = |serial: &str, folder: &str| Disk {
             serial: serial.into(),
-            socket: format!("/run/muskox/{serial}.sock").into(),
+            socket: format!("{folder}/{serial}.sock").into(),
             export: "vg0/web1".into(),
             reconnect_delay_s: 660,
         };
-        machine.disks = vec![disk("web1-root"), disk("web1-data")];
+        machine.disks = vec![disk("web1-root", "/run/muskox/vm/web1"), disk("web1-data", "/run/elsewhere")];
         machine.nics = vec![Nic { tap: "mx-web1-0".into(), mac: [0x52, 0x54, 0, 0xab, 1, 2] }];
-        machine.seed = Some("/run/muskox/seed.img".into());
+        machine.seed = Some("/run/muskox/vm/web1/seed.img".into());
         machine
     }
 
@@ -186,7 +187,7 @@ mod test {
         for words in ["\n-S\n-incoming defer", "accel=kvm", "\n-kernel /boot/k\n-initrd /boot/i\n-append a=b, c"] {
             assert!(changed.contains(words), "{words}: {changed}");
         }
-        assert!(changed.contains("path=/run/x,,y/node.sock,") && changed.contains("-pidfile /run/x,y/qemu.pid"));
+        assert!(changed.contains("path=node.sock,") && changed.contains("-pidfile qemu.pid"));
         machine.start = Start::Paused;
         assert!(line(&machine, "/run/x").ends_with("\n-S"));
     }

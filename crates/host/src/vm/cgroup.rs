@@ -81,12 +81,20 @@ impl Cgroup {
     /// # Errors
     /// If it cannot, or has not within `limit`; it goes on trying then.
     pub async fn freeze(&self, limit: Millis) -> Result<(), VmError> {
-        match self.kind {
-            Kind::V2 => self.write("cgroup.freeze", "1")?,
-            Kind::V1Freezer => self.write("freezer.state", "FROZEN")?,
-            Kind::V1Other => return Err(VmError::Description { what: self.cannot("freeze") }),
-        }
+        self.begin_freeze()?;
         self.until(limit, "freezing", Self::is_frozen).await
+    }
+
+    /// Has the kernel stop every process in it, and does not wait: see [`Cgroup::is_frozen`].
+    ///
+    /// # Errors
+    /// If it cannot.
+    pub fn begin_freeze(&self) -> Result<(), VmError> {
+        match self.kind {
+            Kind::V2 => self.write("cgroup.freeze", "1"),
+            Kind::V1Freezer => self.write("freezer.state", "FROZEN"),
+            Kind::V1Other => Err(VmError::Description { what: self.cannot("freeze") }),
+        }
     }
 
     /// Lets them go on.

@@ -5,7 +5,7 @@ use super::cgroup::Cgroup;
 use super::folder::{Folder, Monitor};
 use super::machine::Machine;
 use super::monitor::{Heard, MonitorError, Qmp};
-use super::process::{How, Identity, Process};
+use super::process::{How, Process};
 use super::spawn::{Limits, Program};
 use super::{VmError, console};
 use crate::runtime::now;
@@ -49,7 +49,7 @@ pub struct Launch {
     pub machine: Machine,
     /// Where.
     pub folder: Folder,
-    /// As whom; `None` is as ourselves.
+    /// As whom; `None` is as ourselves, unless that is root.
     pub owner: Option<Owner>,
     /// Into which control groups: one of v2, or one for each controller of v1.
     pub cgroups: Vec<Cgroup>,
@@ -118,14 +118,15 @@ impl Vm {
             let folder = folder.path().display().to_string();
             return Err(VmError::Running { pid: process.identity().pid, folder });
         }
-        let owner = launch.owner.map(|owner| (owner.uid, owner.gid));
-        folder.make(owner)?;
+        refuse_root(launch.owner)?;
+        folder.make(launch.owner)?;
         folder.sweep();
         let program = Program {
             program: launch.qemu.clone(),
             arguments: arguments.into_iter().map(OsString::from).collect(),
             log: folder.open_log()?,
-            owner,
+            owner: launch.owner,
+            folder: Some(folder.open()?),
             cgroups: launch.cgroups.iter().map(Cgroup::procs).collect::<Result<_, _>>()?,
             environment: Vec::new(),
             ends_with_us: false,
@@ -133,8 +134,7 @@ impl Vm {
         };
         let starting = |source| VmError::io(format!("starting {}", launch.qemu.display()), source);
         let mut child = program.start().map_err(starting)?;
-        let pid = i32::try_from(child.id()).expect("the kernel's pids fit");
-        let found = Identity::of(pid).map(|identity| Process::find(&identity)).transpose().map_err(starting)?.flatten();
+        let found = Process::of_child(&mut child).map_err(starting)?;
         let Some(process) = found else {
             let status = child.wait().map_err(starting)?;
             let how = status.code().map_or(How::Signalled(status.signal().unwrap_or_default()), How::Exited);
@@ -362,12 +362,20 @@ impl Vm {
     }
 }
 
+/// A QEMU that its guest has taken over must not be root.
+fn refuse_root(owner: Option<Owner>) -> Result<(), VmError> {
+    let uid = owner.map_or_else(|| rustix::process::geteuid().as_raw(), |owner| owner.uid);
+    let what = "QEMU is not run as root: it needs a user of its own".to_owned();
+    if uid == 0 { Err(VmError::Description { what }) } else { Ok(()) }
+}
+
 /// The process of `folder` that is alive; nobody else's, whatever the folder's user may have noted there.
 fn find(folder: &Folder) -> Result<Option<Process>, VmError> {
-    let Some(identity) = folder.identity() else { return Ok(None) };
-    let found = Process::find(&identity);
-    let found = found.map(|found| found.filter(|process| folder.may_be_of(process.identity().pid)));
-    found.map_err(|source| VmError::io(format!("looking for process {}", identity.pid), source))
+    let looking = |source| VmError::io(format!("looking for the QEMU of {}", folder.path().display()), source);
+    let Some(identity) = folder.identity().map_err(looking)? else { return Ok(None) };
+    let Some(process) = Process::find(&identity).map_err(looking)? else { return Ok(None) };
+    let ours = folder.may_be_of(process.identity().pid).map_err(looking)?;
+    Ok(ours.then_some(process))
 }
 
 /// A connection to the node's monitor, unless QEMU ends first.

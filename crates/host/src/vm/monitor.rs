@@ -2,6 +2,7 @@
 //! heard them.
 
 use crate::runtime::now;
+use crate::users::connect_to_owner;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -103,7 +104,7 @@ impl Qmp {
         let mut last = io::Error::from(io::ErrorKind::TimedOut);
         let attempts = async {
             loop {
-                match UnixStream::connect(path).await {
+                match connect_to_owner(path).await {
                     Ok(stream) => return Self::over(stream, out_of_band).await,
                     Err(error) => last = error,
                 }

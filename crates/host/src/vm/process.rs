@@ -5,6 +5,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use std::fmt;
 use std::io;
+use std::process::Child;
 use std::sync::Mutex;
 use std::time::Duration;
 use units::Millis;
@@ -25,16 +26,17 @@ pub struct Identity {
 
 impl Identity {
     /// Who `pid` is now; `None` if it is nobody, or dead and not yet collected.
-    #[must_use]
-    pub fn of(pid: i32) -> Option<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The second field is the program's name in parentheses, which may hold anything, also parentheses.
-        let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-        let state = fields.next()?;
-        let start_ticks = fields.nth(18)?.parse().ok()?;
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    ///
+    /// # Errors
+    /// The kernel's files cannot be read: too many are open, say. That says nothing about the process.
+    pub fn of(pid: i32) -> io::Result<Option<Self>> {
+        let Some(stat) = read_of(pid, "stat")? else { return Ok(None) };
+        let Some((state, start_ticks)) = state_and_start(&stat) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat says something else")));
+        };
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let alive = !matches!(state, "Z" | "X");
-        alive.then(|| Self { pid, start_ticks, boot_id: boot_id.trim().to_owned() })
+        Ok(alive.then(|| Self { pid, start_ticks, boot_id: boot_id.trim().to_owned() }))
     }
 
     /// The opposite of its `Display`.
@@ -46,6 +48,25 @@ impl Identity {
         let boot_id = words.next()?.to_owned();
         (words.next().is_none() && pid > 0).then_some(Self { pid, start_ticks, boot_id })
     }
+}
+
+/// A file that the kernel has of a process; `None` if there is no such process.
+pub(super) fn read_of(pid: i32, name: &str) -> io::Result<Option<String>> {
+    match std::fs::read(format!("/proc/{pid}/{name}")) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        // It may end between the opening and the reading.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Fields 3 and 22 of `/proc/PID/stat`. The second one is the program's name in parentheses, which may hold anything, also
+/// parentheses.
+fn state_and_start(stat: &str) -> Option<(&str, u64)> {
+    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
+    let state = fields.next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 /// `PID START_TICKS BOOT_ID`.
@@ -89,7 +110,7 @@ impl Process {
     /// The process that `identity` names, if it still lives.
     ///
     /// # Errors
-    /// If the kernel refuses a pidfd.
+    /// If the kernel refuses a pidfd, or to say who that is: then it may live.
     pub fn find(identity: &Identity) -> io::Result<Option<Self>> {
         let Some(pid) = Pid::from_raw(identity.pid) else { return Ok(None) };
         let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
@@ -99,8 +120,23 @@ impl Process {
         };
         // In this order: were the pid given to another before the pidfd was made, its start time differs; were it
         // given away after, the pidfd still means the one that is gone.
-        let same = Identity::of(identity.pid).as_ref() == Some(identity);
+        let same = Identity::of(identity.pid)?.as_ref() == Some(identity);
         Ok(same.then(|| Self { identity: identity.clone(), pidfd, ended: Mutex::new(None) }))
+    }
+
+    /// A child that was just started; `None` if it has ended.
+    ///
+    /// # Errors
+    /// If the kernel refuses a pidfd, or to say who that is; the child is gone then.
+    pub(super) fn of_child(child: &mut Child) -> io::Result<Option<Self>> {
+        let pid = i32::try_from(child.id()).expect("the kernel's pids fit");
+        let found = Identity::of(pid).and_then(|it| it.map_or(Ok(None), |identity| Self::find(&identity)));
+        if found.is_err() {
+            // Nobody could find it again.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        found
     }
 
     /// Who it is.
@@ -205,9 +241,9 @@ mod test {
     use super::*;
     use std::process::{Command, Stdio};
 
-    fn sleeper() -> (std::process::Child, Identity) {
+    fn sleeper() -> (Child, Identity) {
         let child = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().unwrap();
-        let identity = Identity::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let identity = Identity::of(i32::try_from(child.id()).unwrap()).unwrap().unwrap();
         (child, identity)
     }
 

@@ -3,6 +3,7 @@
 //! The only `unsafe` of this folder: what has to happen between fork and exec, and waiting for a pidfd.
 #![allow(unsafe_code, reason = "pre_exec, and tokio's registration of a descriptor, are unsafe by their signatures")]
 
+use super::Owner;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use std::ffi::OsString;
@@ -28,7 +29,9 @@ pub(super) struct Program {
     /// Its standard output and error.
     pub(super) log: File,
     /// User and group, if others than ours.
-    pub(super) owner: Option<(u32, u32)>,
+    pub(super) owner: Option<Owner>,
+    /// Where it runs; `None`: at the root. Opened by us: its user need not be able to come there by itself.
+    pub(super) folder: Option<OwnedFd>,
     /// `cgroup.procs` files, opened for writing.
     pub(super) cgroups: Vec<OwnedFd>,
     /// What it needs of our environment.
@@ -39,7 +42,7 @@ pub(super) struct Program {
     pub(super) limits: Option<Limits>,
 }
 
-/// Bounds of a program that a guest may have taken over.
+/// Bounds of a program that a guest may have taken over; it gets no new privileges either.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// The longest file it may write. What exceeds it is lost, and only that.
@@ -53,13 +56,16 @@ impl Program {
         command.args(self.arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
         command.envs(self.environment);
         command.current_dir("/").stdin(Stdio::null()).stdout(self.log.try_clone()?).stderr(self.log);
-        if let Some((uid, gid)) = self.owner {
+        if let Some(owner) = self.owner {
             // std also drops the supplementary groups when root takes another user.
-            command.uid(uid).gid(gid);
+            command.uid(owner.uid).gid(owner.gid);
         }
-        let (cgroups, limits, ends_with_us) = (self.cgroups, self.limits, self.ends_with_us);
+        let (folder, cgroups, limits, ends_with_us) = (self.folder, self.cgroups, self.limits, self.ends_with_us);
         let set_up = move || {
             rustix::process::setsid()?;
+            if let Some(folder) = &folder {
+                rustix::process::fchdir(folder)?;
+            }
             if ends_with_us {
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             }
@@ -70,6 +76,7 @@ impl Program {
             let limit = |bound: u64| Rlimit { current: Some(bound), maximum: Some(bound) };
             setrlimit(Resource::Core, limit(0))?;
             if let Some(limits) = limits {
+                rustix::thread::set_no_new_privs(true)?;
                 setrlimit(Resource::Nofile, limit(FILES_MAX))?;
                 setrlimit(Resource::Fsize, limit(limits.file_bytes))?;
             }
@@ -82,7 +89,7 @@ impl Program {
             close_on_exec_from(FIRST_FOREIGN_FD)
         };
         // SAFETY: the closure runs in the child after fork, where only async-signal-safe work is allowed. It makes
-        // system calls only (setsid, prctl, write, prlimit, rt_sigaction, close_range), touches no lock, allocates nothing
+        // system calls only (setsid, fchdir, prctl, write, prlimit, rt_sigaction, close_range), touches no lock, allocates nothing
         // (io::Error from a raw number does not allocate), and borrows nothing that could be gone: it owns its captures.
         unsafe { command.pre_exec(set_up) };
         command.spawn()

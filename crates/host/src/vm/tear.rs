@@ -64,7 +64,8 @@ mod test {
             Command::new("bash").args(["-c", &script]).stdout(Stdio::piped()).spawn().expect("bash is there");
         let (_kept, _) = silent.accept().expect("it connects");
         let (mut second, _) = other.accept().expect("it connects");
-        let identity = Identity::of(i32::try_from(shell.id()).expect("a pid")).expect("it lives");
+        let identity = Identity::of(i32::try_from(shell.id()).expect("a pid"));
+        let identity = identity.expect("the kernel says").expect("it lives");
         let process = Process::find(&identity).expect("the kernel has pidfds").expect("it lives");
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         assert_eq!(process.tear(address(1)).expect("ours"), 0, "nobody is there");

@@ -7,7 +7,7 @@
 #[path = "../support/mod.rs"]
 pub mod support;
 
-use host::vm::{Accelerator, Boot, Disk, Folder, Launch, Machine, Vm};
+use host::vm::{Accelerator, Boot, Disk, Folder, Launch, Machine, Owner, Vm};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io::Write;
@@ -95,9 +95,31 @@ impl Guest {
     }
 }
 
-pub fn launch(machine: Machine, scratch: &Scratch, folder: &str) -> Launch {
+/// A user that is nobody's, for QEMU; who is not root runs it as itself.
+pub fn owner() -> Option<Owner> {
+    let root = rustix::process::geteuid().is_root();
+    root.then_some(Owner { uid: 2_100_600_001, gid: 2_100_600_001 })
+}
+
+/// The machine in a folder of `scratch`, and its kernel where QEMU's user may read it: cargo's folder need not be open to others.
+pub fn launch(mut machine: Machine, scratch: &Scratch, folder: &str) -> Launch {
+    if let Boot::Kernel { kernel, initrd, .. } = &mut machine.boot {
+        for path in std::iter::once(kernel).chain(initrd) {
+            let copy = scratch.path(path.file_name().unwrap().to_str().unwrap());
+            if *path != copy {
+                std::fs::copy(&*path, &copy).unwrap();
+                set_mode(&copy, 0o644);
+                *path = copy;
+            }
+        }
+    }
     let folder = Folder::new(&scratch.path(folder)).unwrap();
-    Launch { qemu: qemu(), machine, folder, owner: None, cgroups: Vec::new() }
+    Launch { qemu: qemu(), machine, folder, owner: owner(), cgroups: Vec::new() }
+}
+
+pub fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// Kills the QEMU of a folder when a test ends, however it ends.
@@ -211,6 +233,7 @@ impl NbdDisk {
             assert!(begun.elapsed() < Duration::from_secs(10), "nbdkit does not listen");
             std::thread::sleep(Duration::from_millis(10));
         }
+        set_mode(&socket, 0o777);
         Self { server, socket, file, fails }
     }
 

@@ -30,7 +30,11 @@ impl Accelerators {
         let qemu = place.qemu().ok_or("there is no QEMU on this host")?;
         let found = match noted(place) {
             Some(found) => found,
-            None => accelerator(&qemu, &place.run("")).await.map_err(|error| error.to_string())?,
+            None => {
+                let user = place.user("accelerator", None)?;
+                let owner = place.owner(user.as_ref(), true);
+                accelerator(&qemu, &place.run(""), owner).await.map_err(|error| error.to_string())?
+            }
         };
         // Lost, it is found out again.
         let _ = std::fs::write(file(place), format!("{} {}\n", boot(), found.word()));

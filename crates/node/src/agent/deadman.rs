@@ -3,11 +3,13 @@
 //! Invariant: where enough witnesses can vote a host dead, no guest is let run without the dead-man's word: it would run
 //! on while others are sure that it does not.
 
+use super::configuration::Configuration;
 use super::place::{ENVIRONMENT, Place};
 use crate::control::ask;
 use crate::peer::{Synced, WitnessAt};
-use crate::root::{read_text, write_public};
-use api::{Problem, Role};
+use crate::ports;
+use crate::root::read_text;
+use api::Role;
 use cluster::lease::{LeaseTiming, WITNESSES_MIN};
 use host::vm::Daemon;
 use serde::{Deserialize, Serialize};
@@ -15,10 +17,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use units::{HostKey, NodeName};
-use wire::control::{Refusal, Reply, Request, StandingReport};
+use wire::control::{DeadmanReport, Refusal, Reply, Request, StandingReport};
 
-/// Its port.
-const PORT: u16 = 10_812;
 /// It answers from memory.
 const STATUS_MAX: Duration = Duration::from_secs(1);
 /// It gives its disk some time, and answers then.
@@ -78,11 +78,15 @@ pub fn daemon(place: &Place) -> Daemon {
     }
 }
 
-/// Writes what was told of witnesses and times, if it changed; whether it did.
-///
-/// # Errors
-/// [`api::Code::Files`].
-pub fn configure(place: &Place, synced: &Synced) -> Result<bool, Problem> {
+/// Its configuration file.
+#[must_use]
+pub fn configuration(place: &Place) -> Configuration {
+    Configuration { role: "deadman", file: file(place), secret: false }
+}
+
+/// What the file should say, by what was told of witnesses and times.
+#[must_use]
+pub fn wanted(place: &Place, synced: &Synced) -> String {
     let files = place.tls();
     let mut ips = place.storage.clone();
     if !ips.contains(&place.ip) {
@@ -91,18 +95,14 @@ pub fn configure(place: &Place, synced: &Synced) -> Result<bool, Problem> {
     let witness = |it: &WitnessAt| Witness { key: it.key, name: it.name.clone(), portals: it.portals.clone() };
     let config = Config {
         control: control(place),
-        listen: ips.into_iter().map(|ip| SocketAddr::new(ip, PORT)).collect(),
+        listen: ips.into_iter().map(|ip| SocketAddr::new(ip, ports::DEADMAN)).collect(),
         vms: place.is(Role::Host).then(|| place.run("vm")),
         tls: Files { certificate: files.certificate, key: files.key, ca: files.ca },
         timing: synced.timing,
         witness: synced.witnesses.iter().map(witness).collect(),
     };
     let text = toml::to_string(&config).expect("plain values are TOML");
-    let text = format!("# Written by `muskox node run`; do not edit.\n{text}");
-    if read_text(&file(place)).is_ok_and(|held| held == text) {
-        return Ok(false);
-    }
-    write_public(&file(place), &text).map(|()| true)
+    format!("# Written by `muskox node run`; do not edit.\n{text}")
 }
 
 /// Whether there is anything for it to do yet: it knows witnesses.
@@ -121,19 +121,27 @@ pub async fn reload(place: &Place) -> Result<(), Refusal> {
 
 /// Whether it answers.
 pub async fn answers(place: &Place) -> bool {
-    knows(place).await.is_some()
+    status(place).await.is_ok()
 }
 
-/// The witnesses that it knows, sorted, if it answers: the process, not its file.
-pub async fn knows(place: &Place) -> Option<Vec<HostKey>> {
+/// What it says: the process, not its file.
+///
+/// # Errors
+/// Why it does not, for people.
+pub async fn status(place: &Place) -> Result<DeadmanReport, String> {
     match ask("dead-man", &control(place), Request::Status, STATUS_MAX).await {
-        Ok(Reply::Deadman(report)) => {
-            let mut known: Vec<HostKey> = report.peers.iter().map(|peer| peer.witness).collect();
-            known.sort_unstable();
-            Some(known)
-        }
-        Ok(_) | Err(_) => None,
+        Ok(Reply::Deadman(report)) => Ok(report),
+        Ok(other) => Err(format!("the dead-man answered something else: {other:?}")),
+        Err(refusal) => Err(refusal.text),
     }
+}
+
+/// The witnesses that it goes by, sorted.
+#[must_use]
+pub fn witnesses_of(report: &DeadmanReport) -> Vec<HostKey> {
+    let mut known: Vec<HostKey> = report.peers.iter().map(|peer| peer.witness).collect();
+    known.sort_unstable();
+    known
 }
 
 /// Whether a guest may be let run now.
@@ -144,11 +152,7 @@ pub async fn leave(place: &Place) -> Leave {
         Ok(_) => {}
         Err(why) => return Leave::Withheld(why),
     }
-    match ask("dead-man", &control(place), Request::Status, STATUS_MAX).await {
-        Ok(Reply::Deadman(report)) => judge(report.standing),
-        Ok(other) => Leave::Withheld(format!("the dead-man answered something else: {other:?}")),
-        Err(refusal) => Leave::Withheld(refusal.text),
-    }
+    status(place).await.map_or_else(Leave::Withheld, |report| judge(report.standing))
 }
 
 /// How many witnesses it was told of. A file that cannot be read is not one that names nobody.

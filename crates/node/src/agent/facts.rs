@@ -1,8 +1,9 @@
 //! What this machine is and has, for `look`.
 
 use super::guest::Guest;
-use super::place::Place;
+use super::place::{Place, kvm_is_roots};
 use api::Role;
+use host::users::UserRange;
 use std::path::Path;
 use std::rc::Rc;
 use units::ByteLen;
@@ -66,17 +67,29 @@ pub fn complaints(place: &Place) -> Vec<(String, String)> {
         if !Path::new("/dev/net/tun").exists() {
             complain("/dev/net/tun is missing: guests have no network", "run `modprobe tun`");
         }
-        if place.owner.is_none() && is_root() {
-            let hint = "run `useradd --system --shell /usr/sbin/nologin muskox-vm`, then start the VMs anew";
-            complain("QEMU runs as root: there is no user 'muskox-vm'", hint);
+        match place.users_range() {
+            Err(text) => {
+                complain(&format!("no VM can start: {text}"), "correct host.toml; the node reads it again by itself");
+            }
+            Ok(range) => complain_of_users(range, &mut complain),
+        }
+        if kvm_is_roots() {
+            complain(
+                "only root may open /dev/kvm, and QEMU is not root",
+                "run `chgrp kvm /dev/kvm; chmod 660 /dev/kvm`, then restart",
+            );
         }
     }
     found
 }
 
-fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self").is_ok_and(|facts| facts.uid() == 0)
+fn complain_of_users(range: UserRange, complain: &mut impl FnMut(&str, &str)) {
+    let hint = "choose other [users] in host.toml; these numbers are passed over meanwhile";
+    match range.conflicts() {
+        Ok(conflicts) if conflicts.is_empty() => {}
+        Ok(conflicts) => complain(&format!("users of QEMUs are others' too: {}", conflicts.join(", ")), hint),
+        Err(error) => complain(&format!("whether users of QEMUs are others' is not known: {error}"), hint),
+    }
 }
 
 #[cfg(test)]

@@ -2,8 +2,14 @@
 
 use crate::root::{Root, write_public};
 use api::{Code, Problem};
+use host::users::UserRange;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+
+/// How many ranges are looked at for one that is nobody's.
+const RANGES_TRIED: u32 = 4;
+const USERS_HEAD: &str =
+    "\n# Users that QEMUs and image tools run as, one each. They have no entry in /etc/passwd, and must not get one.\n";
 
 /// What `host.toml` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +18,17 @@ pub struct HostConfig {
     /// The bridges.
     #[serde(default, rename = "bridge")]
     pub bridges: Vec<Bridge>,
+    /// Numeric users of QEMUs and of the tools that read images; none: the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    users: Option<UsersConfig>,
+}
+
+/// A range of numeric users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UsersConfig {
+    first: u32,
+    count: u32,
 }
 
 /// A bridge that guests are plugged into.
@@ -26,6 +43,41 @@ pub struct Bridge {
 }
 
 impl HostConfig {
+    /// The users that QEMUs and tools run as, one each.
+    #[must_use]
+    pub fn users(&self) -> UserRange {
+        let given = |UsersConfig { first, count }| UserRange { first, count };
+        self.users.map_or_else(UserRange::default, given)
+    }
+
+    /// Writes the users down where the file names none: the default, or the next range that has no entry in this machine's files.
+    ///
+    /// # Errors
+    /// [`Code::Files`]; [`Code::NotPossible`]: no range is free.
+    pub fn settle_users(root: &Root) -> Result<UserRange, Problem> {
+        let path = root.below("etc/muskox/host.toml");
+        let unread = |text| Problem::new(Code::Files, text, format!("correct '{}'", path.display()));
+        let config = Self::load(&path).map_err(unread)?;
+        if config.users.is_some() {
+            let range = config.users();
+            return range.check().map(|()| range).map_err(unread);
+        }
+        let UserRange { first, count } = UserRange::default();
+        let wished = (0..RANGES_TRIED).map(|n| UserRange { first: first + n * count, count });
+        for range in wished {
+            let conflicts = range.conflicts().map_err(|error| unread(error.to_string()))?;
+            if conflicts.is_empty() {
+                let before = std::fs::read_to_string(&path).unwrap_or_default();
+                let UserRange { first, count } = range;
+                write_public(&path, &format!("{before}{USERS_HEAD}[users]\nfirst = {first}\ncount = {count}\n"))?;
+                return Ok(range);
+            }
+        }
+        let text = "no range of users is free of entries in /etc/passwd, /etc/group, /etc/subuid and /etc/subgid";
+        let hint = format!("write [users] with first and count into '{}'", path.display());
+        Err(Problem::new(Code::NotPossible, text, hint))
+    }
+
     /// Reads it; no file is no bridges.
     ///
     /// # Errors
@@ -99,5 +151,30 @@ mod test {
             assert_eq!(HostConfig::from_words(&[bad.to_owned()]).unwrap_err().code, Code::BadRequest, "{bad}");
         }
         assert_eq!(HostConfig::load(Path::new("/nonexistent/host.toml")), Ok(HostConfig::default()));
+    }
+
+    /// Goal: CA3: the users of QEMUs are written down once, beside what a person wrote, and kept. Method: a file with a bridge and a
+    /// comment; twice; then another range, and one that cannot be.
+    #[test]
+    fn users_are_settled_once() {
+        let base = std::env::temp_dir().join(format!("muskox-users-{}", std::process::id()));
+        let root = Root::new(&base);
+        root.make_folders().unwrap();
+        let path = root.below("etc/muskox/host.toml");
+        std::fs::write(&path, "# mine\n[[bridge]]\nname = \"br0\"\n").unwrap();
+        let settled = HostConfig::settle_users(&root).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("# mine\n"), "{text}");
+        let config = HostConfig::load(&path).unwrap();
+        assert_eq!((config.users(), config.bridges.len()), (settled, 1));
+        assert!(settled.conflicts().unwrap().is_empty());
+        assert_eq!(HostConfig::settle_users(&root).unwrap(), settled);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        std::fs::write(&path, "[users]\nfirst = 300000\ncount = 5\n").unwrap();
+        assert_eq!(HostConfig::settle_users(&root).unwrap(), UserRange { first: 300_000, count: 5 });
+        std::fs::write(&path, "[users]\nfirst = 0\ncount = 5\n").unwrap();
+        let refused = HostConfig::settle_users(&root).unwrap_err();
+        assert!(refused.code == Code::Files && refused.text.contains("5 users from 0 on are no range"), "{refused:?}");
+        std::fs::remove_dir_all(base).unwrap();
     }
 }

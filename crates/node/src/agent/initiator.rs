@@ -2,11 +2,11 @@
 //!
 //! Invariant: a process serves one epoch; another epoch is another process on the same sockets.
 
+use super::configuration::Configuration;
 use super::place::{ENVIRONMENT, Place};
 use super::supervise;
 use crate::control::ask;
 use crate::peer::{Brief, BriefDisk};
-use crate::root::write_secret;
 use host::vm::{Cgroup, Daemon};
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -68,12 +68,19 @@ pub fn control(place: &Place, vm: &VmName) -> PathBuf {
 pub fn daemon(place: &Place, vm: &VmName, cgroup: Option<Cgroup>) -> Daemon {
     Daemon {
         program: place.program.clone(),
-        arguments: vec!["initiator".into(), "--config".into(), place.beside(vm).join("initiator.toml").into()],
+        arguments: vec!["initiator".into(), "--config".into(), configuration(place, vm).file.into()],
         environment: ENVIRONMENT.to_vec(),
         note: place.beside(vm).join("initiator.process"),
         log: place.log(&format!("initiator-{vm}")),
         cgroups: cgroup.into_iter().collect(),
     }
+}
+
+/// Whether it was ever told what to attach.
+#[must_use]
+pub fn is_configured(place: &Place, vm: &VmName) -> bool {
+    // What cannot be looked at may be there: it is tried.
+    !matches!(place.beside(vm).join("initiator.toml").try_exists(), Ok(false))
 }
 
 /// How it is, if it answers.
@@ -115,8 +122,10 @@ pub async fn attach(
     let daemon = daemon(place, &brief.vm, cgroup);
     let runs = daemon.find().map_err(|error| error.to_string())?.is_some();
     if !runs || self::epoch(place, &brief.vm).await != Some(epoch) {
+        // Whoever serves is not ended for a configuration that nobody could serve by.
+        let replaced = configuration(place, &brief.vm).replace(place, &wanted(place, brief, epoch)).await;
+        replaced.map_err(|problem| problem.to_string())?;
         supervise::end(&daemon).await?;
-        configure(place, brief, epoch)?;
         daemon.start().map_err(|error| error.to_string())?;
     }
     let begun = Instant::now();
@@ -131,10 +140,6 @@ pub async fn attach(
             Err(reason) => waits(reason),
         }
         tokio::time::sleep(LOOK_AGAIN).await;
-    }
-    for index in 0..brief.disks.len() {
-        let socket = socket(place, &brief.vm, index);
-        place.give(&socket).map_err(|error| format!("'{}' cannot be given to QEMU: {error}", socket.display()))?;
     }
     Ok(())
 }
@@ -165,7 +170,13 @@ fn judge(report: &InitiatorReport, epoch: Epoch) -> Result<Result<(), String>, S
     Ok(Ok(()))
 }
 
-fn configure(place: &Place, brief: &Brief, epoch: Epoch) -> Result<(), String> {
+fn configuration(place: &Place, vm: &VmName) -> Configuration {
+    Configuration { role: "initiator", file: place.beside(vm).join("initiator.toml"), secret: true }
+}
+
+/// What the file should say.
+#[must_use]
+pub fn wanted(place: &Place, brief: &Brief, epoch: Epoch) -> String {
     let files = place.tls();
     let volume = |(index, disk): (usize, &BriefDisk)| Volume {
         name: disk.volume.clone(),
@@ -182,6 +193,5 @@ fn configure(place: &Place, brief: &Brief, epoch: Epoch) -> Result<(), String> {
         tls: Tls { certificate: files.certificate, key: files.key, ca: files.ca },
         volume: brief.disks.iter().enumerate().map(volume).collect(),
     };
-    let text = toml::to_string(&config).expect("plain values are TOML");
-    write_secret(&place.beside(&brief.vm).join("initiator.toml"), &text).map_err(|problem| problem.to_string())
+    toml::to_string(&config).expect("plain values are TOML")
 }

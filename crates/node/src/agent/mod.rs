@@ -5,18 +5,26 @@
 //! the newest one heard is refused, also after a restart. It does *not* know the store: what should be is told to it.
 
 mod accelerator;
+#[cfg(test)]
+mod accepted;
+mod configuration;
 mod deadman;
 mod facts;
 mod guest;
 mod host_config;
 mod initiator;
+mod keep;
 mod memory;
 mod network;
 mod place;
 mod sequence;
 mod supervise;
+mod takeover;
 mod target;
 mod tasks;
+mod unknown;
+#[cfg(test)]
+pub mod versions;
 
 pub use host_config::HostConfig;
 
@@ -25,10 +33,11 @@ use crate::peer::{self, Act, Acted, HostReport, Synced};
 use crate::root::Root;
 use crate::service::Node;
 use accelerator::Accelerators;
-use api::Role;
+use api::{Problem, Role};
 use cluster::job::Guest as State;
 use cluster::store::Revision;
 use guest::{Guest, Shared, Voice};
+use host::users::User;
 use host::vm::Folder;
 use memory::Memory;
 use place::Place;
@@ -40,7 +49,8 @@ use std::time::{Duration, Instant};
 use tasks::Tasks;
 use tokio::sync::Notify;
 use units::{HostKey, Millis, Moment, VmName};
-use wire::control::{self, Reply, Request};
+use unknown::Unknown;
+use wire::control::{self, DeadmanReport, Reply, Request};
 
 /// A raise waits for what is in flight, 1.5 s at most, and for disks that are slow to note it.
 const TARGET_PATIENCE: Duration = Duration::from_secs(20);
@@ -56,10 +66,14 @@ const TELL_AGAIN: Duration = Duration::from_millis(100);
 pub struct Agent {
     shared: Rc<Shared>,
     guests: RefCell<BTreeMap<VmName, Rc<Guest>>>,
+    /// VMs that may be here and cannot be told about; never one of `guests`.
+    unknown: RefCell<BTreeMap<VmName, Unknown>>,
     /// Who was not put to work yet: that needs a running loop.
     idle: RefCell<Vec<Rc<Guest>>>,
     state: RefCell<MachineState>,
-    /// The dead-man's configuration changed.
+    /// What the dead-man's configuration should say, once that was told.
+    wanted_deadman: RefCell<Option<String>>,
+    /// That changed.
     witnesses: Notify,
     qemu: Cell<Option<(u32, u32)>>,
 }
@@ -69,10 +83,15 @@ pub struct Agent {
 struct MachineState {
     /// When the target was started, by its own word.
     target_since: Option<Moment>,
-    /// The witnesses that the dead-man knows, if it answers.
-    deadman: Option<Vec<HostKey>>,
+    /// What the dead-man says.
+    deadman: Option<Result<DeadmanReport, String>>,
     complaints: Vec<(String, String)>,
-    unreadable: Vec<(String, String)>,
+    /// Why there may be VMs here that nobody knows of.
+    unlisted: Option<String>,
+    /// Files where VMs' are that are none.
+    strangers: Vec<String>,
+    /// What keeps a process of this machine from its work, by process.
+    faults: BTreeMap<&'static str, (String, String)>,
 }
 
 impl Agent {
@@ -83,21 +102,17 @@ impl Agent {
         let sequences = Sequences::new(&place);
         let (voice, accelerators, tasks) = (Voice::default(), Accelerators::default(), Tasks::default());
         let shared = Rc::new(Shared { place, voice, accelerators, tasks, sequences });
-        let (memories, unreadable) = Memory::load_all(&shared.place);
-        let hint = "bring it back, or remove it if this host has nothing of that VM".to_owned();
-        let state = MachineState {
-            unreadable: unreadable.into_iter().map(|text| (text, hint.clone())).collect(),
-            ..MachineState::default()
-        };
         let this = Self {
             shared,
             guests: RefCell::default(),
+            unknown: RefCell::default(),
             idle: RefCell::default(),
-            state: RefCell::new(state),
+            state: RefCell::default(),
+            wanted_deadman: RefCell::default(),
             witnesses: Notify::new(),
             qemu: Cell::new(None),
         };
-        memories.into_iter().for_each(|memory| drop(this.add(memory)));
+        this.survey();
         this
     }
 
@@ -105,6 +120,9 @@ impl Agent {
     #[allow(clippy::unused_async, reason = "it stands where an answer over the wire stands")]
     pub async fn act(&self, act: Act) -> Acted {
         let known = self.guests.borrow().get(&act.brief.vm).cloned();
+        if let (None, Some(acted)) = (&known, self.act_on_unknown(&act)) {
+            return acted;
+        }
         let guest = known.unwrap_or_else(|| self.add(Memory::new(act.brief.clone())));
         self.put_to_work();
         guest.act(act)
@@ -117,7 +135,12 @@ impl Agent {
         let (sequence, guests) = (self.shared.sequences.next(), self.all());
         let (memory, free) = facts::memory(&guests);
         let state = self.state.borrow();
-        let complaints = facts::complaints(place).into_iter().chain(state.unreadable.clone());
+        let said = state.deadman.as_ref().and_then(|said| said.as_ref().ok());
+        let troubles = said.into_iter().flat_map(|said| &said.troubles).map(|text| {
+            let hint = "see var/log/muskox/deadman.log there";
+            (format!("the dead-man has trouble: {text}"), hint.to_owned())
+        });
+        let complaints = facts::complaints(place).into_iter().chain(self.unreadable(&state));
         HostReport {
             sequence,
             memory,
@@ -126,11 +149,13 @@ impl Agent {
             qemu,
             accelerator: self.shared.accelerators.found().map_or("tcg", host::vm::Accelerator::word).to_owned(),
             bridges: if place.is(Role::Host) { network::there() } else { Vec::new() },
-            guests: guests.iter().map(|guest| guest.tell()).collect(),
+            guests: guests.iter().map(|guest| guest.tell()).chain(self.tell_unknown()).collect(),
+            unlisted: state.unlisted.clone(),
             target_up: state.target_since.map(|since| host::runtime::now().since(since)),
-            deadman: state.deadman.is_some(),
-            witnesses: state.deadman.clone().unwrap_or_default(),
+            deadman: said.is_some(),
+            witnesses: said.map(deadman::witnesses_of).unwrap_or_default(),
             complaints: complaints.chain(state.complaints.clone()).collect(),
+            faults: state.faults.values().cloned().chain(troubles).collect(),
         }
     }
 
@@ -144,6 +169,14 @@ impl Agent {
             self.qemu.set(facts::qemu_version(&qemu).await);
         }
         self.qemu.get()
+    }
+
+    /// A user for a tool that reads a stranger's file; `None`: it runs as we do, who are not root.
+    ///
+    /// # Errors
+    /// There is none, for people.
+    pub fn user(&self, name: &str) -> Result<Option<User>, String> {
+        self.shared.place.user(name, None)
     }
 
     /// Asks this machine's target.
@@ -161,14 +194,13 @@ impl Agent {
 
     /// How everything here should be.
     pub fn synced(&self, synced: Synced) {
-        match deadman::configure(&self.shared.place, &synced) {
-            Ok(true) => self.witnesses.notify_one(),
-            Ok(false) => {}
-            Err(problem) => tracing::error!("the dead-man cannot be told: {problem}"),
+        let wanted = Some(deadman::wanted(&self.shared.place, &synced));
+        if self.wanted_deadman.replace(wanted.clone()) != wanted {
+            self.witnesses.notify_one();
         }
         self.forget(&synced.unknown, synced.at);
         for assignment in synced.assignments {
-            let known = self.guests.borrow().get(&assignment.brief.vm).cloned();
+            let known = self.guests.borrow().get(&assignment.vm).cloned();
             if let Some(guest) = known {
                 guest.assigned(&assignment);
             }
@@ -191,6 +223,19 @@ impl Agent {
             self.guests.borrow_mut().remove(vm);
             guest.end();
             tracing::info!("VM '{vm}' is deleted: nothing of it is kept here any more");
+        }
+    }
+
+    /// Takes note of what keeps a process of this machine from its work, or that nothing does any more.
+    fn fault(&self, process: &'static str, problem: Option<&Problem>) {
+        let faults = &mut self.state.borrow_mut().faults;
+        let Some(problem) = problem else {
+            faults.remove(process);
+            return;
+        };
+        let fault = (problem.text.clone(), problem.hint.clone());
+        if faults.insert(process, fault.clone()) != Some(fault) {
+            tracing::error!("{problem}; hint: {}", problem.hint);
         }
     }
 
@@ -226,9 +271,10 @@ pub async fn run(node: Rc<Node>) {
     // They end with this future: nothing is done for a node that stops.
     let mut tasks = tokio::task::JoinSet::new();
     node.agent.put_to_work();
-    tasks.spawn_local(keep_target(Rc::clone(&node)));
-    tasks.spawn_local(keep_deadman(Rc::clone(&node)));
+    tasks.spawn_local(keep::target(Rc::clone(&node)));
+    tasks.spawn_local(keep::deadman(Rc::clone(&node)));
     tasks.spawn_local(look_around(Rc::clone(&node)));
+    tasks.spawn_local(takeover::look_for_unknown(Rc::clone(&node)));
     tasks.spawn_local(tell(Rc::clone(&node)));
     if place.is(Role::Host) {
         tasks.spawn_local(probe(Rc::clone(&node)));
@@ -252,56 +298,6 @@ pub async fn run(node: Rc<Node>) {
     std::panic::resume_unwind(panic);
 }
 
-async fn keep_target(node: Rc<Node>) {
-    let place = &node.agent.shared.place;
-    if !place.is(Role::Storage) {
-        return;
-    }
-    let daemon = target::daemon(place);
-    match target::configure(place) {
-        // It does not read its configuration again.
-        Ok(true) => drop(supervise::end(&daemon).await),
-        Ok(false) => {}
-        Err(problem) => tracing::error!("the target cannot be configured: {problem}"),
-    }
-    supervise::keep(daemon).await;
-}
-
-async fn keep_deadman(node: Rc<Node>) {
-    let place = &node.agent.shared.place;
-    while !deadman::is_configured(place) {
-        node.agent.witnesses.notified().await;
-    }
-    let daemon = deadman::daemon(place);
-    let kept = supervise::keep(daemon.clone());
-    let told = async {
-        // One that runs already may have missed what a former life of ours wrote.
-        let mut untold = deadman::answers(place).await;
-        loop {
-            if !untold {
-                node.agent.witnesses.notified().await;
-            }
-            untold = match deadman::reload(place).await {
-                Ok(()) => false,
-                Err(refusal) if refusal.code == control::Code::Invalid => {
-                    tracing::warn!("the dead-man is started anew, to read its configuration: {}", refusal.text);
-                    supervise::end(&daemon).await.is_err()
-                }
-                // It is never ended for being slow: a disk that keeps it from reading would keep the next one from
-                // starting, and guests would run on without it.
-                Err(refusal) => {
-                    tracing::warn!("the dead-man has not read its configuration again: {}", refusal.text);
-                    true
-                }
-            };
-            if untold {
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        }
-    };
-    tokio::join!(kept, told);
-}
-
 /// Looks at processes and bridges every second.
 async fn look_around(node: Rc<Node>) {
     let place = &node.agent.shared.place;
@@ -315,7 +311,7 @@ async fn look_around(node: Rc<Node>) {
             Some(Reply::Status(report)) => Some(since(report.up)),
             _ => None,
         };
-        let deadman = deadman::knows(place).await;
+        let deadman = Some(deadman::status(place).await);
         let complaints = if place.is(Role::Host) { network::keep_bridges(place) } else { Vec::new() };
         {
             let mut state = node.agent.state.borrow_mut();

@@ -4,7 +4,7 @@ use super::host_config::HostConfig;
 use super::place::Place;
 use crate::peer::Brief;
 use host::net::{bridges, keep_bridge, keep_tap, remove_tap};
-use host::vm::Nic;
+use host::vm::{NICS_MAX, Nic, Owner};
 use units::VmName;
 
 /// Keeps the bridges of `host.toml`; what is wrong with them, each with what to do.
@@ -27,12 +27,12 @@ pub fn there() -> Vec<String> {
     bridges().unwrap_or_default()
 }
 
-/// Makes the taps of a VM and plugs them in.
+/// Makes the taps of a VM, for the user of its QEMU, and plugs them in.
 ///
 /// # Errors
 /// What is wrong, for people.
-pub fn plug(place: &Place, brief: &Brief) -> Result<Vec<Nic>, String> {
-    let owner = place.owner.map(|owner| owner.uid);
+pub fn plug(place: &Place, brief: &Brief, owner: Option<Owner>) -> Result<Vec<Nic>, String> {
+    let owner = owner.map(|owner| owner.uid);
     let nic = |(index, nic): (usize, &crate::peer::BriefNic)| {
         let tap = tap_name(place, &brief.vm, index);
         let mac = mac(&nic.mac).ok_or_else(|| format!("'{}' is no address of a network interface", nic.mac))?;
@@ -47,7 +47,18 @@ pub fn plug(place: &Place, brief: &Brief) -> Result<Vec<Nic>, String> {
 /// # Errors
 /// Which one stays, for people.
 pub fn unplug(place: &Place, brief: &Brief) -> Result<(), String> {
-    let taps = (0..brief.nics.len()).map(|index| tap_name(place, &brief.vm, index));
+    remove_taps((0..brief.nics.len()).map(|index| tap_name(place, &brief.vm, index)))
+}
+
+/// Removes all taps that a VM may have had: what it was is not known.
+///
+/// # Errors
+/// As [`unplug`].
+pub fn unplug_all(place: &Place, vm: &VmName) -> Result<(), String> {
+    remove_taps((0..NICS_MAX).map(|index| tap_name(place, vm, index)))
+}
+
+fn remove_taps(taps: impl Iterator<Item = String>) -> Result<(), String> {
     let removed: Vec<_> =
         taps.map(|tap| remove_tap(&tap).map_err(|error| format!("the tap '{tap}': {error}"))).collect();
     removed.into_iter().collect()

@@ -1,20 +1,24 @@
 //! Where things of this machine are, and who it is: what every part of the agent has to know.
 
+use super::host_config::HostConfig;
 use crate::identity::Identity;
 use crate::root::Root;
 use api::Role;
 use host::net::TlsFiles;
-use host::vm::Owner;
+use host::users::{User, UserRange, Users, give};
+use host::vm::{Folder, Owner};
+use std::cell::Cell;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, lchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use units::{HostKey, NodeName, VmName};
 
-/// The user that QEMU runs as, where it exists (docs/runbooks/vm.md).
-const QEMU_USER: &str = "muskox-vm";
 /// The daemon of a distribution package.
 const QEMU: [&str; 2] = ["/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm"];
+/// Source: the kernel's `Documentation/virt/kvm/api.rst`.
+const KVM: &str = "/dev/kvm";
 /// What our own processes keep of our environment: the lab's planted bugs.
 pub const ENVIRONMENT: [&str; 1] = ["MUSKOX_SABOTAGE"];
 
@@ -32,8 +36,9 @@ pub struct Place {
     roles: Vec<Role>,
     /// This program: what it starts are its own other roles.
     pub program: PathBuf,
-    /// Who QEMU runs as; `None`: as ourselves.
-    pub owner: Option<Owner>,
+    users: Rc<Users>,
+    /// As `host.toml` said when it could be read.
+    range: Cell<Option<UserRange>>,
 }
 
 impl Place {
@@ -46,7 +51,8 @@ impl Place {
         let storage = if identity.portals.is_empty() { vec![ip] } else { identity.portals.clone() };
         let (name, roles) = (identity.name.clone(), identity.roles.clone());
         let absolute = std::path::absolute(root.below("")).unwrap_or_else(|_| root.below(""));
-        Self { root: Root::new(&absolute), name, key, ip, storage, roles, program, owner: qemu_user() }
+        let (root, users, range) = (Root::new(&absolute), Rc::default(), Cell::new(None));
+        Self { root, name, key, ip, storage, roles, program, users, range }
     }
 
     /// Whether this machine is for that.
@@ -121,21 +127,75 @@ impl Place {
     /// Makes a VM's folders; the one of its QEMU is its user's.
     ///
     /// # Errors
-    /// If the disk refuses.
-    pub fn make_machine(&self, vm: &VmName) -> io::Result<()> {
-        self.make_folders()?;
-        make_folder(&self.beside(vm), 0o700)?;
-        make_folder(&self.machine(vm), 0o700)?;
-        self.give(&self.machine(vm))
+    /// What the system said, for people.
+    pub fn make_machine(&self, vm: &VmName, owner: Option<Owner>) -> Result<(), String> {
+        let made = self.make_folders().and_then(|()| make_folder(&self.beside(vm), 0o700));
+        made.map_err(|error| format!("its folder cannot be made: {error}"))?;
+        let folder = Folder::new(&self.machine(vm)).and_then(|folder| folder.make(owner));
+        folder.map_err(|error| error.to_string())
     }
 
-    /// Gives a file to QEMU's user. A link is not followed: in a folder of that user it may lead to anything.
+    /// Gives a file to the user of a VM's QEMU: whoever has its folder.
     ///
     /// # Errors
     /// If we may not.
-    pub fn give(&self, path: &Path) -> io::Result<()> {
-        self.owner.map_or(Ok(()), |owner| lchown(path, Some(owner.uid), Some(owner.gid)))
+    pub fn give(&self, vm: &VmName, path: &Path) -> io::Result<()> {
+        let folder = std::fs::symlink_metadata(self.machine(vm))?;
+        give(path, folder.uid(), folder.gid())
     }
+
+    /// A user for a program that a stranger may take over: nobody else's for as long as it is held, or a process or a file has it.
+    /// `own` is the former folder of the same name. `None`: we are not root, and it runs as we do.
+    ///
+    /// # Errors
+    /// There is none, for people: it is not run as root instead.
+    pub fn user(&self, name: &str, own: Option<&Path>) -> Result<Option<User>, String> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        let taken = self.users.take(self.users_range()?, name, own, &[self.run("")]);
+        let file = self.etc("host.toml");
+        taken
+            .map(Some)
+            .map_err(|error| format!("there is no user to run it: {error}; see [users] in '{}'", file.display()))
+    }
+
+    /// The users of `host.toml`; while it cannot be read, as it said before.
+    ///
+    /// # Errors
+    /// It could not be read yet, or names no users that can be.
+    pub fn users_range(&self) -> Result<UserRange, String> {
+        match HostConfig::load(&self.etc("host.toml")) {
+            Ok(config) => {
+                let range = config.users();
+                range.check()?;
+                self.range.set(Some(range));
+                Ok(range)
+            }
+            Err(error) => self.range.get().ok_or(error),
+        }
+    }
+
+    /// Who a QEMU is: a user of its own, in a group of its own; where it needs KVM and that is a group's, in that group.
+    #[must_use]
+    pub fn owner(&self, user: Option<&User>, needs_kvm: bool) -> Option<Owner> {
+        let uid = user?.uid();
+        let group = kvm_group().filter(|_| needs_kvm);
+        Some(Owner { uid, gid: group.unwrap_or(uid) })
+    }
+}
+
+/// The group that may use KVM, unless everybody may.
+fn kvm_group() -> Option<u32> {
+    let facts = std::fs::metadata(KVM).ok()?;
+    let (group, others) = (facts.mode() & 0o060 == 0o060, facts.mode() & 0o006 == 0o006);
+    (group && !others && facts.gid() != 0).then(|| facts.gid())
+}
+
+/// Whether KVM is there, and nobody but root may use it.
+#[must_use]
+pub fn kvm_is_roots() -> bool {
+    std::fs::metadata(KVM).is_ok_and(|facts| kvm_group().is_none() && facts.mode() & 0o006 != 0o006)
 }
 
 fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
@@ -144,36 +204,5 @@ fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     match std::fs::DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         made => made,
-    }
-}
-
-/// The user for QEMU, of `/etc/passwd`; its group is that of `/dev/kvm`, which QEMU opens.
-fn qemu_user() -> Option<Owner> {
-    use std::os::unix::fs::MetadataExt;
-    // Only root can make a process somebody else's.
-    let root = std::fs::metadata("/proc/self").is_ok_and(|facts| facts.uid() == 0);
-    let users = std::fs::read_to_string("/etc/passwd").ok().filter(|_| root)?;
-    let (uid, gid) = user_in(&users, QEMU_USER)?;
-    let kvm = std::fs::metadata("/dev/kvm").ok().map(|facts| facts.gid()).filter(|gid| *gid != 0);
-    Some(Owner { uid, gid: kvm.unwrap_or(gid) })
-}
-
-/// Source: passwd(5).
-fn user_in(users: &str, name: &str) -> Option<(u32, u32)> {
-    let mut line = users.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?.split(':').skip(1);
-    Some((line.next()?.parse().ok()?, line.next()?.parse().ok()?))
-}
-
-#[cfg(test)]
-mod test {
-    use super::*;
-
-    /// Goal: the user is found by its whole name only. Method: a passwd file.
-    #[test]
-    fn a_user_is_found_by_name() {
-        let users =
-            "root:x:0:0:root:/root:/bin/sh\nmuskox-vm2:x:5:6::/:\nmuskox-vm:x:970:971:,:/nonexistent:/bin/false\n";
-        assert_eq!(user_in(users, QEMU_USER), Some((970, 971)));
-        assert_eq!(user_in("muskox-vm:x\n", QEMU_USER), None);
     }
 }

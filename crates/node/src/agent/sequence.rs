@@ -3,12 +3,51 @@
 //! A life's number is one more than that of the life before, which is kept on disk. Not a time of day: a clock that is set back
 //! between two lives would make all that the later one says older than what the earlier one said. If the file is lost, whoever
 //! hears us goes by the new numbers as soon as the old ones have been silent for long (`director::hosts`).
+//!
+//! The file is JSON; before, it was the number alone. `life` means the same in every version, so that a newer one's file is
+//! counted on and otherwise left as it is.
 
 use super::place::Place;
 use crate::peer::Sequence;
 use crate::root::{read_text, write_secret};
+use cluster::store::UnknownFields;
+use serde::{Deserialize, Serialize};
 use std::cell::{Cell, OnceCell};
 use std::path::PathBuf;
+
+/// The file.
+#[derive(Serialize, Deserialize)]
+pub struct Lives {
+    version: u32,
+    life: u64,
+    #[serde(flatten)]
+    unknown_fields: UnknownFields,
+}
+
+impl Default for Lives {
+    fn default() -> Self {
+        Self { version: 1, life: 0, unknown_fields: UnknownFields::default() }
+    }
+}
+
+impl Lives {
+    /// Reads it, also as it was written before.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.trim().parse() {
+            Ok(life) => Ok(Self { life, ..Self::default() }),
+            Err(_) => serde_json::from_str(text).map_err(|error| error.to_string()),
+        }
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn text(&self) -> String {
+        serde_json::to_string(self).expect("plain values are JSON")
+    }
+}
 
 /// The counter. Its life begins with its first number.
 pub struct Sequences {
@@ -33,13 +72,13 @@ impl Sequences {
 
     /// A life begins: kept before anything is said in it.
     fn begin(&self) -> u64 {
-        let before = match self.file.exists() {
-            true => read_text(&self.file).map(|text| self.read(&text)),
-            false => Ok(0),
+        let before = match self.file.try_exists() {
+            Ok(false) => Ok(Lives::default()),
+            _ => read_text(&self.file).map(|text| self.read(&text)),
         };
-        let kept = before.and_then(|before| {
-            let life = before.saturating_add(1);
-            write_secret(&self.file, &format!("{life}\n")).map(|()| life)
+        let kept = before.and_then(|mut lives| {
+            lives.life = lives.life.saturating_add(1);
+            write_secret(&self.file, &lives.text()).map(|()| lives.life)
         });
         kept.unwrap_or_else(|problem| {
             tracing::error!("{problem}; for a minute this host may not be believed; hint: {}", problem.hint);
@@ -47,13 +86,13 @@ impl Sequences {
         })
     }
 
-    fn read(&self, text: &str) -> u64 {
-        text.trim().parse().unwrap_or_else(|error| {
+    fn read(&self, text: &str) -> Lives {
+        Lives::parse(text).unwrap_or_else(|error| {
             tracing::error!(
                 "'{}' begins anew: {error}; for a minute this host may not be believed",
                 self.file.display()
             );
-            0
+            Lives::default()
         })
     }
 }
@@ -63,7 +102,8 @@ mod test {
     use super::*;
 
     /// Goal: whatever is said later has the greater sequence, also in the next life, and a file that is torn
-    /// is made anew. Method: three lives on one file, two on a torn one.
+    /// is made anew; one of an older or newer version is counted on. Method: three lives on one file, two on a torn one, one on
+    /// each of the others.
     #[test]
     fn sequences_grow_over_lives() {
         let file = std::env::temp_dir().join(format!("muskox-agent-life-{}", std::process::id()));
@@ -79,6 +119,11 @@ mod test {
         std::fs::write(&file, "x").unwrap();
         assert_eq!(life().next(), Sequence { life: 1, number: 1 });
         assert_eq!(life().next(), Sequence { life: 2, number: 1 });
+        std::fs::write(&file, "41\n").unwrap();
+        assert_eq!(life().next().life, 42);
+        std::fs::write(&file, r#"{"version":9,"life":7,"x":"y"}"#).unwrap();
+        assert_eq!(life().next().life, 8);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), r#"{"version":9,"life":8,"x":"y"}"#);
         std::fs::remove_file(&file).unwrap();
     }
 }

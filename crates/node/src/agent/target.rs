@@ -1,15 +1,12 @@
 //! This machine's target: its configuration and its process.
 
+use super::configuration::Configuration;
 use super::place::{ENVIRONMENT, Place};
-use crate::root::{read_text, write_public};
-use api::Problem;
+use crate::ports;
 use host::vm::Daemon;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-
-/// NBD's port (IANA).
-const PORT: u16 = 10_809;
 
 #[derive(Serialize)]
 struct Config {
@@ -42,7 +39,7 @@ pub fn control(place: &Place) -> PathBuf {
 pub fn daemon(place: &Place) -> Daemon {
     Daemon {
         program: place.program.clone(),
-        arguments: vec!["target".into(), "--config".into(), place.etc("target.toml").into()],
+        arguments: vec!["target".into(), "--config".into(), configuration(place).file.into()],
         environment: ENVIRONMENT.to_vec(),
         note: place.run("target.process"),
         log: place.log("target"),
@@ -50,28 +47,25 @@ pub fn daemon(place: &Place) -> Daemon {
     }
 }
 
-/// Writes its configuration, if it changed; whether it did.
-///
-/// # Errors
-/// [`api::Code::Files`].
-pub fn configure(place: &Place) -> Result<bool, Problem> {
+/// Its configuration file.
+#[must_use]
+pub fn configuration(place: &Place) -> Configuration {
+    Configuration { role: "target", file: place.etc("target.toml"), secret: false }
+}
+
+/// What the file should say.
+#[must_use]
+pub fn wanted(place: &Place) -> String {
     let listen = |ip: &std::net::IpAddr| {
         let files = place.tls();
         let tls = Files { certificate: files.certificate, key: files.key, ca: files.ca };
-        Listen { nbd: SocketAddr::new(*ip, PORT), tls }
+        Listen { nbd: SocketAddr::new(*ip, ports::TARGET), tls }
     };
     let config = Config {
         control: control(place),
         state_dir: place.kept("target"),
         listen: place.storage.iter().map(listen).collect(),
     };
-    let text = format!(
-        "# Written by `muskox node run`; do not edit.\n{}",
-        toml::to_string(&config).expect("plain values are TOML")
-    );
-    let path = place.etc("target.toml");
-    if read_text(&path).is_ok_and(|held| held == text) {
-        return Ok(false);
-    }
-    write_public(&path, &text).map(|()| true)
+    let text = toml::to_string(&config).expect("plain values are TOML");
+    format!("# Written by `muskox node run`; do not edit.\n{text}")
 }

@@ -131,20 +131,25 @@ fn a_visit_is_passed_on_to_a_member_only() {
         let listener = Listener::tcp(machine.address).unwrap();
         tokio::task::spawn_local(door::serve(Rc::clone(&node), listener, Some(Rc::new(RefCell::new(tls)))));
         let (alpha, web1) = ("alpha".parse().unwrap(), "web1".parse().unwrap());
-        let mut far = TokioIo::new(pass_on(&node, &alpha, &web1).await.unwrap());
+        let mut far = TokioIo::new(pass_on(&node, 0, &alpha, &web1).await.unwrap());
         read_until(&mut far, "login: ").await;
         far.write_all(b"hello").await.unwrap();
         read_until(&mut far, "HELLO").await;
         drop(far);
-        let problem = pass_on(&node, &alpha, &"web2".parse().unwrap()).await.expect_err("there is no such VM");
+        let problem = pass_on(&node, 0, &alpha, &"web2".parse().unwrap()).await.expect_err("there is no such VM");
         assert!(problem.code == Code::NotPossible && problem.text.contains("'web2'"), "{problem:?}");
-        let problem = pass_on(&node, &"beta".parse().unwrap(), &web1).await.expect_err("there is no such machine");
+        let problem = pass_on(&node, 0, &"beta".parse().unwrap(), &web1).await.expect_err("there is no such machine");
         assert_eq!(problem.code, Code::NotFound);
         let protocol = HeaderValue::from_static(PROTOCOL);
-        let visit = open(&node, Caller::Key(units::HostKey([7; 32])), "web1", Some(&protocol)).await;
-        assert_eq!(visit.err().map(|problem| problem.code), Some(Code::NotAMember), "its key was removed");
+        let visit = async |key, user| {
+            let visit = open(&node, Caller::Machine { key, user }, "web1", Some(&protocol)).await;
+            visit.err().map(|problem| problem.code)
+        };
+        assert_eq!(visit(units::HostKey([7; 32]), Some(0)).await, Some(Code::NotAMember), "its key was removed");
+        assert_eq!(visit(node.key, None).await, Some(Code::Forbidden), "CA14: a machine by itself visits nobody");
+        assert_eq!(visit(node.key, Some(0)).await, None);
         let transport = client::as_stranger(node.identity.cluster, machine.address).await.unwrap();
-        assert_eq!(upgrade(transport, &web1).await.expect_err("a stranger").code, Code::Forbidden);
+        assert_eq!(upgrade(transport, Some(0), &web1).await.expect_err("a stranger").code, Code::Forbidden);
     });
 }
 

@@ -4,7 +4,7 @@
 use super::runs::Said;
 use super::view::get;
 use super::{Desk, View};
-use crate::peer::{Act, Ask, Other, Reply};
+use crate::peer::{Act, Acted, Ask, Other, Reply};
 use crate::registry::Record;
 use crate::store::failed;
 use api::Problem;
@@ -21,11 +21,11 @@ use wire::control::{self, Code, Owner, Request};
 /// Carries one action out.
 pub async fn dispatch(desk: Rc<Desk>, to: mpsc::Sender<Said>, task: Task, order: Order, action: Action) {
     match host_of(&action) {
-        Some(host) => {
-            if let Err(problem) = act(&desk, &task, &order, &action, host).await {
-                tracing::debug!("job {}: {action:?} was not heard: {problem}", order.job);
-            }
-        }
+        Some(host) => match act(&desk, &task, &order, &action, host).await {
+            Ok(None) => {}
+            Ok(Some(why)) => drop(to.send(Said::NotTaken { at: order.at, action, why }).await),
+            Err(problem) => tracing::debug!("job {}: {action:?} was not heard: {problem}", order.job),
+        },
         None => match action {
             Action::Reserve { .. } | Action::Raise { .. } => fence(&desk, &to, order, action).await,
             Action::Ask { host } => ask_witnesses(&desk, &to, &order, host).await,
@@ -51,21 +51,28 @@ pub fn host_of(action: &Action) -> Option<HostKey> {
     }
 }
 
-async fn act(desk: &Rc<Desk>, task: &Task, order: &Order, action: &Action, host: HostKey) -> Result<(), Problem> {
+/// Why the host did not take the order, if it said so; not, if it has heard a newer one.
+async fn act(
+    desk: &Rc<Desk>,
+    task: &Task,
+    order: &Order,
+    action: &Action,
+    host: HostKey,
+) -> Result<Option<String>, Problem> {
     let vm = order.vm.clone();
     let view = desk.store.ask(move |engine| View::of(engine, &vm)).await?;
     let brief = view.brief(&order.vm)?;
-    let Some(machine) = view.member(host) else {
-        return Ok(());
+    let Some(machine) = view.member(host) else { return Ok(None) };
+    let waits = |key| {
+        let hosts = desk.hosts.borrow();
+        hosts.tell(&order.vm, key).map(|tell| (tell.port, tell.move_key.clone()))
     };
-    let waits = |key| desk.hosts.borrow().tell(&order.vm, key).and_then(|tell| tell.port);
-    let other = other_end(task, host).and_then(|key| view.member(key)).map(|record| Other {
-        key: record.key,
-        name: record.name.clone(),
-        ip: record.address.ip(),
+    let other = other_end(task, host).and_then(|key| view.member(key)).map(|record| {
         // Whoever copies has to know it. Others are told the same whenever they are asked: a host goes on with what it does
         // as long as the words stay the same.
-        port: if matches!(action, Action::Migrate { .. }) { waits(record.key) } else { None },
+        let copies = matches!(action, Action::Migrate { .. });
+        let (port, move_key) = copies.then(|| waits(record.key)).flatten().unwrap_or_default();
+        Other { key: record.key, name: record.name.clone(), ip: record.address.ip(), port, move_key }
     });
     if let (Action::Migrate { destination, .. }, Some(Other { port: None, .. })) = (action, &other) {
         // A director that just took over has not heard where the destination waits: it is asked, and this comes again.
@@ -75,12 +82,13 @@ async fn act(desk: &Rc<Desk>, task: &Task, order: &Order, action: &Action, host:
     let ask = Ask::Act(Box::new(Act { order: order.clone(), action: action.clone(), brief, other }));
     match desk.machines.ask(machine, ask).await? {
         Reply::Acted(acted) if acted.admitted => desk.heard(host, acted.told),
+        Reply::Acted(Acted { why: Some(why), .. }) => return Ok(Some(format!("'{}': {why}", machine.name))),
         Reply::Acted(_) => {
             tracing::info!("'{}' has a newer order than {} of job {}", machine.name, order.at.0, order.job);
         }
         reply => tracing::warn!("'{}' answered an order with {reply:?}", machine.name),
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The other end of a migration.

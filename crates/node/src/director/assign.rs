@@ -2,21 +2,18 @@
 
 use super::Desk;
 use super::view::View;
-use super::witnesses::{self, Sets};
+use super::witnesses;
 use crate::peer::{Assignment, HostReport, Synced, WitnessAt};
 use crate::registry::{self, Record};
 use crate::store::failed;
 use api::{NodeList, Problem};
 use cluster::job::{self, PREFIX, Task};
+use cluster::lease::Voter;
 use cluster::store::{Engine, Revision};
 use host::runtime::now;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use units::{HostKey, VmName};
-
-/// Where dead-men listen: beside the nodes' 10811.
-const DEADMAN_PORT: u16 = 10812;
 
 impl Desk {
     /// Answers a machine's regular call.
@@ -49,9 +46,9 @@ impl Desk {
         }
         let mut assignments = assignments(&view, from.key, &said);
         // A store that was brought back may give a guest to somebody else than who has it: nobody ends it for that.
-        assignments.retain(|it| !self.seems_behind(&view, &it.brief.vm));
+        assignments.retain(|it| !self.seems_behind(&view, &it.vm));
         unknown.retain(|vm| self.working(vm).is_none());
-        let (witnesses, timing) = (told(&view, &sets), settings.lease);
+        let (witnesses, timing) = (told(&view.members, sets.last().map_or(&[][..], Vec::as_slice)), settings.lease);
         Ok(Synced { members, assignments, witnesses, timing, at: view.at, unknown })
     }
 }
@@ -77,17 +74,14 @@ fn assignments(view: &View, host: HostKey, said: &BTreeSet<VmName>) -> Vec<Assig
 
 fn assignment(view: &View, host: HostKey, vm: &VmName) -> Result<Assignment, Problem> {
     let (object, owned) = (view.vm(vm)?, view.ownership(vm)?);
-    let changed = |revision: Option<Revision>| revision.unwrap_or_default();
-    let at = changed(view.vms.get(vm).map(|it| it.1)).max(changed(view.owned.get(vm).map(|it| it.1)));
-    let brief = view.brief(vm)?;
     Ok(Assignment {
+        vm: vm.clone(),
         owner: owned.owner == Some(host),
         epoch: owned.epoch,
-        at,
+        at: view.changed(vm),
         job: owned.job.is_some(),
         running: object.wished(),
-        patience_ms: brief.patience_ms,
-        brief,
+        patience_ms: object.patience_ms.unwrap_or(object.as_started()?.0.shutdown_ms),
     })
 }
 
@@ -113,15 +107,10 @@ fn unknown(engine: &mut dyn Engine, view: &View, heard: Vec<(VmName, Revision)>)
 }
 
 /// Everybody has a vote, as soon as all can know it.
-fn told(view: &View, sets: &Sets) -> Vec<WitnessAt> {
-    let newest = sets.last().map_or(&[][..], Vec::as_slice);
+pub fn told(members: &[Record], newest: &[HostKey]) -> Vec<WitnessAt> {
     let at = |record: &Record| {
-        let mut ips = record.storage_ips();
-        if !ips.contains(&record.address.ip()) {
-            ips.push(record.address.ip());
-        }
-        let portals = ips.into_iter().map(|ip| SocketAddr::new(ip, DEADMAN_PORT)).collect();
-        WitnessAt { key: record.key, name: record.name.clone(), portals }
+        let Voter { key, name, portals } = record.voter();
+        WitnessAt { key, name, portals }
     };
-    view.members.iter().filter(|record| newest.contains(&record.key)).map(at).collect()
+    members.iter().filter(|record| newest.contains(&record.key)).map(at).collect()
 }

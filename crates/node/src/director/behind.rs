@@ -34,6 +34,8 @@ pub struct Word {
     pub epoch: Option<Epoch>,
     /// The newest order heard.
     pub at: Revision,
+    /// The host cannot tell about it, but certainly nothing of it runs there.
+    pub nothing_runs: bool,
 }
 
 /// What shows it.
@@ -51,7 +53,13 @@ impl Word {
     /// What a host told.
     #[must_use]
     pub fn of(host: HostKey, tell: &Tell) -> Self {
-        Self { host, guest: tell.guest, epoch: tell.epoch, at: tell.at }
+        Self { host, guest: tell.guest, epoch: tell.epoch, at: tell.at, nothing_runs: tell.nothing_runs }
+    }
+
+    /// Whether something of it may run there.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.guest != Guest::Absent && !(self.guest == Guest::Unknown && self.nothing_runs)
     }
 
     /// The highest epoch that this guest may be at by the store: who waits for memory, or is just being started, may know
@@ -59,13 +67,13 @@ impl Word {
     fn allowed(&self, epoch: Epoch, promised: Epoch) -> Epoch {
         match self.guest {
             Guest::Running | Guest::Copying | Guest::PreSwitchover | Guest::Switching | Guest::PostMigrate => epoch,
-            Guest::Absent | Guest::Incoming | Guest::Loaded | Guest::Stopped => promised.max(epoch),
+            Guest::Absent | Guest::Incoming | Guest::Loaded | Guest::Stopped | Guest::Unknown => promised.max(epoch),
         }
     }
 }
 
 impl Desk {
-    /// Refuses what would be done for a VM on which the store is behind.
+    /// Refuses what would be done for a VM on which the store is behind, or that its host cannot tell about.
     ///
     /// # Errors
     /// [`Code::NotPossible`], with what shows it and what to do; the store's.
@@ -76,17 +84,18 @@ impl Desk {
         }
     }
 
-    /// What is to be said if the store is behind on this VM.
+    /// What is to be said if the store is behind on this VM, or its host cannot tell about it.
     ///
     /// # Errors
     /// The store's.
     pub async fn behind_on(&self, vm: &VmName) -> Result<Option<Problem>, Problem> {
         let (words, granted, name) = (self.words(vm), self.granted.borrow().clone(), vm.clone());
         let view = self.store.ask(move |engine| View::of(engine, &name)).await?;
-        Ok(sign(&view, vm, &words, &granted).map(|sign| problem(&view, vm, &sign)))
+        let behind = sign(&view, vm, &words, &granted).map(|sign| problem(&view, vm, &sign));
+        Ok(behind.or_else(|| self.unknown_problem(&view, vm)))
     }
 
-    /// All VMs on which the store is behind, each with what is to be said.
+    /// All VMs on which the store is behind, or that their hosts cannot tell about, each with what is to be said.
     ///
     /// # Errors
     /// The store's.
@@ -95,16 +104,18 @@ impl Desk {
         let view = self.view().await?;
         let none = Vec::new();
         let one = |vm: &VmName| {
-            let sign = sign(&view, vm, words.get(vm).unwrap_or(&none), &granted)?;
-            Some((vm.clone(), problem(&view, vm, &sign)))
+            let behind = sign(&view, vm, words.get(vm).unwrap_or(&none), &granted);
+            let behind = behind.map(|sign| problem(&view, vm, &sign)).or_else(|| self.unknown_problem(&view, vm))?;
+            Some((vm.clone(), behind))
         };
         Ok(view.vms.keys().filter_map(one).collect())
     }
 
-    /// Whether the store seems behind on a VM. The view is older than what was said: for whoever looks again soon.
+    /// Whether the store seems behind on a VM, or its host cannot tell about it. The view is older than what was said: for
+    /// whoever looks again soon.
     #[must_use]
     pub fn seems_behind(&self, view: &View, vm: &VmName) -> bool {
-        is_behind(view, vm, &self.words(vm), &self.granted.borrow())
+        is_behind(view, vm, &self.words(vm), &self.granted.borrow()) || self.unknown_on(view, vm).is_some()
     }
 
     /// A target says at which epoch a volume is.
@@ -212,7 +223,7 @@ mod test {
         let host = view.members[0].key;
         view.owned.insert(vm.clone(), (owned, Revision(90)));
         let shows = |guest, epoch: Option<u64>, at, granted| {
-            let word = Word { host, guest, epoch: epoch.map(Epoch), at: Revision(at) };
+            let word = Word { host, guest, epoch: epoch.map(Epoch), at: Revision(at), nothing_runs: false };
             sign(&view, &vm, &[word], &[("root".parse().unwrap(), Epoch(granted))].into())
         };
         for waits in [Guest::Incoming, Guest::Loaded, Guest::Stopped] {
@@ -227,7 +238,8 @@ mod test {
         assert_eq!(shows(Guest::Absent, None, 101, 5), Some(Sign::Order(host, None, Revision(101))));
         assert_eq!(shows(Guest::Absent, None, 100, 4), None, "a target that is not told yet");
         view.members.clear();
-        let word = Word { host, guest: Guest::Running, epoch: Some(Epoch(9)), at: Revision(999) };
+        let (epoch, at) = (Some(Epoch(9)), Revision(999));
+        let word = Word { host, guest: Guest::Running, epoch, at, nothing_runs: false };
         assert_eq!(sign(&view, &vm, &[word], &BTreeMap::new()), None, "a machine that was removed");
     }
 }

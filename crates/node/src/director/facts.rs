@@ -5,23 +5,29 @@ use super::Desk;
 use crate::registry;
 use crate::store::{failed, parse_object};
 use crate::vms::object::Vm;
-use api::Problem;
-use cluster::store::{Compare, Engine, Key, Revision, Txn};
+use api::{Code, Problem};
+use cluster::store::{Compare, Engine, Key, Revision, Txn, UnknownFields};
 use cluster::why::{Fact, Happened};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use units::VmName;
 
 /// Facts kept of one VM.
 pub const KEEP_MAX: usize = 64;
+/// A fact is added again if somebody changed its object meanwhile.
+const TRIES: u32 = 8;
 /// Words of others in a fact: with [`KEEP_MAX`] of them an object stays far below its 64 KiB.
 const WORDS_MAX_CHARS: usize = 300;
 
+/// `/fact/NAME`. What a newer version recorded stays in its place, and is not told.
 #[derive(Serialize, Deserialize)]
-struct Facts {
+pub struct Facts {
     version: u32,
-    facts: Vec<Fact>,
+    facts: Vec<Value>,
+    #[serde(flatten)]
+    unknown_fields: UnknownFields,
 }
 
 impl Desk {
@@ -32,8 +38,9 @@ impl Desk {
         tracing::info!("VM '{vm}': {}", serde_json::to_string(&fact.happened).expect("plain data"));
         tokio::task::spawn_local(async move {
             let name = vm.clone();
-            if let Err(problem) = desk.store.ask(move |engine| add(engine, &name, fact)).await {
-                tracing::warn!("a fact about VM '{vm}' was not kept: {problem}");
+            match desk.store.ask(move |engine| add_in_turn(engine, &name, &fact)).await {
+                Ok(()) => {}
+                Err(problem) => tracing::warn!("a fact about VM '{vm}' was not kept: {problem}"),
             }
         });
     }
@@ -58,7 +65,8 @@ pub fn words(text: &str) -> String {
 /// [`api::Code::StoreFailed`].
 pub fn of(engine: &mut dyn Engine, vm: &VmName) -> Result<Vec<Fact>, Problem> {
     let entry = engine.get(&key(vm)).map_err(|error| failed(&error))?;
-    entry.map_or_else(|| Ok(Vec::new()), |entry| parse_object::<Facts>(&entry).map(|facts| facts.facts))
+    let facts = entry.map_or_else(|| Ok(Vec::new()), |entry| parse_object::<Facts>(&entry).map(|facts| facts.facts))?;
+    Ok(facts.into_iter().filter_map(|fact| serde_json::from_value(fact).ok()).collect())
 }
 
 /// The object's key.
@@ -67,24 +75,34 @@ pub fn key(vm: &VmName) -> Key {
     format!("/fact/{vm}").parse().expect("a name is a part of a key")
 }
 
-fn add(engine: &mut dyn Engine, vm: &VmName, fact: Fact) -> Result<(), Problem> {
+/// Adds a fact. Whoever changed the object at the same time is not overwritten: it is read again.
+fn add_in_turn(engine: &mut dyn Engine, vm: &VmName, fact: &Fact) -> Result<(), Problem> {
+    for _ in 0..TRIES {
+        if add(engine, vm, fact)? {
+            return Ok(());
+        }
+    }
+    Err(Problem::new(Code::Busy, format!("{} is changed by others again and again", key(vm)), "nothing was kept of it"))
+}
+
+/// Adds a fact; whether the object was still as it was read.
+fn add(engine: &mut dyn Engine, vm: &VmName, fact: &Fact) -> Result<bool, Problem> {
     if engine.get(&Vm::key(vm)).map_err(|error| failed(&error))?.is_none() {
         // Deleted meanwhile, or a host's own invention.
-        return Ok(());
+        return Ok(true);
     }
     let key = key(vm);
     let entry = engine.get(&key).map_err(|error| failed(&error))?;
     let changed = entry.as_ref().map_or(Revision(0), |entry| entry.changed);
-    let mut facts = match &entry {
-        Some(entry) => parse_object::<Facts>(entry)?.facts,
-        None => Vec::new(),
+    let mut object = match &entry {
+        Some(entry) => parse_object::<Facts>(entry)?,
+        None => Facts { version: 1, facts: Vec::new(), unknown_fields: UnknownFields::default() },
     };
-    facts.push(fact);
-    facts.drain(..facts.len().saturating_sub(KEEP_MAX));
-    let put = registry::put(&key, &Facts { version: 1, facts });
-    // This thread has the store to itself: the compare always holds.
+    object.facts.push(serde_json::to_value(fact).expect("plain data"));
+    object.facts.drain(..object.facts.len().saturating_sub(KEEP_MAX));
+    let put = registry::put(&key, &object);
     let txn = Txn { compares: vec![Compare::Changed(key, changed)], then: vec![put], otherwise: Vec::new() };
-    engine.txn(&txn).map(drop).map_err(|error| failed(&error))
+    engine.txn(&txn).map(|outcome| outcome.held).map_err(|error| failed(&error))
 }
 
 #[cfg(test)]
@@ -96,13 +114,14 @@ mod test {
     #[test]
     fn only_the_newest_facts_are_kept() {
         let (mut engine, vm) = (Memory::new(), "a".parse().expect("a name"));
-        add(&mut engine, &vm, Fact { at_ms: 9, happened: Happened::NothingDone { why: String::new() } }).expect("read");
+        add_in_turn(&mut engine, &vm, &Fact { at_ms: 9, happened: Happened::NothingDone { why: String::new() } })
+            .expect("read");
         assert!(of(&mut engine, &vm).expect("read").is_empty(), "nothing is kept of a VM that there is not");
         let put = Op::Put { key: Vm::key(&vm), value: "{}".to_owned(), lease: None };
         engine.txn(&Txn { then: vec![put], ..Txn::default() }).expect("plain");
         for at_ms in 0..KEEP_MAX as u64 + 2 {
             let happened = Happened::NothingDone { why: "x".repeat(WORDS_MAX_CHARS) };
-            add(&mut engine, &vm, Fact { at_ms, happened }).expect("it is kept");
+            add_in_turn(&mut engine, &vm, &Fact { at_ms, happened }).expect("it is kept");
         }
         let facts = of(&mut engine, &vm).expect("read");
         assert_eq!((facts.len(), facts[0].at_ms), (KEEP_MAX, 2));

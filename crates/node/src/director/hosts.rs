@@ -82,6 +82,18 @@ impl Hosts {
         self.reports.iter().map(|(host, (report, _))| (*host, report.witnesses.clone())).collect()
     }
 
+    /// Why a host cannot tell whether it has a VM, by what it said last, also if that was long ago.
+    #[must_use]
+    pub fn unknown(&self, vm: &VmName, host: HostKey) -> Option<String> {
+        match self.tell(vm, host) {
+            Some(tell) if tell.guest == Guest::Unknown => {
+                Some(tell.why.clone().unwrap_or_else(|| "it does not say why".to_owned()))
+            }
+            Some(_) => None,
+            None => self.reports.get(&host).and_then(|(report, _)| report.unlisted.clone()),
+        }
+    }
+
     /// What was said about a guest.
     #[must_use]
     pub fn tell(&self, vm: &VmName, host: HostKey) -> Option<&Tell> {
@@ -105,8 +117,9 @@ impl Hosts {
     /// How a guest is; none: its host has not been heard lately.
     #[must_use]
     pub fn guest(&self, vm: &VmName, host: HostKey, now: Moment) -> Option<Guest> {
-        self.fresh(host, now)?;
-        Some(self.tell(vm, host).map_or(Guest::Absent, |tell| tell.guest))
+        let report = self.fresh(host, now)?;
+        let unsaid = if report.unlisted.is_some() { Guest::Unknown } else { Guest::Absent };
+        Some(self.tell(vm, host).map_or(unsaid, |tell| tell.guest))
     }
 }
 
@@ -118,26 +131,11 @@ fn is_past(said: Sequence, known: Sequence, since: Millis) -> bool {
 #[cfg(test)]
 pub mod test {
     use super::*;
-    use cluster::migrate::Measured;
     use cluster::store::Revision;
     use units::ByteLen;
 
     pub fn tell(vm: &str, at: u64, guest: Guest) -> Tell {
-        Tell {
-            vm: vm.parse().expect("a name"),
-            sequence: Sequence::default(),
-            at: Revision(at),
-            guest,
-            epoch: None,
-            refused: None,
-            measured: Measured::default(),
-            stopped_ago_ms: None,
-            resumed_ago_ms: None,
-            port: None,
-            powered_off: false,
-            paused: false,
-            why: None,
-        }
+        Tell { at: Revision(at), ..Tell::new(vm.parse().expect("a name"), Sequence::default(), guest) }
     }
 
     pub fn report(guests: Vec<Tell>) -> HostReport {
@@ -150,10 +148,12 @@ pub mod test {
             accelerator: "tcg".to_owned(),
             bridges: vec!["lan".to_owned()],
             guests,
+            unlisted: None,
             target_up: None,
             deadman: true,
             witnesses: Vec::new(),
             complaints: Vec::new(),
+            faults: Vec::new(),
         }
     }
 

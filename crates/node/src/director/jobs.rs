@@ -27,7 +27,8 @@ impl Desk {
         let mut entries = self.store.ask(range).await?.entries;
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.created));
         // One that cannot be read is a newer muskox's.
-        let jobs = entries.iter().filter_map(|entry| Record::<Task>::read(&entry.value).ok()).map(|it| shown(&it));
+        let jobs = entries.iter().filter_map(|entry| Record::<Task>::read(&entry.value).ok());
+        let jobs = jobs.map(|it| self.with_waits(shown(&it), &it.id));
         Ok(JobList { jobs: jobs.collect() })
     }
 
@@ -37,7 +38,14 @@ impl Desk {
     /// [`Code::NotFound`].
     pub async fn job_show(&self, name: &str) -> Result<Job, Problem> {
         let id = parse_id(name)?;
-        self.store.ask(move |engine| read(engine, &id).map(|(_, record)| shown(&record))).await
+        let (key, id) = (id.clone(), id);
+        let job = self.store.ask(move |engine| read(engine, &key).map(|(_, record)| shown(&record))).await?;
+        Ok(self.with_waits(job, &id))
+    }
+
+    /// What it waits for right now says more than what was recorded.
+    fn with_waits(&self, job: Job, id: &JobId) -> Job {
+        Job { blocked: self.waits_for(id).or(job.blocked), ..job }
     }
 
     /// Wishes that a job be undone.

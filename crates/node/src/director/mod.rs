@@ -19,10 +19,15 @@ mod recover;
 mod runs;
 #[cfg(test)]
 mod test;
+mod unknown;
+#[cfg(test)]
+pub mod versions;
 mod view;
 mod votes;
 mod witnesses;
 
+#[cfg(test)]
+pub use assign::told;
 pub use behind::{Word, is_behind};
 pub use place::{Fit, admitted, memory, side, still_bound};
 pub use recover::DEADLINE as RECOVERY_DEADLINE;
@@ -95,6 +100,8 @@ pub struct Desk {
     /// The highest epoch that a target said of each volume.
     granted: RefCell<BTreeMap<VolumeName, Epoch>>,
     began: Moment,
+    /// The name of this machine's clock: it begins anew with each boot.
+    clock: String,
 }
 
 struct Wire(Rc<Node>);
@@ -146,6 +153,7 @@ impl Desk {
         Rc::new(Self {
             me,
             began,
+            clock: boot_id(),
             store,
             machines,
             ballot,
@@ -169,6 +177,12 @@ impl Desk {
     pub async fn view(&self) -> Result<View, Problem> {
         self.store.ask(View::whole).await
     }
+}
+
+/// Which boot this is; nothing, if the kernel does not say. Source: random(4), `boot_id`.
+fn boot_id() -> String {
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    read.map_or_else(|_| String::new(), |text| text.trim().to_owned())
 }
 
 /// Its loops, for ever; nothing on a machine without the store.

@@ -274,8 +274,11 @@ impl Desk {
         let Some(machine) = view.member(host) else { return false };
         match tokio::time::timeout(LOOK_MAX, self.machines.ask(machine, Ask::Look)).await {
             Ok(Ok(Reply::Look(report))) => {
-                let down =
-                    |it: Option<&Tell>| it.is_none_or(|it| it.guest == Guest::Absent || left_behind(it, owned.epoch));
+                // Who cannot list its guests says of nobody that it is absent.
+                let absent = report.unlisted.is_none();
+                let down = |it: Option<&Tell>| {
+                    it.map_or(absent, |it| it.guest == Guest::Absent || left_behind(it, owned.epoch))
+                };
                 let says = down(report.guests.iter().find(|tell| tell.vm == owned.vm));
                 let mut hosts = self.hosts.borrow_mut();
                 hosts.reported(host, *report, now());

@@ -11,12 +11,13 @@ use crate::service::random;
 use crate::store::failed;
 use api::{Code, Problem};
 use cluster::job::{
-    Action, Command, Event, Guest, JobId, Outcome, Ownership, PREFIX, Record, Report, Run, Task, expired,
+    Action, Command, Event, Guest, JobError, JobId, Outcome, Ownership, PREFIX, Record, Report, Run, Task, expired,
 };
 use cluster::migrate::{Measured, Migration, Stage};
-use cluster::store::{Engine, Entry};
+use cluster::store::{Engine, Entry, Revision};
 use cluster::why::Happened;
 use host::runtime::now;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -37,7 +38,11 @@ pub struct Handle {
     /// Which job.
     pub id: JobId,
     to: mpsc::Sender<Said>,
+    waits: Waits,
 }
+
+/// What a job waits for right now, as those say whom it asks: told beside what is recorded, and gone when it goes on.
+type Waits = Rc<RefCell<Option<String>>>;
 
 /// What a job's task is told.
 pub enum Said {
@@ -51,6 +56,15 @@ pub enum Said {
         when: Moment,
         /// How.
         tell: Box<Tell>,
+    },
+    /// A host did not take an order, and said why.
+    NotTaken {
+        /// Of which revision.
+        at: Revision,
+        /// To do what.
+        action: Action,
+        /// Why not.
+        why: String,
     },
     /// So many targets acknowledged the epoch.
     Fenced(Epoch, usize),
@@ -70,6 +84,7 @@ struct Carrier {
     /// Everything that was measured; a run forgets it from stage to stage.
     measured: Measured,
     blocked: Option<String>,
+    waits: Waits,
 }
 
 impl Desk {
@@ -87,7 +102,8 @@ impl Desk {
         self.listen().await?;
         self.refuse_if_behind(&after.vm).await?;
         let id = fresh_id()?;
-        let (run, commands) = Run::create((self.me, id.clone()), task, (before, after), deadline_ms, now());
+        let (run, commands) =
+            Run::create((self.me, id.clone(), &self.clock), task, (before, after), deadline_ms, now());
         let (begun, answer) = oneshot::channel();
         carry(self, run, commands, Some(begun));
         let slow = || {
@@ -104,6 +120,13 @@ impl Desk {
     #[must_use]
     pub fn working(&self, vm: &VmName) -> Option<JobId> {
         self.runs.borrow().get(vm).map(|handle| handle.id.clone())
+    }
+
+    /// What a job says that it waits for, beside what is recorded.
+    #[must_use]
+    pub fn waits_for(&self, id: &JobId) -> Option<String> {
+        let runs = self.runs.borrow();
+        runs.values().find(|handle| handle.id == *id).and_then(|handle| handle.waits.borrow().clone())
     }
 
     /// A host says how a guest is. What it said before what is known already moves nothing.
@@ -166,11 +189,16 @@ pub async fn take_over_all(desk: &Rc<Desk>) {
 
 /// Takes a job over; nothing if it has ended, or is a newer version's.
 pub fn take_over(desk: &Rc<Desk>, entry: &Entry) {
-    // Since when nobody worked on it is not known: its spans go on from where they were.
-    if let Ok((run, commands)) = Run::<Task>::take_over(desk.me, entry, Millis(0), now()) {
+    if let Ok((run, commands)) = taken_over(desk, entry) {
         tracing::info!("job {} ({}) is taken over", run.record().id, run.record().owned.vm);
         carry(desk, run, commands, None);
     }
+}
+
+/// Since when nobody worked on it is known by the clock of this boot; of another one its spans go on from where they were.
+fn taken_over(desk: &Desk, entry: &Entry) -> Result<(Run<Task>, Vec<Command>), JobError> {
+    let silence = Record::<Task>::read(&entry.value)?.silence(&desk.clock, now()).unwrap_or_default();
+    Run::take_over((desk.me, &desk.clock), entry, silence, now())
 }
 
 /// Ids are in order of time and never used again, also after a restore of the store.
@@ -195,11 +223,12 @@ fn carry(desk: &Rc<Desk>, run: Run<Task>, commands: Vec<Command>, begun: Option<
         let busy = Problem::new(Code::InUse, format!("a job works on VM '{vm}'"), "see `muskox job list`");
         return begun.into_iter().for_each(|begun| drop(begun.send(Err(busy.clone()))));
     }
-    desk.runs.borrow_mut().insert(vm, Handle { id, to: to.clone() });
+    let waits = Waits::default();
+    desk.runs.borrow_mut().insert(vm, Handle { id, to: to.clone(), waits: Rc::clone(&waits) });
     let desk = Rc::clone(desk);
     let blocked = run.record().blocked.clone();
     let (raised, stopped, measured) = (None, None, Measured::default());
-    let carrier = Carrier { desk, run, to, begun, raised, stopped, measured, blocked };
+    let carrier = Carrier { desk, run, to, begun, raised, stopped, measured, blocked, waits };
     tokio::task::spawn_local(carrier.carry(commands, inbox));
 }
 
@@ -247,6 +276,7 @@ impl Carrier {
                 self.step(event);
             }
             Said::Told { from, when, tell } => self.told(from, when, &tell),
+            Said::NotTaken { at, action, why } => self.not_taken(at, action, &why),
             Said::Fenced(epoch, targets) => self.fenced(epoch, targets),
             Said::Reread => self.reread().await,
         }
@@ -258,6 +288,7 @@ impl Carrier {
         let record = self.run.record();
         if (self.run.at(), record.history.len()) != stage {
             let newest = record.history.last().expect("every save adds a note");
+            self.waits.replace(None);
             tracing::debug!("job {} after {}: {}", record.id, newest.after_ms, newest.stage);
         }
         self.carry_out(commands);
@@ -269,7 +300,11 @@ impl Carrier {
         let mut measured = tell.measured;
         if let Task::Migrate(plan) = &self.run.record().plan {
             match (tell.stopped_ago_ms, tell.resumed_ago_ms) {
-                (Some(span), _) if from == plan.source => self.stopped = Some(ago(span)),
+                (Some(span), resumed) if from == plan.source => {
+                    self.stopped = Some(ago(span));
+                    // It ran on where it was.
+                    measured.cpu_blackout_ms = resumed.and_then(|resumed| span.0.checked_sub(resumed.0)).map(Millis);
+                }
                 (_, Some(span)) if from == plan.destination => {
                     let resumed = self.stopped.filter(|stopped| *stopped <= ago(span));
                     measured.cpu_blackout_ms = resumed.map(|stopped| ago(span).since(stopped));
@@ -278,6 +313,7 @@ impl Carrier {
             }
         }
         self.measured.merge(measured);
+        self.hear_of_silence(from, tell);
         if self.measured != Measured::default() && tell.at == self.run.at() {
             self.step(Event::Report(tell.at, Report::Measured(self.measured)));
         }
@@ -287,6 +323,40 @@ impl Carrier {
         }
         if !(tell.guest == Guest::Absent && self.is_awaited(from)) {
             self.step(Event::Report(tell.at, Report::Guest { host: from, guest: tell.guest, epoch: tell.epoch }));
+        }
+    }
+
+    /// A source that waits before the switch-over says why it does not run on by itself.
+    fn hear_of_silence(&mut self, from: HostKey, tell: &Tell) {
+        let source = matches!(&self.run.record().plan, Task::Migrate(plan) if plan.source == from);
+        if let (true, Guest::PreSwitchover, Some(why)) = (source, tell.guest, &tell.why) {
+            self.waits_for(Some(words(why)));
+        }
+    }
+
+    /// A host did not take an order. What only that host could begin is given up there; anything else is asked again, and what
+    /// it waits for is told.
+    fn not_taken(&mut self, at: Revision, action: Action, why: &str) {
+        if at != self.run.at() {
+            return;
+        }
+        let why = words(why);
+        match action {
+            Action::Start { .. } | Action::Incoming { .. } | Action::Migrate { .. } => {
+                self.step(Event::Report(at, Report::Refused(action, why)));
+            }
+            _ => self.waits_for(Some(why)),
+        }
+    }
+
+    /// Tells what the job waits for, once.
+    fn waits_for(&mut self, what: Option<String>) {
+        if self.waits.replace(what.clone()) == what {
+            return;
+        }
+        if let Some(what) = what {
+            let record = self.run.record();
+            self.desk.happened(&record.owned.vm, Happened::Blocked { job: record.id.to_string(), what });
         }
     }
 
@@ -312,7 +382,7 @@ impl Carrier {
         let key = Record::<Task>::key(&self.run.record().id);
         let read = self.desk.store.ask(move |engine| engine.get(&key).map_err(|error| failed(&error))).await;
         if let Ok(Some(entry)) = read
-            && let Ok((run, commands)) = Run::take_over(self.desk.me, &entry, Millis(0), now())
+            && let Ok((run, commands)) = taken_over(&self.desk, &entry)
         {
             self.run = run;
             self.carry_out(commands);

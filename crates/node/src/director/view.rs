@@ -4,19 +4,18 @@
 //! [`View::unreadable`], and the VM that it belongs to is left alone, whatever happens to its host.
 
 use crate::peer::{Brief, BriefDisk};
+use crate::ports;
 use crate::registry::{self, Record};
 use crate::storage::object::{VolumeObject, volume_key};
 use crate::store::{failed, parse_object};
 use crate::vms::object::{Vm, brief_nics, brief_seed};
 use api::{Code, Problem};
 use cluster::job::Ownership;
-use cluster::store::{Engine, Entry, Key, Revision};
+use cluster::store::{Engine, Entry, Key, Revision, UnknownFields};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use units::{HostKey, VmName, VolumeName};
 
-/// Where targets listen. Source: the IANA registry's `nbd`, 10809.
-const NBD_PORT: u16 = 10809;
 /// Where VMs' objects are.
 const VMS: &str = "/vm/";
 /// Where it is said who owns them.
@@ -140,6 +139,13 @@ impl View {
         Err(Problem::new(Code::NotFound, format!("there is no VM '{name}'"), "see `muskox vm list`"))
     }
 
+    /// When a VM's ownership or wish last changed: an order of this revision.
+    #[must_use]
+    pub fn changed(&self, name: &VmName) -> Revision {
+        let changed = |revision: Option<Revision>| revision.unwrap_or_default();
+        changed(self.vms.get(name).map(|it| it.1)).max(changed(self.owned.get(name).map(|it| it.1)))
+    }
+
     /// Who owns a VM.
     ///
     /// # Errors
@@ -188,9 +194,10 @@ impl View {
         let mut disks = Vec::new();
         for disk in &spec.disks {
             let target = self.target(&disk.volume)?;
-            let portals = target.storage_ips().into_iter().map(|ip| SocketAddr::new(ip, NBD_PORT)).collect();
+            let portals = target.storage_ips().into_iter().map(|ip| SocketAddr::new(ip, ports::TARGET)).collect();
             let (volume, serial) = (disk.volume.clone(), disk.serial.clone());
-            disks.push(BriefDisk { volume, serial, portals, target: target.key });
+            let (target, unknown_fields) = (target.key, UnknownFields::default());
+            disks.push(BriefDisk { volume, serial, portals, target, unknown_fields });
         }
         Ok(Brief {
             vm: vm.name.clone(),
@@ -202,6 +209,7 @@ impl View {
             nics: brief_nics(&spec, macs),
             seed: spec.seed.as_ref().map(|seed| brief_seed(&vm.name, seed)),
             patience_ms: vm.patience_ms.unwrap_or(spec.shutdown_ms),
+            unknown_fields: UnknownFields::default(),
         })
     }
 }

@@ -3,6 +3,7 @@
 use super::{Findings, check};
 use crate::storage::object::{ClaimObject, PoolObject, VolumeObject, pool_key, volume_key};
 use api::{Check, Grade};
+use units::VolumeName;
 use wire::control::{PoolReport, PoolState, ServeState, VolumeReport};
 
 pub fn judge(findings: &Findings) -> Vec<Check> {
@@ -46,7 +47,7 @@ fn volume(findings: &Findings, it: &VolumeObject) -> Option<Check> {
         let text = "it was being made or removed when something failed";
         return Some(check(&it.node, &what, Grade::Warning, text, "make it or remove it again"));
     };
-    let report = status.volumes.iter().find(|report| report.volume == it.name);
+    let report = status.volumes.iter().find(|report| report.volume == it.name.as_str());
     let pool = status.pools.iter().find(|report| report.pool == it.pool);
     match report {
         Some(report) if report.id != id => {
@@ -113,12 +114,22 @@ fn strangers(findings: &Findings) -> Vec<Check> {
             }
         }
         for report in &status.volumes {
-            let known = findings.volumes.iter().any(|it| it.name == report.volume && it.node == *node);
-            let unread = findings.unreadable.iter().any(|(key, _)| *key == volume_key(&report.volume));
+            let name = report.volume.parse::<VolumeName>().ok();
+            let known = findings.volumes.iter().any(|it| Some(&it.name) == name.as_ref() && it.node == *node);
+            let mut unread = findings.unreadable.iter().map(|(key, _)| key);
+            let unread = name.is_some_and(|name| unread.any(|key| *key == volume_key(&name)));
             if !known && !unread && findings.pools.iter().any(|it| it.name == report.pool) {
-                let text = "its target has this volume, and the cluster does not know it";
-                let hint =
-                    "it is served to nobody; restore a newer backup of the store, or `muskox ctl volume remove` it";
+                let foreign = report.reason.as_ref().filter(|_| report.state == ServeState::Offline);
+                let (text, hint) = match foreign {
+                    Some(why) => (
+                        format!("its target has this volume, and does not serve it: {why}"),
+                        "it takes room; see to it with the lvm tools while the pool is stopped",
+                    ),
+                    None => (
+                        "its target has this volume, and the cluster does not know it".to_owned(),
+                        "it is served to nobody; restore a newer backup of the store, or `muskox ctl volume remove` it",
+                    ),
+                };
                 checks.push(check(node, &format!("volume {}", report.volume), Grade::Warning, text, hint));
             }
         }

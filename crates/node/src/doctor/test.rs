@@ -37,10 +37,12 @@ fn report() -> HostReport {
         accelerator: "kvm".to_owned(),
         bridges: Vec::new(),
         guests: Vec::new(),
+        unlisted: None,
         target_up: Some(Millis(1)),
         deadman: true,
         witnesses: Vec::new(),
         complaints: Vec::new(),
+        faults: Vec::new(),
     }
 }
 
@@ -95,6 +97,7 @@ fn healthy() -> Findings {
             node: name("one"),
             size: ByteLen::mib(8),
             vm: None,
+            unknown_fields: cluster::store::UnknownFields::default(),
         }],
         claims: Vec::new(),
         filling: Vec::new(),
@@ -114,21 +117,7 @@ fn look(findings: &mut Findings) -> &mut HostReport {
 }
 
 fn guest(kind: Guest) -> Tell {
-    Tell {
-        vm: "vm1".parse().unwrap(),
-        sequence: crate::peer::Sequence::default(),
-        at: Revision(1),
-        guest: kind,
-        epoch: None,
-        refused: None,
-        measured: cluster::migrate::Measured::default(),
-        stopped_ago_ms: None,
-        resumed_ago_ms: None,
-        port: None,
-        powered_off: false,
-        paused: false,
-        why: None,
-    }
+    Tell { at: Revision(1), ..Tell::new("vm1".parse().unwrap(), crate::peer::Sequence::default(), kind) }
 }
 
 /// Goal: each disease is named once, with what to do, and a healthy cluster has none. Method: a healthy one, spoiled in one
@@ -137,7 +126,7 @@ fn guest(kind: Guest) -> Tell {
 fn each_disease_is_named() {
     assert!(judge(&healthy()).iter().all(|check| check.grade == Grade::Good), "{:?}", judge(&healthy()));
     type Spoil = fn(&mut Findings);
-    let cases: [(&str, Grade, Spoil); 22] = [
+    let cases: [(&str, Grade, Spoil); 23] = [
         ("votes", Grade::Warning, |it| drop(it.members.pop())),
         ("node", Grade::Bad, |it| {
             let gone = Problem::new(Code::Unreachable, "it does not answer", "start it");
@@ -161,6 +150,13 @@ fn each_disease_is_named() {
         ("volume web1", Grade::Bad, |it| target(it).volumes[0].state = ServeState::BlockedFloor),
         ("volume web1", Grade::Bad, |it| target(it).volumes.clear()),
         ("volume web1", Grade::Warning, |it| it.volumes.clear()),
+        // A19: one of stock tools, with a name that is not possible here.
+        ("volume Root+1", Grade::Warning, |it| {
+            let mut other = target(it).volumes[0].clone();
+            other.volume = "Root+1".to_owned();
+            (other.state, other.reason) = (ServeState::Offline, Some("its name".to_owned()));
+            target(it).volumes.push(other);
+        }),
         ("VM vm1", Grade::Bad, |it| {
             it.vms.push(VmAtAGlance { name: "vm1".parse().unwrap(), wish: "running".to_owned() });
             look(it).guests.push(guest(Guest::Absent));

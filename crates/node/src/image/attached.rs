@@ -5,7 +5,6 @@ use crate::peer::Claimed;
 use crate::root::{Root, unusable, write_public};
 use crate::service::Node;
 use api::{Code, Problem};
-use host::sandbox::NOBODY;
 use host::vm::{Identity, Process};
 use serde_json::json;
 use std::fs::{DirBuilder, File};
@@ -31,7 +30,7 @@ const DURABLE_WITHIN: Duration = Duration::from_secs(60);
 /// After SIGKILL a process is gone in a moment; this node has only just started and serves nobody yet.
 const GONE_TRIES: u32 = 200;
 const GONE_PAUSE: Duration = Duration::from_millis(5);
-/// Who may find the socket: the tool runs as nobody.
+/// Who may find the socket: the tool is another user, and starts in here.
 const FOLDER_MODE: u32 = 0o711;
 
 /// A volume that is attached here. Dropped, it is not any more.
@@ -42,11 +41,16 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// Attaches `volume` as `claimed`.
+    /// Attaches `volume` as `claimed`, for a tool of this user.
     ///
     /// # Errors
     /// [`Code::Files`], [`Code::Failed`]: why it is not attached.
-    pub async fn start(node: &Node, id: &str, volume: &VolumeName, claimed: &Claimed) -> Result<Self, Problem> {
+    pub async fn start(
+        node: &Node,
+        id: &str,
+        (volume, claimed): (&VolumeName, &Claimed),
+        user: Option<u32>,
+    ) -> Result<Self, Problem> {
         let folder = std::path::absolute(folders(&node.root).join(id)).map_err(|error| failed(&error))?;
         // Of a former life; `end_former` has ended who used it.
         remove(&folder).map_err(|error| unusable(&folder, "removed", &error))?;
@@ -67,19 +71,19 @@ impl Attached {
         let this = Self { volume: volume.clone(), folder, child };
         let pid = i32::try_from(this.child.id()).expect("a process id is one");
         // One that has ended by now is found to have, below.
-        if let Some(identity) = Identity::of(pid) {
+        if let Some(identity) = Identity::of(pid).map_err(|error| failed(&error))? {
             write_public(&this.folder.join("pid"), &identity.to_string())?;
         }
-        this.until_up().await
+        this.until_up(user).await
     }
 
-    /// Where the volume is served.
+    /// Where the volume is served: a folder, and the name in it.
     #[must_use]
-    pub fn socket(&self) -> PathBuf {
-        self.folder.join(SOCKET)
+    pub fn socket(&self) -> (&Path, &'static str) {
+        (&self.folder, SOCKET)
     }
 
-    async fn until_up(mut self) -> Result<Self, Problem> {
+    async fn until_up(mut self, user: Option<u32>) -> Result<Self, Problem> {
         let begun = tokio::time::Instant::now();
         let mut why = "it has not said anything".to_owned();
         while begun.elapsed() < UP_WITHIN {
@@ -89,8 +93,8 @@ impl Attached {
                 return Err(not_attached(&self.volume, &format!("its initiator {status}: {last}")));
             }
             match self.report().await {
-                Ok(report) if report.state == HeldState::Up && self.socket().exists() => {
-                    self.open_to_the_tool()?;
+                Ok(report) if report.state == HeldState::Up && self.folder.join(SOCKET).exists() => {
+                    self.open_to_the_tool(user)?;
                     return Ok(self);
                 }
                 Ok(report) if report.state == HeldState::Fenced => {
@@ -132,14 +136,11 @@ impl Attached {
         }
     }
 
-    /// The socket is its owner's only, and the tool is nobody.
-    fn open_to_the_tool(&self) -> Result<(), Problem> {
-        let socket = self.socket();
-        match std::os::unix::fs::chown(&socket, Some(NOBODY), Some(NOBODY)) {
-            // Who is not root runs the tool as itself.
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
-            changed => changed.map_err(|error| unusable(&socket, "given to nobody", &error)),
-        }
+    /// The socket is its owner's only.
+    fn open_to_the_tool(&self, user: Option<u32>) -> Result<(), Problem> {
+        let socket = self.folder.join(SOCKET);
+        let given = user.map_or(Ok(()), |user| std::os::unix::fs::chown(&socket, Some(user), Some(user)));
+        given.map_err(|error| unusable(&socket, "given to the tool's user", &error))
     }
 }
 

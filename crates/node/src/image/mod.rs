@@ -15,6 +15,7 @@ pub use header::Format;
 pub use tool::find as find_tool;
 
 use crate::peer::{Ask, Claimed, Reply, to_the_store};
+use crate::rights::Caller;
 use crate::root::unusable;
 use crate::service::Node;
 use crate::works::Ticket;
@@ -22,6 +23,7 @@ use api::{Call, Code, ImageImportRequest, Problem, Progress, Volume, VolumeCreat
 use attached::Attached;
 use header::{HEAD_BYTES, check_qcow2, format_of};
 use host::runtime::now;
+use host::users::User;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -50,22 +52,34 @@ pub struct Import {
     size: u64,
     pool: Option<PoolName>,
     volume_size: u64,
+    /// Who reads it: nobody else is this user for as long as it goes on.
+    user: Option<User>,
+    /// Who asked for it.
+    by: Caller,
+}
+
+impl Import {
+    fn uid(&self) -> Option<u32> {
+        self.user.as_ref().map(User::uid)
+    }
 }
 
 /// Looks at the image and begins to copy it.
 ///
 /// # Errors
 /// Why it cannot be copied; nothing was changed.
-pub async fn begin(node: &Node, request: ImageImportRequest) -> Result<Work, Problem> {
+pub async fn begin(node: &Node, by: Caller, request: ImageImportRequest) -> Result<Work, Problem> {
     let ImageImportRequest { path, format, volume, pool, size: wished } = request;
     find_tool()?;
     let (file, len, head) = open(Path::new(&path))?;
+    let no_user = |text| Problem::new(Code::NotPossible, text, "see `muskox doctor`");
+    let user = node.agent.user(&format!("image {volume}")).map_err(no_user)?;
     let format = format_of(&head, format.as_deref())?;
     let size = match format {
         Format::Raw => len,
         Format::Qcow2 => {
             check_qcow2(&head)?;
-            tool::look(&file).await?
+            tool::look(&file, user.as_ref().map(User::uid)).await?
         }
     };
     if size == 0 {
@@ -75,12 +89,12 @@ pub async fn begin(node: &Node, request: ImageImportRequest) -> Result<Work, Pro
     if volume_size < size {
         return Err(too_small(&volume, volume_size, size));
     }
-    match show(node, &volume).await {
+    match show(node, by, &volume).await {
         Ok(there) => check_volume(&there, size)?,
         Err(problem) if problem.code == Code::NotFound => {}
         Err(problem) => return Err(problem),
     }
-    node.works.begin(Import { path, format, volume, file, size, pool, volume_size })
+    node.works.begin(Import { path, format, volume, file, size, pool, volume_size, user, by })
 }
 
 fn open(path: &Path) -> Result<(File, u64, Vec<u8>), Problem> {
@@ -97,8 +111,8 @@ fn open(path: &Path) -> Result<(File, u64, Vec<u8>), Problem> {
     }
     // Who is not root has opened it as itself, and so will the tool.
     if rustix::process::geteuid().is_root() && facts.permissions().mode() & 0o004 == 0 {
-        let hint = format!("run `chmod o+r '{}'`; the folder that it is in may stay closed", path.display());
-        return wrong("may not be read by others, and a stranger's image is read as the user nobody", &hint);
+        let hint = "copy it to a place of its own and run `chmod o+r` on the copy; the folder may stay closed";
+        return wrong("is not readable by others, and images are read as a user without rights", hint);
     }
     let mut head = Vec::new();
     let read = (&file).take(HEAD_BYTES as u64).read_to_end(&mut head);
@@ -119,8 +133,8 @@ fn check_volume(volume: &Volume, size: u64) -> Result<(), Problem> {
     if volume.size < size { Err(too_small(&volume.name, volume.size, size)) } else { Ok(()) }
 }
 
-async fn show(node: &Node, volume: &VolumeName) -> Result<Volume, Problem> {
-    node.call(Call::named("volume_show"), volume.as_str(), None::<&()>).await
+async fn show(node: &Node, by: Caller, volume: &VolumeName) -> Result<Volume, Problem> {
+    node.call(by, Call::named("volume_show"), volume.as_str(), None::<&()>).await
 }
 
 /// Copies; what was done, for people.
@@ -132,7 +146,7 @@ pub async fn run(node: &Node, ticket: &Ticket, import: Import) -> Result<String,
         problem = ticket.cancelled() => return Err(problem),
         ready = make_ready(node, ticket, &import) => ready?,
     };
-    let claimed = claim(node, &import.volume).await?;
+    let claimed = claim(node, &import).await?;
     let copied = tokio::select! {
         problem = ticket.cancelled() => Err(problem),
         copied = copy(node, ticket, &import, &claimed, zeroed) => copied,
@@ -148,13 +162,13 @@ pub async fn run(node: &Node, ticket: &Ticket, import: Import) -> Result<String,
 async fn make_ready(node: &Node, ticket: &Ticket, import: &Import) -> Result<bool, Problem> {
     if import.format == Format::Qcow2 {
         node.works.tell(ticket, "the image is being checked", None);
-        tool::check(&import.file, import.size).await?;
+        tool::check(&import.file, import.size, import.uid()).await?;
     }
-    let mut volume = match show(node, &import.volume).await {
+    let mut volume = match show(node, import.by, &import.volume).await {
         Err(problem) if problem.code == Code::NotFound => {
             let (name, pool) = (import.volume.clone(), import.pool.clone());
             let request = VolumeCreateRequest { name, pool, size: import.volume_size };
-            node.call(Call::named("volume_create"), "", Some(&request)).await?
+            node.call(import.by, Call::named("volume_create"), "", Some(&request)).await?
         }
         shown => shown?,
     };
@@ -175,12 +189,12 @@ async fn make_ready(node: &Node, ticket: &Ticket, import: &Import) -> Result<boo
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;
-        volume = show(node, &import.volume).await?;
+        volume = show(node, import.by, &import.volume).await?;
     }
 }
 
-async fn claim(node: &Node, volume: &VolumeName) -> Result<Claimed, Problem> {
-    match to_the_store(node, Ask::Claim { volume: volume.clone() }).await? {
+async fn claim(node: &Node, import: &Import) -> Result<Claimed, Problem> {
+    match to_the_store(node, Ask::Claim { volume: import.volume.clone(), user: import.by.user() }).await? {
         Reply::Claimed(claimed) => Ok(claimed),
         other => Err(astray(&other)),
     }
@@ -188,11 +202,12 @@ async fn claim(node: &Node, volume: &VolumeName) -> Result<Claimed, Problem> {
 
 async fn copy(node: &Node, ticket: &Ticket, import: &Import, claimed: &Claimed, zeroed: bool) -> Result<(), Problem> {
     node.works.tell(ticket, "the volume is being attached", None);
-    let attached = Attached::start(node, ticket.id(), &import.volume, claimed).await?;
+    let user = import.uid();
+    let attached = Attached::start(node, ticket.id(), (&import.volume, claimed), user).await?;
     let (begun, socket) = (now(), attached.socket());
     let Import { file: image, format, size, volume, .. } = import;
     let volume_size = claimed.size.0;
-    let copy = Copy { image, format: *format, size: *size, volume, volume_size, socket: &socket, zeroed };
+    let copy = Copy { image, format: *format, size: *size, volume, volume_size, socket, zeroed, user };
     let heard = |part| {
         let progress = progress(*size, part, now().since(begun).0);
         node.works.tell(ticket, "the image is being copied", Some(progress));

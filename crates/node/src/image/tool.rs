@@ -2,7 +2,7 @@
 
 use super::header::Format;
 use api::{Code, Problem};
-use host::sandbox::{Confined, Finished, Limits};
+use host::sandbox::{Confined, Confinement, Finished, Limits};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
@@ -45,10 +45,10 @@ struct Info {
 ///
 /// # Errors
 /// [`Code::BadRequest`]: it leads to other files, or cannot be read; [`Code::NotPossible`]: there is no tool.
-pub async fn look(image: &File) -> Result<u64, Problem> {
+pub async fn look(image: &File, user: Option<u32>) -> Result<u64, Problem> {
     let arguments = ["info", "--output=json", "-U", "-f", "qcow2", IMAGE].map(OsStr::new);
     let limits = Limits { memory_bytes: MEMORY_MAX_BYTES, cpu_s: LOOK_CPU_S };
-    let tool = start(&arguments, image, limits)?;
+    let tool = start(&arguments, image, limits, Confinement { user, folder: None })?;
     let late = || {
         let text = format!("{PROGRAM} has not understood the image within {} s", LOOK_MAX.as_secs());
         Problem::new(Code::BadRequest, text, "fetch it again and compare its checksum")
@@ -85,9 +85,9 @@ struct Checked {
 ///
 /// # Errors
 /// [`Code::BadRequest`].
-pub async fn check(image: &File, size: u64) -> Result<(), Problem> {
+pub async fn check(image: &File, size: u64, user: Option<u32>) -> Result<(), Problem> {
     let arguments = ["check", "--output=json", "-U", "-f", "qcow2", IMAGE].map(OsStr::new);
-    let tool = start(&arguments, image, copy_limits(size))?;
+    let tool = start(&arguments, image, copy_limits(size), Confinement { user, folder: None })?;
     let done = tool.finish(|_| {}).await.map_err(|error| system(&error))?;
     let wrong = |what: &str| {
         let hint = "fetch it again and compare its checksum";
@@ -119,8 +119,10 @@ pub struct Copy<'a> {
     pub volume: &'a VolumeName,
     /// So long is that.
     pub volume_size: u64,
-    /// Where it is served.
-    pub socket: &'a Path,
+    /// Where it is served: in this folder, under this name.
+    pub socket: (&'a Path, &'a str),
+    /// Who the tool is.
+    pub user: Option<u32>,
     /// It holds nothing but zeroes.
     pub zeroed: bool,
 }
@@ -154,7 +156,7 @@ impl Copy<'_> {
     }
 
     fn target(&self) -> Value {
-        let server = json!({"type": "unix", "path": self.socket.to_string_lossy()});
+        let server = json!({"type": "unix", "path": self.socket.1});
         json!({"driver": "nbd", "server": server, "export": self.volume.as_str()})
     }
 
@@ -167,7 +169,8 @@ impl Copy<'_> {
         }
         arguments.extend([from.as_str(), to.as_str()]);
         let arguments: Vec<&OsStr> = arguments.into_iter().map(OsStr::new).collect();
-        let tool = start(&arguments, self.image, copy_limits(self.volume_size.max(self.size)))?;
+        let own = Confinement { user: self.user, folder: Some(self.socket.0) };
+        let tool = start(&arguments, self.image, copy_limits(self.volume_size.max(self.size)), own)?;
         let done = tool.finish(|new| part_done(new).into_iter().for_each(&mut heard)).await;
         let done = done.map_err(|error| system(&error))?;
         if done.status.success() {
@@ -195,9 +198,14 @@ fn missing() -> Problem {
     )
 }
 
-fn start(arguments: &[&OsStr], image: &File, limits: Limits) -> Result<Confined, Problem> {
+fn start(
+    arguments: &[&OsStr],
+    image: &File,
+    limits: Limits,
+    confinement: Confinement<'_>,
+) -> Result<Confined, Problem> {
     let image = image.try_clone().map_err(|error| system(&error))?;
-    Confined::start(PROGRAM, arguments, image, limits).map_err(|error| match error.kind() {
+    Confined::start(PROGRAM, arguments, image, limits, confinement).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => missing(),
         _ => system(&error),
     })

@@ -1,5 +1,7 @@
-//! Everything that a host has to know to run a VM: it asks nobody when it is told to start one.
+//! Everything that a host has to know to run a VM: it asks nobody when it is told to start one. It keeps it in a file of its
+//! own, with what a newer version said beside it.
 
+use cluster::store::UnknownFields;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use units::{HostKey, Millis, VmName, VolumeName};
@@ -25,6 +27,9 @@ pub struct Brief {
     pub seed: Option<BriefSeed>,
     /// How long it may take to shut down.
     pub patience_ms: Millis,
+    /// What a newer version wrote beside it.
+    #[serde(flatten)]
+    pub unknown_fields: UnknownFields,
 }
 
 /// A disk: a volume, and where it is served.
@@ -38,6 +43,9 @@ pub struct BriefDisk {
     pub portals: Vec<SocketAddr>,
     /// Who the target is.
     pub target: HostKey,
+    /// What a newer version wrote beside it.
+    #[serde(flatten)]
+    pub unknown_fields: UnknownFields,
 }
 
 /// A network interface.
@@ -47,6 +55,9 @@ pub struct BriefNic {
     pub bridge: String,
     /// The guest's address, as in `52:54:00:…`.
     pub mac: String,
+    /// What a newer version wrote beside it.
+    #[serde(flatten)]
+    pub unknown_fields: UnknownFields,
 }
 
 /// NoCloud's texts; see `host::vm::seed`.
@@ -62,4 +73,7 @@ pub struct BriefSeed {
     pub network_config: Option<String>,
     /// More files: name and text.
     pub files: Vec<(String, String)>,
+    /// What a newer version wrote beside it.
+    #[serde(flatten)]
+    pub unknown_fields: UnknownFields,
 }

@@ -2,7 +2,8 @@
 
 use super::{Ask, Reply, Tell};
 use crate::registry::Record;
-use crate::service::{Caller, Node};
+use crate::rights::Caller;
+use crate::service::Node;
 use api::{Code, Problem};
 use hyper::body::Bytes;
 use std::net::SocketAddr;
@@ -72,7 +73,7 @@ impl Node {
     /// # Errors
     /// Who calls is none, or what is said is not understood.
     pub async fn hear_peer(&self, caller: Caller, body: Bytes) -> Result<Reply, Problem> {
-        let Caller::Key(key) = caller else {
+        let Caller::Machine { key, .. } = caller else {
             return Err(Problem::new(Code::Forbidden, "this is for other machines", ""));
         };
         self.check_peer(key).await?;
@@ -82,48 +83,5 @@ impl Node {
         };
         let ask: Ask = serde_json::from_slice(&body).map_err(foreign)?;
         Ok(self.answer_peer(key, ask).await)
-    }
-}
-
-#[cfg(test)]
-mod test {
-    use super::*;
-    use crate::identity::{Identity, Seat};
-    use crate::root::Root;
-    use wire::control::Request;
-
-    /// Goal: an order is the store's alone, also at the machine that has the store and hears every member: a member in a
-    /// stranger's hands raises no epoch and destroys no guest elsewhere. Method: the same questions by the node itself and
-    /// by somebody else's key.
-    #[tokio::test]
-    async fn orders_are_the_stores_alone() {
-        let base = std::env::temp_dir().join(format!("muskox-orders-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&base);
-        let (address, roles) = ("127.0.0.1:1".parse().unwrap(), vec![api::Role::Witness]);
-        let seat = Seat { name: "alpha".parse().unwrap(), address, portals: Vec::new(), roles };
-        let root = Root::new(&base);
-        crate::init::init(&root, &seat, 3600).unwrap();
-        let node = crate::run::open(root.clone(), Identity::load(&root).unwrap()).unwrap();
-        let orders = || {
-            let raise = Request::Raise {
-                volume: "web1".parse().unwrap(),
-                epoch: units::Epoch(9),
-                owners: Vec::new(),
-                shared: false,
-            };
-            [Ask::Target { request: raise }, Ask::Look, Ask::Filling { volume: "web1".parse().unwrap() }]
-        };
-        for order in orders() {
-            let refused = node.answer_peer(HostKey([9; 32]), order.clone()).await;
-            assert!(
-                matches!(&refused, Reply::Problem { problem } if problem.code == Code::Forbidden),
-                "{order:?}: {refused:?}"
-            );
-        }
-        for order in orders() {
-            let obeyed = node.answer_peer(node.key, order.clone()).await;
-            assert!(!matches!(&obeyed, Reply::Problem { .. }), "{order:?}: {obeyed:?}");
-        }
-        std::fs::remove_dir_all(base).unwrap();
     }
 }

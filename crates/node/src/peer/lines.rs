@@ -52,7 +52,7 @@ impl Lines {
                 Line { sender, address, opened: now(), used: now() }
             }
         };
-        let answer = client::send(&mut line.sender, "POST", path, body).await?;
+        let answer = client::send(&mut line.sender, ("POST", path), None, body).await?;
         line.used = now();
         let mut lines = self.0.borrow_mut();
         let kept = lines.entry(key).or_default();

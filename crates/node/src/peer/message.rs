@@ -1,7 +1,8 @@
-//! The messages. An unknown word is refused, an unknown field is passed over: both ends are the same version, or one is
-//! updated first.
+//! The messages. An unknown word is refused, an unknown field is passed over, a field that came later has a default: both
+//! ends are the same version, or one is updated first. A guest's state that is not known is [`Guest::Unknown`].
 
 use super::Brief;
+use crate::secret::Secret;
 use api::{NodeList, Problem};
 use cluster::job::{Action, Guest, Order};
 use cluster::lease::LeaseTiming;
@@ -25,6 +26,13 @@ pub enum Ask {
     },
     /// Of any machine: what it is and has.
     Look,
+    /// Of a host: take over what runs of a VM that it cannot tell about, as the store says it is.
+    Adopt(Box<Adopt>),
+    /// Of a host: end whatever runs of a VM that it cannot tell about, and what is kept of it.
+    Forget {
+        /// Which.
+        vm: VmName,
+    },
     /// Of the machine with the store: a guest of this host changed.
     Tell(Tell),
     /// Of the machine with the store, every second: how everything is here; answered with how it should be.
@@ -33,6 +41,9 @@ pub enum Ask {
     Claim {
         /// Which.
         volume: VolumeName,
+        /// Which user of that machine asked for it.
+        #[serde(default)]
+        user: Option<u32>,
     },
     /// Of the machine with the store: this machine is done with it.
     Release {
@@ -56,7 +67,12 @@ impl Ask {
     #[must_use]
     pub const fn is_the_stores(&self) -> bool {
         match self {
-            Self::Act(_) | Self::Target { .. } | Self::Look | Self::Filling { .. } => true,
+            Self::Act(_)
+            | Self::Target { .. }
+            | Self::Look
+            | Self::Adopt(_)
+            | Self::Forget { .. }
+            | Self::Filling { .. } => true,
             Self::Tell(_) | Self::Sync(_) | Self::Claim { .. } | Self::Release { .. } | Self::Claims => false,
         }
     }
@@ -77,6 +93,8 @@ pub enum Reply {
     Look(Box<HostReport>),
     /// To `Tell`.
     Heard,
+    /// To `Adopt` and `Forget`.
+    Done,
     /// To `Sync`.
     Synced(Box<Synced>),
     /// To `Claim`.
@@ -126,6 +144,17 @@ pub struct Act {
     pub other: Option<Other>,
 }
 
+/// A VM that a host takes over as it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopt {
+    /// What the VM is, as it was started.
+    pub brief: Brief,
+    /// The revision of the store's word on it: what was ordered before is of the past.
+    pub at: Revision,
+    /// Its epoch, for a QEMU whose initiator does not say.
+    pub epoch: Epoch,
+}
+
 /// The other end of a migration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Other {
@@ -137,13 +166,19 @@ pub struct Other {
     pub ip: IpAddr,
     /// Where its QEMU waits for memory, once that is known.
     pub port: Option<u16>,
+    /// The key of this move, made where it goes to; known with the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub move_key: Option<Secret>,
 }
 
 /// How the VM is on this host, right after the order was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acted {
-    /// False: the order is older than one heard before; nothing was done.
+    /// False: nothing was done.
     pub admitted: bool,
+    /// Why nothing was done, if not because the order is older than one heard before.
+    #[serde(default)]
+    pub why: Option<String>,
     /// As it is.
     pub told: Tell,
 }
@@ -182,12 +217,42 @@ pub struct Tell {
     pub resumed_ago_ms: Option<Millis>,
     /// Where its QEMU waits for memory.
     pub port: Option<u16>,
+    /// The key without which it takes no memory: 32 random bytes of this one move. Told for as long as it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub move_key: Option<Secret>,
     /// The guest switched itself off; its QEMU was ended after it.
     pub powered_off: bool,
     /// The dead-man stands on it.
     pub paused: bool,
     /// Why it is like that, in words: a QEMU's last ones, a held volume.
     pub why: Option<String>,
+    /// With [`Guest::Unknown`]: no process of it runs here. What was heard of it is not known all the same.
+    #[serde(default)]
+    pub nothing_runs: bool,
+}
+
+impl Tell {
+    /// A guest that is like this, and nothing else to say.
+    #[must_use]
+    pub fn new(vm: VmName, sequence: Sequence, guest: Guest) -> Self {
+        Self {
+            vm,
+            sequence,
+            at: Revision(0),
+            guest,
+            epoch: None,
+            refused: None,
+            measured: Measured::default(),
+            stopped_ago_ms: None,
+            resumed_ago_ms: None,
+            port: None,
+            move_key: None,
+            powered_off: false,
+            paused: false,
+            why: None,
+            nothing_runs: false,
+        }
+    }
 }
 
 /// What a machine is and has.
@@ -210,6 +275,9 @@ pub struct HostReport {
     pub bridges: Vec<String>,
     /// Guests that are here, whatever they do.
     pub guests: Vec<Tell>,
+    /// Why others may be here that are not listed: then nobody is absent.
+    #[serde(default)]
+    pub unlisted: Option<String>,
     /// How long its target has run, if it has one that answers.
     pub target_up: Option<Millis>,
     /// Its dead-man answers.
@@ -219,6 +287,9 @@ pub struct HostReport {
     pub witnesses: Vec<HostKey>,
     /// What is not as it should be, each with what to do.
     pub complaints: Vec<(String, String)>,
+    /// What keeps a process of the machine from its work, each with what to do.
+    #[serde(default)]
+    pub faults: Vec<(String, String)>,
 }
 
 /// A machine's regular call.
@@ -252,11 +323,12 @@ pub struct Synced {
     pub unknown: Vec<VmName>,
 }
 
-/// What the store says about one VM, for one host. Acted on only while no job works on it.
+/// What the store says about one VM, for one host. Acted on only while no job works on it. What the VM is its host knows: only
+/// an order says that, so that a host with hundreds of VMs is told of all of them in one answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
     /// The VM.
-    pub brief: Brief,
+    pub vm: VmName,
     /// This host owns it.
     pub owner: bool,
     /// Its epoch.

@@ -185,6 +185,7 @@ mod test {
             node: "store1".parse().unwrap(),
             size: ByteLen::mib(64),
             vm: vm.map(|vm| vm.parse().unwrap()),
+            unknown_fields: cluster::store::UnknownFields::default(),
         };
         let then = vec![put(&volume_key(&name), &volume)];
         engine.txn(&Txn { then, ..Txn::default() }).unwrap();

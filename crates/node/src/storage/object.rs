@@ -5,7 +5,7 @@ use crate::registry::absent;
 use crate::store::{failed, parse_object};
 use api::{Code, Problem};
 use cluster::job::VolumeFloor;
-use cluster::store::{Compare, Engine, Entry, Key, Op, Txn};
+use cluster::store::{Compare, Engine, Entry, Key, Op, Txn, UnknownFields};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use units::{ByteLen, Epoch, NodeName, PoolName, VmName, VolumeId, VolumeName};
@@ -41,6 +41,9 @@ pub struct VolumeObject {
     pub size: ByteLen,
     /// The VM that it belongs to.
     pub vm: Option<VmName>,
+    /// What a newer version wrote beside it.
+    #[serde(flatten)]
+    pub unknown_fields: UnknownFields,
 }
 
 /// `/claim/VOLUME`: a machine fills a volume that is nobody's.

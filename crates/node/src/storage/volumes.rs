@@ -5,17 +5,37 @@ use super::pools::with_machine;
 use super::targets::{self, Looked, look_at_all};
 use crate::registry::{Record, absent, put};
 use crate::service::{Keeper, Node};
-use api::{Code, Done, PoolState, Problem, Volume, VolumeCreateRequest, VolumeList, VolumeState};
+use api::{Code, Done, OtherVolume, PoolState, Problem, Volume, VolumeCreateRequest, VolumeList, VolumeState};
 use cluster::job::VolumeFloor;
-use cluster::store::{Engine, Op};
+use cluster::store::{Engine, Op, UnknownFields};
 use units::{ByteLen, PoolName, VolumeId, VolumeName};
-use wire::control::{Reply, Request, VolumeReport};
+use wire::control::{Reply, Request, ServeState, VolumeReport};
 
 /// All volumes; those of a machine that does not answer are `unknown`.
 pub async fn list(node: &Node, keeper: &Keeper) -> Result<VolumeList, Problem> {
     let looked = look_at_all(node, keeper).await?;
     let volumes = keeper.store.ask(object::volumes).await?;
-    Ok(VolumeList { volumes: volumes.iter().map(|volume| shown(volume, &looked)).collect() })
+    let others = others(&volumes, &looked);
+    Ok(VolumeList { volumes: volumes.iter().map(|volume| shown(volume, &looked)).collect(), others })
+}
+
+/// What pools have and the cluster does not know. Nothing that takes room is left out without a word.
+fn others(known: &[VolumeObject], looked: &Looked) -> Vec<OtherVolume> {
+    let targets = looked.iter().filter_map(|(node, status)| Some((node, status.as_ref().ok()?)));
+    let all = targets.flat_map(|(node, status)| status.volumes.iter().map(move |report| (node, report)));
+    let others = all.filter(|(node, report)| {
+        !known.iter().any(|volume| volume.node == **node && volume.name.as_str() == report.volume)
+    });
+    let others = others.map(|(node, report)| OtherVolume {
+        name: report.volume.clone(),
+        pool: report.pool.clone(),
+        node: node.clone(),
+        size: report.size.0,
+        reason: report.reason.clone().filter(|_| report.state == ServeState::Offline).unwrap_or_else(|| {
+            "the cluster does not know it: it is served to nobody (`muskox doctor` says what to do)".to_owned()
+        }),
+    });
+    others.collect()
 }
 
 /// One volume.
@@ -47,7 +67,7 @@ fn shown(volume: &VolumeObject, looked: &Looked) -> Volume {
         Some(Err(problem)) => return with(VolumeState::Unknown, Some(problem.text.clone()), None),
         Some(Ok(status)) => status,
     };
-    let report = status.volumes.iter().find(|report| report.volume == volume.name);
+    let report = status.volumes.iter().find(|report| report.volume == volume.name.as_str());
     let pool = status.pools.iter().find(|pool| pool.pool == volume.pool);
     match (volume.id, report) {
         (Some(id), Some(report)) if report.id != id => {
@@ -88,6 +108,7 @@ pub async fn create(node: &Node, keeper: &Keeper, request: VolumeCreateRequest) 
         node: machine.name.clone(),
         size,
         vm: None,
+        unknown_fields: UnknownFields::default(),
     };
     let known = {
         let name = name.clone();
@@ -129,7 +150,9 @@ async fn made_already(node: &Node, machine: &Record, wanted: &VolumeObject) -> R
     let volumes = targets::look_at(node, machine).await?.volumes;
     let same = |report: &VolumeReport| {
         let longer = report.size.0.checked_sub(wanted.size.0);
-        report.volume == wanted.name && report.pool == wanted.pool && longer.is_some_and(|more| more < EXTENT_BYTES)
+        report.volume == wanted.name.as_str()
+            && report.pool == wanted.pool
+            && longer.is_some_and(|more| more < EXTENT_BYTES)
     };
     Ok(volumes.into_iter().find(same))
 }

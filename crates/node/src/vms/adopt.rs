@@ -7,7 +7,7 @@
 use super::object::{Vm, Wish};
 use super::show::parse_vm;
 use crate::director::{Desk, View, Word, is_behind};
-use crate::peer::{Ask, Reply};
+use crate::peer::{Adopt, Ask, Reply};
 use crate::registry::{Record, put};
 use crate::storage::object;
 use crate::store::failed;
@@ -17,6 +17,7 @@ use cluster::job::{Guest, Ownership};
 use cluster::store::{Compare, Engine, Revision, StoreError, Txn};
 use cluster::why::Happened;
 use futures_util::future::try_join_all;
+use host::runtime::now;
 use std::rc::Rc;
 use std::time::Duration;
 use units::{Epoch, HostKey, VmName, VolumeName};
@@ -54,13 +55,20 @@ struct Truth {
     lives: bool,
 }
 
+impl Heard {
+    /// Hosts that cannot tell about it.
+    fn unclear(&self) -> impl Iterator<Item = HostKey> {
+        self.words.iter().filter(|word| word.guest == Guest::Unknown).map(|word| word.host)
+    }
+}
+
 impl Desk {
-    /// Makes the store agree with who runs a VM.
+    /// Makes the store agree with who runs a VM, and has hosts that cannot tell about it take over what runs there.
     ///
     /// # Errors
     /// [`Code::NotFound`]; [`Code::Unreachable`]: a target, or a host that is not voted dead, cannot be asked;
-    /// [`Code::InUse`]: a job works on it; [`Code::NotPossible`]: nothing is behind, or two hosts have the guest at one
-    /// epoch. Nothing was changed.
+    /// [`Code::InUse`]: a job works on it; [`Code::NotPossible`]: nothing is behind and no host unclear, or two hosts have the
+    /// guest at one epoch. Nothing was changed.
     pub async fn vm_adopt(self: &Rc<Self>, name: &str, by: &str) -> Result<Done, Problem> {
         let vm = parse_vm(name)?;
         let _placing = self.placing.lock().await;
@@ -69,8 +77,18 @@ impl Desk {
         view.vm(&vm)?;
         let before = view.ownership(&vm)?.clone();
         let heard = self.ask_around(&view, &before).await?;
+        let unclear: Vec<HostKey> = heard.unclear().collect();
         let after = self.store.ask(move |engine| adopt(engine, &heard)).await?;
+        self.have_taken_over(&vm, &unclear).await?;
         self.agreed(&vm);
+        for host in &unclear {
+            self.happened(&vm, Happened::TakenOver { by: by.to_owned(), host: view.name(*host) });
+        }
+        if after == before {
+            let names: Vec<String> = unclear.iter().map(|host| format!("'{}'", view.name(*host))).collect();
+            let text = format!("VM '{vm}' is taken over on {} as it is there, at {}", names.join(", "), after.epoch);
+            return Ok(Done { text });
+        }
         let host = after.owner.map(|owner| view.name(owner));
         self.happened(&vm, Happened::Adopted { by: by.to_owned(), host: host.clone(), epoch: after.epoch });
         let named = |host: Option<String>| host.map_or_else(|| "nobody".to_owned(), |host| format!("'{host}'"));
@@ -82,6 +100,25 @@ impl Desk {
             before.epoch
         );
         Ok(Done { text })
+    }
+
+    /// Has hosts that cannot tell about a VM take over what runs of it there, as the store says it is. One that is not the owner
+    /// ends it then, as always.
+    async fn have_taken_over(self: &Rc<Self>, vm: &VmName, unclear: &[HostKey]) -> Result<(), Problem> {
+        let name = vm.clone();
+        let view = self.store.ask(move |engine| View::of(engine, &name)).await?;
+        for host in unclear.iter().filter_map(|host| view.member(*host)) {
+            let adopt = Adopt { brief: view.brief(vm)?, at: view.changed(vm), epoch: view.ownership(vm)?.epoch };
+            match self.answer_of(host, Ask::Adopt(Box::new(adopt))).await? {
+                Reply::Done => {}
+                _ => return Err(astray(host)),
+            }
+            // How it is there is asked at once: until then it counts as unknown.
+            if let Ok(Reply::Look(report)) = self.answer_of(host, Ask::Look).await {
+                self.hosts.borrow_mut().reported(host.key, *report, now());
+            }
+        }
+        Ok(())
     }
 
     async fn ask_around(&self, view: &View, owned: &Ownership) -> Result<Heard, Problem> {
@@ -107,7 +144,14 @@ impl Desk {
         match self.answer_of(host, Ask::Look).await {
             Ok(Reply::Look(report)) => {
                 let told = report.guests.iter().find(|tell| tell.vm == *vm);
-                Ok(told.map_or(Look::HasNothing, |tell| Look::Has(Word::of(host.key, tell))))
+                match (told, report.unlisted) {
+                    (Some(tell), _) => Ok(Look::Has(Word::of(host.key, tell))),
+                    (None, None) => Ok(Look::HasNothing),
+                    (None, Some(why)) => {
+                        let text = format!("'{}' cannot tell which VMs it has: {why}", host.name);
+                        Err(Problem::new(Code::NotPossible, text, "nothing was changed; see to that machine first"))
+                    }
+                }
             }
             Ok(_) => Err(astray(host)),
             Err(silent) => match self.verdict(host.key).await {
@@ -133,7 +177,7 @@ impl Desk {
         }
     }
 
-    async fn answer_of(&self, machine: &Record, ask: Ask) -> Result<Reply, Problem> {
+    pub(super) async fn answer_of(&self, machine: &Record, ask: Ask) -> Result<Reply, Problem> {
         let silent = |why: String| {
             let text = format!("'{}' cannot be asked: {why}", machine.name);
             let hint = "nothing was changed; bring it back. A host that the witnesses have voted dead is done without";
@@ -146,7 +190,7 @@ impl Desk {
     }
 }
 
-fn astray(machine: &Record) -> Problem {
+pub(super) fn astray(machine: &Record) -> Problem {
     let text = format!("'{}' answered something else", machine.name);
     Problem::new(Code::Failed, text, "run the same muskox version on all machines")
 }
@@ -173,7 +217,12 @@ fn adopt(engine: &mut dyn Engine, heard: &Heard) -> Result<Ownership, Problem> {
     }
     let truth = truth(&stored, heard, |host| view.name(host))?;
     let granted = heard.grants.iter().map(|grant| (grant.volume.clone(), grant.epoch)).collect();
-    if stored.epoch == owned.epoch && !is_behind(&view, &heard.vm, &heard.ever, &granted) {
+    let behind = stored.epoch != owned.epoch || is_behind(&view, &heard.vm, &heard.ever, &granted);
+    if !behind && heard.unclear().next().is_some() {
+        // The store is right; what is unclear is taken over as it says.
+        return Ok(owned);
+    }
+    if !behind {
         let text = format!("the store is not behind on VM '{}': nobody knows more than it says", heard.vm);
         return Err(Problem::new(Code::NotPossible, text, "nothing was changed"));
     }
@@ -216,7 +265,7 @@ fn lift(engine: &mut dyn Engine, newest: Revision) -> Result<(), Problem> {
 /// so it cannot be what runs. Of the others the highest epoch counts; without any, the owner stays who it was.
 fn truth(stored: &Ownership, heard: &Heard, name: impl Fn(HostKey) -> String) -> Result<Truth, Problem> {
     let granted = heard.grants.iter().map(|grant| grant.epoch).max();
-    let there = || heard.words.iter().filter(|word| word.guest != Guest::Absent);
+    let there = || heard.words.iter().filter(|word| word.runs());
     if let Some(unclear) = there().find(|word| word.epoch.is_none()) {
         let text = format!("'{}' has something of VM '{}' and no epoch for it", name(unclear.host), heard.vm);
         return Err(Problem::new(Code::NotPossible, text, "nothing was changed; ask again when it runs, or is gone"));
@@ -271,7 +320,7 @@ mod test {
     }
 
     fn word(host: HostKey, guest: Guest, epoch: Option<u64>) -> Word {
-        Word { host, guest, epoch: epoch.map(Epoch), at: Revision(9) }
+        Word { host, guest, epoch: epoch.map(Epoch), at: Revision(9), nothing_runs: false }
     }
 
     fn found(words: Vec<Word>, grants: Vec<GrantReport>) -> Result<Truth, Problem> {

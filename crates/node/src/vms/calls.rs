@@ -83,6 +83,10 @@ impl Desk {
         for host in owned.suspects() {
             match self.hosts.borrow().guest(vm, host, now()) {
                 Some(Guest::Absent) => {}
+                Some(Guest::Unknown) => {
+                    let text = format!("'{}' cannot tell about VM '{vm}'", view.name(host));
+                    return busy(text, "see `muskox why vm NAME`");
+                }
                 Some(_) => {
                     return busy(format!("VM '{vm}' is still there on '{}'", view.name(host)), "wait until it is off");
                 }
@@ -223,6 +227,7 @@ fn create(engine: &mut dyn Engine, text: &str, spec: &Spec, uuid: &str) -> Resul
         wished_at: cluster::store::Revision(0),
         patience_ms: None,
         created_s: now_s(),
+        unknown_fields: cluster::store::UnknownFields::default(),
     };
     txn.then.push(put(&key, &vm));
     held(engine, &txn)?.then_some(()).ok_or_else(busy)

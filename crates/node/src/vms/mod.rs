@@ -5,6 +5,7 @@
 
 mod adopt;
 mod calls;
+mod forget;
 pub mod object;
 mod run;
 mod show;
@@ -15,7 +16,7 @@ use crate::service::{Keeper, done, parse};
 use api::{Call, Problem, VmSpecRequest};
 
 /// Calls that are answered here.
-const CALLS: [&str; 14] = [
+const CALLS: [&str; 15] = [
     "vm_list",
     "vm_create",
     "vm_show",
@@ -25,6 +26,7 @@ const CALLS: [&str; 14] = [
     "vm_stop",
     "vm_migrate",
     "vm_adopt",
+    "vm_forget",
     "vm_why",
     "job_list",
     "job_show",
@@ -55,6 +57,7 @@ pub async fn answer(keeper: &Keeper, call: &Call, name: &str, body: &[u8], by: &
         "vm_stop" => desk.vm_stop(name, &parse(body)?, by).await.map(|it| done(&it)),
         "vm_migrate" => desk.vm_migrate(name, &parse(body)?).await.map(|it| done(&it)),
         "vm_adopt" => desk.vm_adopt(name, by).await.map(|it| done(&it)),
+        "vm_forget" => desk.vm_forget(name, by).await.map(|it| done(&it)),
         "vm_why" => desk.vm_why(name).await.map(|it| done(&it)),
         "job_list" => desk.job_list().await.map(|it| done(&it)),
         "job_show" => desk.job_show(name).await.map(|it| done(&it)),

@@ -4,7 +4,7 @@ use super::spec::{Seed, Spec};
 use crate::peer::{BriefNic, BriefSeed};
 use crate::service::random;
 use api::{Code, Problem};
-use cluster::store::{Key, Revision};
+use cluster::store::{Key, Revision, UnknownFields};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use units::{Millis, VmName};
@@ -56,6 +56,9 @@ pub struct Vm {
     pub patience_ms: Option<Millis>,
     /// When it was made, in seconds since 1970.
     pub created_s: u64,
+    /// What a newer version wrote beside it.
+    #[serde(flatten)]
+    pub unknown_fields: UnknownFields,
 }
 
 impl Vm {
@@ -120,7 +123,11 @@ impl Shape {
 #[must_use]
 pub fn brief_nics(spec: &Spec, macs: &[String]) -> Vec<BriefNic> {
     let nics = spec.nics.iter().zip(macs);
-    nics.map(|(nic, mac)| BriefNic { bridge: nic.bridge.clone(), mac: mac.clone() }).collect()
+    let brief = |(nic, mac): (&super::spec::Nic, &String)| {
+        let (bridge, mac) = (nic.bridge.clone(), mac.clone());
+        BriefNic { bridge, mac, unknown_fields: UnknownFields::default() }
+    };
+    nics.map(brief).collect()
 }
 
 /// A seed as a host is told of it.
@@ -132,6 +139,7 @@ pub fn brief_seed(vm: &VmName, seed: &Seed) -> BriefSeed {
         user_data: seed.user_data.clone(),
         network_config: seed.network_config.clone(),
         files: seed.files.clone(),
+        unknown_fields: UnknownFields::default(),
     }
 }
 

@@ -113,6 +113,7 @@ impl Desk {
             );
         let never = owned.owner.is_none();
         Ok(match (guest, owned.job.is_some(), object.wished()) {
+            (Some(Guest::Unknown), _, _) => VmState::Unknown,
             (_, true, _) if migrating => VmState::Migrating,
             (Some(Guest::Running), false, true) if paused => VmState::Paused,
             (Some(Guest::Running | Guest::Copying), _, true) => VmState::Running,

@@ -73,6 +73,9 @@ pub struct DeadmanReport {
     pub peers: Vec<PeerReport>,
     /// The machines here that have a live QEMU.
     pub guests: Vec<GuestReport>,
+    /// What keeps it from its work, in sentences.
+    #[serde(default)]
+    pub troubles: Vec<String>,
 }
 
 /// Where a host's guests stand.

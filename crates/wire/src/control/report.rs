@@ -149,8 +149,8 @@ pub struct WorkReport {
 /// One volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeReport {
-    /// Its name.
-    pub volume: VolumeName,
+    /// Its name; one that stock tools gave it need not be a [`VolumeName`].
+    pub volume: String,
     /// Its identity.
     pub id: VolumeId,
     /// Where it lives.

@@ -116,8 +116,6 @@ pub const REPLY_TYPE_ERROR: u16 = REPLY_TYPE_FLAG_ERROR | 1;
 pub const REPLY_TYPE_ERROR_OFFSET: u16 = REPLY_TYPE_FLAG_ERROR | 2;
 
 // Section "`base:allocation` metadata context".
-/// The name of the one metadata context.
-pub const BASE_ALLOCATION: &str = "base:allocation";
 /// Not allocated.
 pub const STATE_HOLE: u32 = 1 << 0;
 /// Reads as zeroes.

@@ -22,6 +22,7 @@
 mod bytes;
 mod client;
 pub mod constant;
+mod context;
 mod entry;
 mod error;
 mod export;
@@ -37,6 +38,7 @@ pub use client::{
     ClientCommand, ClientConfig, ClientFailure, ClientHandshake, ClientTls, Follows, Pending, Progress, Ready,
     ReplyBody, ReplyHead, decode_extents, decode_reply, encode_request,
 };
+pub use context::{Context, Contexts};
 pub use entry::NoEntry;
 pub use error::{NbdError, OptionError, Refusal, WireError};
 pub use export::{BlockSizes, ExportInfo, ListedExport, TransmissionFlags};

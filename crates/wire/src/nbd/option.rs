@@ -2,10 +2,10 @@
 
 use super::bytes::{len_u32, take_slice, take_u16, take_u32};
 use super::constant::{
-    BASE_ALLOCATION, INFO_BLOCK_SIZE, INFO_DESCRIPTION, INFO_EXPORT, INFO_NAME, INFO_REQUESTS_MAX, META_QUERIES_MAX,
-    OPTION_MAGIC, OPTION_REPLY_MAGIC, REP_ACK, REP_INFO, REP_META_CONTEXT, REP_SERVER, STRING_MAX,
+    INFO_BLOCK_SIZE, INFO_DESCRIPTION, INFO_EXPORT, INFO_NAME, INFO_REQUESTS_MAX, META_QUERIES_MAX, OPTION_MAGIC,
+    OPTION_REPLY_MAGIC, REP_ACK, REP_INFO, REP_META_CONTEXT, REP_SERVER, STRING_MAX,
 };
-use super::{ExportInfo, ListedExport, OptionError, Refusal};
+use super::{Context, Contexts, ExportInfo, ListedExport, OptionError, Refusal};
 
 /// An option's header: magic, option, length.
 pub(super) const OPTION_HEAD: usize = 16;
@@ -90,15 +90,14 @@ pub(super) fn encode_info(name: &str) -> Vec<u8> {
     data
 }
 
-/// Whether the queries of a metadata option match `base:allocation`.
+/// Which contexts the queries of a metadata option match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MetaRequest {
     pub(super) name: String,
-    pub(super) queries: u32,
-    /// `base:allocation` was named.
-    pub(super) exact: bool,
-    /// The wildcard `base:` was named; only listing honours it.
-    pub(super) wildcard: bool,
+    /// Named as they are called.
+    pub(super) exact: Contexts,
+    /// Named so, by the wildcard of their namespace, or by no query at all; only listing honours these.
+    pub(super) listed: Contexts,
 }
 
 /// Reads the data of the metadata options; queries of unknown namespaces and names are ignored.
@@ -109,30 +108,36 @@ pub(super) fn parse_meta(mut data: &[u8]) -> Result<MetaRequest, Refusal> {
     if queries > META_QUERIES_MAX {
         return Err(Refusal::new(OptionError::TooBig, "too many queries for metadata contexts"));
     }
-    let mut request = MetaRequest { name: name.to_owned(), queries, exact: false, wildcard: false };
+    let (mut exact, mut listed) = (Contexts::default(), Contexts::default());
     for _ in 0..queries {
         let query = take_string(data).ok_or_else(|| invalid("a query is no string of the protocol"))?;
-        request.exact |= query == BASE_ALLOCATION;
-        request.wildcard |= query == "base:";
+        for context in Context::ALL {
+            exact = if query == context.name() { exact.with(context) } else { exact };
+            listed = if query == context.name() || context.is_in(query) { listed.with(context) } else { listed };
+        }
     }
+    if queries == 0 {
+        listed = Context::ALL.into_iter().fold(listed, Contexts::with);
+    }
+    let request = MetaRequest { name: name.to_owned(), exact, listed };
     if data.is_empty() { Ok(request) } else { Err(invalid("there are bytes after the queries")) }
 }
 
 /// The data of SET_META_CONTEXT as our client sends it.
-pub(super) fn encode_meta(name: &str) -> Vec<u8> {
-    let mut data = Vec::with_capacity(12 + name.len() + BASE_ALLOCATION.len());
+pub(super) fn encode_meta(name: &str, context: Context) -> Vec<u8> {
+    let mut data = Vec::with_capacity(12 + name.len() + context.name().len());
     data.extend_from_slice(&len_u32(name.as_bytes()).to_be_bytes());
     data.extend_from_slice(name.as_bytes());
     data.extend_from_slice(&1_u32.to_be_bytes());
-    data.extend_from_slice(&len_u32(BASE_ALLOCATION.as_bytes()).to_be_bytes());
-    data.extend_from_slice(BASE_ALLOCATION.as_bytes());
+    data.extend_from_slice(&len_u32(context.name().as_bytes()).to_be_bytes());
+    data.extend_from_slice(context.name().as_bytes());
     data
 }
 
 /// Appends one metadata context.
-pub(super) fn push_meta_context(out: &mut Vec<u8>, option: u32, id: u32) {
+pub(super) fn push_meta_context(out: &mut Vec<u8>, option: u32, id: u32, context: Context) {
     let mut data = id.to_be_bytes().to_vec();
-    data.extend_from_slice(BASE_ALLOCATION.as_bytes());
+    data.extend_from_slice(context.name().as_bytes());
     push_reply(out, option, REP_META_CONTEXT, &data);
 }
 
@@ -219,14 +224,19 @@ mod test {
             0, 0, 0, 5, b'b', b'a', b's', b'e', b':',    // the wildcard
             0, 0, 0, 3, b'x', b'-', b':',                // an unknown namespace
         ];
-        let expect = MetaRequest { name: "v".to_owned(), queries: 2, exact: false, wildcard: true };
+        let base = Contexts::default().with(Context::BaseAllocation);
+        let expect = MetaRequest { name: "v".to_owned(), exact: Contexts::default(), listed: base };
         assert_eq!(parse_meta(&data), Ok(expect));
         for cut in 0..data.len() {
             assert_eq!(kind(parse_meta(&data[..cut])), OptionError::Invalid, "{cut}");
         }
         assert_eq!(kind(parse_meta(&[&data[..], &[0]].concat())), OptionError::Invalid);
         assert_eq!(kind(parse_meta(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])), OptionError::TooBig);
-        let own = parse_meta(&encode_meta("v")).unwrap();
-        assert_eq!(own, MetaRequest { name: "v".to_owned(), queries: 1, exact: true, wildcard: false });
+        let own = parse_meta(&encode_meta("v", Context::BaseAllocation)).unwrap();
+        assert_eq!(own, MetaRequest { name: "v".to_owned(), exact: base, listed: base });
+        let beat = Contexts::default().with(Context::Heartbeat);
+        assert_eq!(parse_meta(&encode_meta("v", Context::Heartbeat)).unwrap().exact, beat);
+        let all = parse_meta(&[0, 0, 0, 1, b'v', 0, 0, 0, 0]).unwrap().listed;
+        assert_eq!(all.iter().collect::<Vec<_>>(), Context::ALL);
     }
 }

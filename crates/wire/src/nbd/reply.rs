@@ -4,13 +4,13 @@
 //! unless an error has a text to carry. Source: `doc/proto.md`, sections "Simple reply message" and "Structured reply
 //! chunk message".
 
-use super::NbdError;
 use super::bytes::Fill;
 use super::constant::{
     REPLY_FLAG_DONE, REPLY_TYPE_BLOCK_STATUS, REPLY_TYPE_ERROR, REPLY_TYPE_NONE, REPLY_TYPE_OFFSET_DATA,
     REPLY_TYPE_OFFSET_HOLE, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC,
 };
 use super::error::cut;
+use super::{Contexts, NbdError};
 use units::ByteOffset;
 
 /// A piece of a block status reply.
@@ -88,19 +88,23 @@ pub fn error_chunk(into: &mut Vec<u8>, cookie: u64, error: NbdError, text: &str)
     into.extend_from_slice(text);
 }
 
-/// Appends the chunk that answers a block status request and ends the reply.
+/// Appends the chunks that answer a block status request, one a context, and end the reply.
 ///
 /// # Panics
 /// Without extents or with an empty one: the client could not go on.
-pub fn block_status(into: &mut Vec<u8>, cookie: u64, context: u32, extents: &[Extent]) {
+pub fn block_status(into: &mut Vec<u8>, cookie: u64, contexts: Contexts, extents: &[Extent]) {
     assert!(!extents.is_empty() && extents.iter().all(|e| e.len > 0), "a status describes at least one byte");
     let payload = u32::try_from(4 + extents.len() * 8).expect("a status has few extents");
-    let mut head = [0; CHUNK_HEAD + 4];
-    chunk_head(&mut head, cookie, REPLY_TYPE_BLOCK_STATUS, true, payload).put(&context.to_be_bytes()).full();
-    into.extend_from_slice(&head);
-    for extent in extents {
-        into.extend_from_slice(&extent.len.to_be_bytes());
-        into.extend_from_slice(&extent.state.to_be_bytes());
+    let last = contexts.iter().last();
+    for context in contexts.iter() {
+        let (done, id) = (Some(context) == last, context.id());
+        let mut head = [0; CHUNK_HEAD + 4];
+        chunk_head(&mut head, cookie, REPLY_TYPE_BLOCK_STATUS, done, payload).put(&id.to_be_bytes()).full();
+        into.extend_from_slice(&head);
+        for extent in extents {
+            into.extend_from_slice(&extent.len.to_be_bytes());
+            into.extend_from_slice(&extent.state.to_be_bytes());
+        }
     }
 }
 
@@ -130,6 +134,7 @@ pub fn push_error(into: &mut Vec<u8>, structured: bool, cookie: u64, error: NbdE
 #[cfg(test)]
 mod test {
     use super::*;
+    use crate::nbd::Context;
 
     const COOKIE: u64 = 0x0102_0304_0506_0708;
 
@@ -179,7 +184,7 @@ mod test {
             b'n', b'o',
         ]);
         out.clear();
-        block_status(&mut out, COOKIE, 1, &[Extent { len: 4096, state: 0 }, Extent { len: 512, state: 3 }]);
+        block_status(&mut out, COOKIE, Contexts::default().with(Context::BaseAllocation), &[Extent { len: 4096, state: 0 }, Extent { len: 512, state: 3 }]);
         assert_eq!(out, [
             0x66, 0x8e, 0x33, 0xef, // magic
             0, 1,                   // flags: DONE
@@ -192,6 +197,18 @@ mod test {
             0, 0, 2, 0,             // 512 bytes
             0, 0, 0, 3,             // hole that reads as zeroes
         ]);
+    }
+
+    /// A block status has one chunk for each context that was selected, and only the last one ends the reply.
+    #[test]
+    fn each_context_has_its_chunk() {
+        let mut out = Vec::new();
+        let both = Context::ALL.into_iter().fold(Contexts::default(), Contexts::with);
+        block_status(&mut out, COOKIE, both, &[Extent { len: 512, state: 0 }]);
+        let (first, second) = out.split_at(CHUNK_HEAD + 12);
+        assert_eq!((first[5], second[5]), (0, 1), "flags: DONE");
+        assert_eq!((first[CHUNK_HEAD + 3], second[CHUNK_HEAD + 3]), (1, 2), "contexts");
+        assert_eq!(first.len(), second.len());
     }
 
     /// A text longer than a string of the protocol is cut; the lengths still agree.

@@ -77,7 +77,7 @@ pub struct Limits {
     pub payload_max: u32,
     /// What was advertised.
     pub flags: TransmissionFlags,
-    /// Whether `base:allocation` was selected.
+    /// Whether a context for it was selected.
     pub block_status: bool,
 }
 

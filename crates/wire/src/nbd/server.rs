@@ -28,7 +28,7 @@ use super::option::{
     InfoRequest, OPTION_HEAD, parse_info, parse_meta, push_ack, push_info, push_listed, push_meta_context,
     push_refusal, string,
 };
-use super::{ExportInfo, ListedExport, OptionError, Refusal, TransmissionFlags, WireError};
+use super::{Contexts, ExportInfo, ListedExport, OptionError, Refusal, TransmissionFlags, WireError};
 use std::collections::VecDeque;
 
 /// Whether a listener speaks TLS. There is no "if the client wants to": a man in the middle would decide.
@@ -82,8 +82,8 @@ pub struct Negotiated {
     pub export: ExportInfo,
     /// Whether reads are answered in chunks.
     pub structured: bool,
-    /// The id of `base:allocation`, if it was selected.
-    pub base_allocation: Option<u32>,
+    /// What a block status answers; none: it is not understood.
+    pub contexts: Contexts,
 }
 
 /// Why the connection is closed.
@@ -124,16 +124,13 @@ pub struct ServerHandshake {
     tls: bool,
     no_zeroes: bool,
     structured: bool,
-    /// The export for which `base:allocation` was selected.
-    context_for: Option<String>,
+    /// What was selected, and for which export.
+    context_for: Option<(String, Contexts)>,
     options: u32,
     held: Gather,
     state: State,
     queue: VecDeque<ServerCommand>,
 }
-
-/// The id given to `base:allocation`; any number would do.
-const BASE_ALLOCATION_ID: u32 = 1;
 
 impl ServerHandshake {
     /// A handshake that has not begun; the first step sends the greeting.
@@ -235,13 +232,13 @@ impl ServerHandshake {
         }
         self.queue.push_back(ServerCommand::Send(out));
         if why != OpenFor::Info {
-            let selected = self.structured && self.context_for.as_ref() == Some(&asked.name);
+            let selected = self.context_for.take().filter(|(name, _)| self.structured && *name == asked.name);
             self.state = State::Over;
             self.queue.push_back(ServerCommand::Transmission(Negotiated {
                 name: asked.name,
                 export,
                 structured: self.structured,
-                base_allocation: selected.then_some(BASE_ALLOCATION_ID),
+                contexts: selected.map(|(_, contexts)| contexts).unwrap_or_default(),
             }));
         }
     }
@@ -401,11 +398,12 @@ impl ServerHandshake {
             Err(refusal) => return self.refuse(option, &refusal),
         };
         let mut out = Vec::new();
-        if option == OPT_SET_META_CONTEXT && asked.exact {
-            push_meta_context(&mut out, option, BASE_ALLOCATION_ID);
-            self.context_for = Some(asked.name);
-        } else if option == OPT_LIST_META_CONTEXT && (asked.exact || asked.wildcard || asked.queries == 0) {
-            push_meta_context(&mut out, option, 0); // the id is reserved in a list
+        if option == OPT_SET_META_CONTEXT {
+            asked.exact.iter().for_each(|context| push_meta_context(&mut out, option, context.id(), context));
+            self.context_for = Some((asked.name, asked.exact));
+        } else {
+            // The id is reserved in a list.
+            asked.listed.iter().for_each(|context| push_meta_context(&mut out, option, 0, context));
         }
         push_ack(&mut out, option);
         self.queue.push_back(ServerCommand::Send(out));

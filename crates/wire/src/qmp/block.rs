@@ -235,26 +235,25 @@ impl Command for ObjectAdd {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "qom-type", rename_all = "kebab-case")]
 pub enum Object {
-    /// Certificates.
-    #[serde(rename = "tls-creds-x509")]
-    TlsCredsX509(TlsCredsX509),
-    /// Who may connect.
-    AuthzSimple(AuthzSimple),
+    /// A pre-shared key.
+    TlsCredsPsk(TlsCredsPsk),
 }
 
-/// Certificates of one end of a TLS connection, in a folder with `ca-cert.pem` and `server-cert.pem` with
-/// `server-key.pem`, or `client-cert.pem` with `client-key.pem`.
+/// One end of a TLS connection by a pre-shared key, which stands in `keys.psk` of a folder as `NAME:HEXADECIMAL`
+/// (`qapi/crypto.json`; GnuTLS's psktool(1)). A client reads the file now, a server at each connection: GnuTLS looks the
+/// name up in the file itself (`gnutls_psk_set_server_credentials_file`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct TlsCredsX509 {
+pub struct TlsCredsPsk {
     /// The object's name.
     pub id: String,
     /// The folder.
     pub dir: String,
     /// Which end.
     pub endpoint: TlsEnd,
-    /// Whether the peer must show a certificate of the CA.
-    pub verify_peer: bool,
+    /// The key's name, which a client says; a server takes any in its file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
 }
 
 /// An end of a TLS connection.
@@ -265,16 +264,6 @@ pub enum TlsEnd {
     Client,
     /// It is connected to.
     Server,
-}
-
-/// The one peer that may connect.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct AuthzSimple {
-    /// The object's name.
-    pub id: String,
-    /// The distinguished name in the peer's certificate, as GnuTLS prints it.
-    pub identity: String,
 }
 
 /// Removes an object.

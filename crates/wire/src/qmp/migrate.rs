@@ -95,15 +95,9 @@ pub struct MigrateSetParameters {
     /// How they are compressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multifd_compression: Option<Compression>,
-    /// The object with the certificates; empty means no TLS.
+    /// The object with the keys of TLS; empty means no TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_creds: Option<String>,
-    /// The name the destination's certificate must carry.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls_hostname: Option<String>,
-    /// The object that says who may connect.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls_authz: Option<String>,
 }
 
 impl Command for MigrateSetParameters {

@@ -18,8 +18,8 @@ mod migrate;
 mod text;
 
 pub use block::{
-    AuthzSimple, BlockAction, BlockInfo, BlockNode, BlockOperation, BlockStats, BlockdevAdd, BlockdevDel, FileNode,
-    NbdNode, NodeStats, Object, ObjectAdd, ObjectDel, QueryBlock, QueryBlockStats, TlsCredsX509, TlsEnd,
+    BlockAction, BlockInfo, BlockNode, BlockOperation, BlockStats, BlockdevAdd, BlockdevDel, FileNode, NbdNode,
+    NodeStats, Object, ObjectAdd, ObjectDel, QueryBlock, QueryBlockStats, TlsCredsPsk, TlsEnd,
 };
 pub use client::{Client, Id, Incoming, PENDING_MAX, Ready};
 pub use command::{

@@ -88,7 +88,6 @@ fn commands_are_the_lines_of_the_manual() {
         multifd_channels: Some(2),
         multifd_compression: Some(Compression::Zstd),
         tls_creds: Some("tls0".into()),
-        ..Default::default()
     };
     let expect = json!({"downtime-limit": 100, "max-bandwidth": 1 << 30, "multifd-channels": 2,
         "multifd-compression": "zstd", "tls-creds": "tls0"});
@@ -117,13 +116,14 @@ fn disks_are_raw_and_uncached_whatever_they_hold() {
     assert_eq!(serde_json::to_value(BlockdevAdd(node)).unwrap(), expect);
     let del = serde_json::to_value(BlockdevDel { node_name: "d".into() }).unwrap();
     assert_eq!(del, json!({"node-name": "d"}));
-    let creds = TlsCredsX509 { id: "t".into(), dir: "/run/t".into(), endpoint: TlsEnd::Client, verify_peer: true };
-    let expect = json!({"qom-type": "tls-creds-x509", "id": "t", "dir": "/run/t", "endpoint": "client",
-        "verify-peer": true});
-    assert_eq!(serde_json::to_value(ObjectAdd(Object::TlsCredsX509(creds))).unwrap(), expect);
-    let authz = AuthzSimple { id: "a".into(), identity: "CN=host1".into() };
-    let expect = json!({"qom-type": "authz-simple", "id": "a", "identity": "CN=host1"});
-    assert_eq!(serde_json::to_value(ObjectAdd(Object::AuthzSimple(authz))).unwrap(), expect);
+    let client =
+        TlsCredsPsk { id: "t".into(), dir: "/run/t".into(), endpoint: TlsEnd::Client, username: Some("move".into()) };
+    let server = TlsCredsPsk { endpoint: TlsEnd::Server, username: None, ..client.clone() };
+    let expect = json!({"qom-type": "tls-creds-psk", "id": "t", "dir": "/run/t", "endpoint": "client",
+        "username": "move"});
+    assert_eq!(serde_json::to_value(ObjectAdd(Object::TlsCredsPsk(client))).unwrap(), expect);
+    let expect = json!({"qom-type": "tls-creds-psk", "id": "t", "dir": "/run/t", "endpoint": "server"});
+    assert_eq!(serde_json::to_value(ObjectAdd(Object::TlsCredsPsk(server))).unwrap(), expect);
 }
 
 fn answer<C: Command>(command: &C, value: &str) -> C::Reply {

@@ -1,13 +1,14 @@
-//! The beacon: a line every 50 ms on the serial console, which needs no disk and no network to be seen.
+//! The beacon: a line every 5 ms on the serial console, which needs no disk and no network to be seen.
 
 use crate::CONSOLE;
 use anyhow::Context;
 use lab::demo::guest::record::Boot;
 use lab::demo::guest::words;
+use lab::demo::report::PERIOD_US;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-const PERIOD: Duration = Duration::from_millis(50);
+const PERIOD: Duration = Duration::from_micros(PERIOD_US);
 
 /// Starts it in a thread of its own.
 pub fn start(boot: Boot) -> anyhow::Result<()> {

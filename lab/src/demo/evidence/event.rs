@@ -120,10 +120,8 @@ pub enum What {
         total_ms: u64,
         /// Sent over the migration stream.
         bytes: u64,
-        /// The source's STOP.
-        stop_us: u64,
-        /// The destination's RESUME.
-        resume_us: u64,
+        /// The source's STOP to the destination's RESUME, as the job's receipt says.
+        blackout_ms: u64,
     },
     /// The pool's state changed.
     Pool {

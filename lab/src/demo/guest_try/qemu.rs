@@ -15,6 +15,8 @@ use std::time::Duration;
 /// The canary's serial number.
 pub const CANARY: &str = "web1-canary";
 const TAP: &str = "guest0";
+/// Who QEMU runs as: nobody's number, as with muskox (docs/runbooks/vm.md).
+const USER: u32 = 2_100_600_010;
 const MEMORY_MIB: u32 = 256;
 const SEED_BYTES: u64 = 1_474_560;
 const TAIL_BYTES: u64 = 2000;
@@ -49,7 +51,7 @@ pub fn make_network(ledger: &Ledger, config: &Config) -> anyhow::Result<String> 
     add_namespace(ledger, &namespace)?;
     let address = format!("{}/24", config.referee.ip());
     let steps: [&[&str]; 3] = [
-        &["tuntap", "add", "dev", TAP, "mode", "tap"],
+        &["tuntap", "add", "dev", TAP, "mode", "tap", "user", &USER.to_string()],
         &["address", "add", &address, "dev", TAP],
         &["link", "set", "dev", TAP, "up"],
     ];
@@ -62,18 +64,24 @@ pub fn make_network(ledger: &Ledger, config: &Config) -> anyhow::Result<String> 
 impl Qemu {
     /// Starts the guest on the disks in `folder`.
     pub fn start(folder: &Path, namespace: &str, ledger: &Ledger) -> anyhow::Result<Self> {
-        let file = |name: &str| format!("{}/{name}", folder.display()).replace(',', ",,");
+        // It runs in there: what lies above need not be open to its user.
+        let entries = std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
+        for path in std::iter::once(Ok(folder.to_owned())).chain(entries) {
+            std::os::unix::fs::lchown(path?, Some(USER), Some(USER))
+                .context("giving the guest's files to QEMU's user")?;
+        }
         let drive = |id: &str, name: &str, more: &str| {
             // What a killed QEMU has written is in the files: flushing them would only measure this machine's disk.
-            format!("if=none,id={id},format=raw,cache=unsafe,file={}{more}", file(name))
+            format!("if=none,id={id},format=raw,cache=unsafe,file={name}{more}")
         };
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", namespace_file(namespace).display()));
+        command.current_dir(folder).arg(format!("--net={}", namespace_file(namespace).display()));
+        command.args(["--setuid", &USER.to_string(), "--setgid", &USER.to_string()]);
         command.args(["--", "qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none"]);
         command.args(["-machine", "q35,accel=tcg", "-cpu", "max", "-m", &MEMORY_MIB.to_string()]);
-        command.args(["-chardev", &format!("file,id=console,append=on,path={}", file("console.log"))]);
+        command.args(["-chardev", "file,id=console,append=on,path=console.log"]);
         command.args(["-serial", "chardev:console"]);
-        command.args(["-monitor", &format!("unix:{},server=on,wait=off", file("monitor.sock"))]);
+        command.args(["-monitor", "unix:monitor.sock,server=on,wait=off"]);
         command.args(["-drive", &drive("root", "root.raw", "")]);
         command.args(["-device", "virtio-blk-pci,drive=root,addr=0x0a,serial=web1-root,bootindex=1"]);
         command.args(["-drive", &drive("canary", "canary.raw", "")]);

@@ -1,9 +1,9 @@
 //! The image's disk: partition table, boot loader, file systems.
 
-use super::{Builder, IMAGE_BYTES, ROOT_AT, recipe, tool};
+use super::{IMAGE_BYTES, ROOT_AT, recipe};
+use crate::image::files::{newest, write_sparse};
+use crate::image::{Workshop, tool};
 use anyhow::Context;
-use rustix::fs::{SeekFrom, seek};
-use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -20,12 +20,9 @@ const ACTIVE: u8 = 0x80;
 /// FAT16 with LBA; Linux.
 const KIND_FAT16: u8 = 0x0e;
 const KIND_LINUX: u8 = 0x83;
-const COPY_BYTES: usize = 1 << 20;
-const BLOCK_BYTES: usize = 4096;
-const ZEROES: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 /// Makes the disk of a tree.
-pub fn make(builder: &Builder<'_>, tree: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
+pub fn make(workshop: &Workshop<'_>, tree: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
     let image = folder.join("base.raw");
     let file = File::create_new(&image)?;
     file.set_len(IMAGE_BYTES)?;
@@ -48,7 +45,7 @@ pub fn make(builder: &Builder<'_>, tree: &Path, folder: &Path) -> anyhow::Result
     let mut mke2fs = Command::new("mke2fs");
     mke2fs.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", "root"]);
     mke2fs.args(["-E", &format!("offset={ROOT_AT},lazy_itable_init=0,lazy_journal_init=0"), "-d"]).arg(tree);
-    builder.finish("mke2fs", mke2fs.arg(&image).arg(blocks))?;
+    workshop.finish("mke2fs", mke2fs.arg(&image).arg(blocks))?;
     Ok(image)
 }
 
@@ -86,29 +83,6 @@ fn boot_partition(tree: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn newest(folder: &Path, prefix: &str) -> anyhow::Result<PathBuf> {
-    let entries = std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?.flatten();
-    let found = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)));
-    found.max().with_context(|| format!("Debian put no {prefix}… into {}", folder.display()))
-}
-
-/// Puts a program into the root file system, executable.
-pub fn insert(image: &Path, from: &Path, to: &str) -> anyhow::Result<()> {
-    let commands = format!("write \"{}\" {to}\nset_inode_field {to} mode 0100755\n", from.display());
-    anyhow::ensure!(!from.to_string_lossy().contains(['"', '\n']), "{}: not a path for debugfs", from.display());
-    let script = image.with_extension("debugfs");
-    std::fs::write(&script, commands)?;
-    let at = at_root(image)?;
-    tool(Command::new("debugfs").args(["-w", "-f"]).arg(&script).arg(&at))?;
-    // debugfs ends well whatever became of its commands.
-    let said = tool(Command::new("debugfs").args(["-R", &format!("stat {to}")]).arg(&at))?;
-    let size = std::fs::metadata(from)?.len();
-    anyhow::ensure!(said.contains(&format!("Size: {size}")), "debugfs did not put {to} into the image: {said}");
-    Ok(())
-}
-
 /// How e2fsprogs name the root's file system within the image of a disk.
 ///
 /// # Errors
@@ -130,39 +104,6 @@ pub fn write_table(disk: &File) -> anyhow::Result<()> {
     Ok(disk.write_all_at(&first_sector(&[])?, 0)?)
 }
 
-/// Copies a file without its zeroes.
-pub fn copy_sparse(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let file = File::create(to).with_context(|| format!("writing {}", to.display()))?;
-    let len = write_sparse(from, &file, 0)?;
-    file.set_len(len)?;
-    Ok(())
-}
-
-/// Writes what is not zero of a file, or of a device, into another from `at` on; returns how long it is. Holes are not
-/// even read: most of a guest's disk is one.
-fn write_sparse(from: &Path, to: &File, at: u64) -> anyhow::Result<u64> {
-    let source = File::open(from).with_context(|| format!("reading {}", from.display()))?;
-    let len = seek(&source, SeekFrom::End(0)).with_context(|| format!("measuring {}", from.display()))?;
-    let (mut bytes, mut done) = (vec![0; COPY_BYTES], 0);
-    while done < len {
-        match seek(&source, SeekFrom::Data(done)) {
-            // Behind the last data (lseek(2)).
-            Err(Errno::NXIO) => break,
-            // What knows no holes is data everywhere.
-            found => done = found.unwrap_or(done),
-        }
-        let many = source.read_at(&mut bytes, done).with_context(|| format!("reading {}", from.display()))?;
-        anyhow::ensure!(many > 0, "{} ended at byte {done} of {len}", from.display());
-        for block in bytes[..many].chunks(BLOCK_BYTES) {
-            if block != &ZEROES[..block.len()] {
-                to.write_all_at(block, at + done)?;
-            }
-            done += block.len() as u64;
-        }
-    }
-    Ok(len)
-}
-
 #[cfg(test)]
 mod test {
     use super::*;
@@ -178,20 +119,5 @@ mod test {
         assert_eq!(sector[462..478], root);
         assert_eq!(sector[478..], [vec![0; 32], vec![0x55, 0xaa]].concat());
         assert!(first_sector(&[0; 441]).is_err());
-    }
-
-    /// Goal: a copy is the same, and takes no room for zeroes. Method: a file with a hole and an odd end.
-    #[test]
-    fn a_sparse_copy_is_the_same() {
-        let folder = std::env::temp_dir().join(format!("muskox-sparse-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let (from, to) = (folder.join("from"), folder.join("to"));
-        let bytes = [vec![1; 5000], vec![0; 3 << 20], vec![2; 100], vec![0; 77]].concat();
-        std::fs::write(&from, &bytes).unwrap();
-        copy_sparse(&from, &to).unwrap();
-        let same = std::fs::read(&to).unwrap() == bytes;
-        let blocks = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&to).unwrap());
-        std::fs::remove_dir_all(&folder).unwrap();
-        assert!(same && blocks * 512 < 64 << 10, "{blocks}");
     }
 }

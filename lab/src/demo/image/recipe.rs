@@ -1,12 +1,11 @@
 //! What the guest's Debian is made of: packages, and the few files that are not Debian's.
 
-use super::debian;
 use crate::demo::guest::config::{Config, IMAGE_PATH};
+use crate::image::debian::Debian;
 use anyhow::Context;
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
 
 /// To be raised whenever the code that makes the base, not its words here, makes another one.
 const VERSION: &str = "1";
@@ -15,10 +14,7 @@ const VERSION: &str = "1";
 pub const PROGRAM: &str = "/usr/local/bin/muskox-guest";
 
 /// Beside the essential packages.
-const PACKAGES: &str = "systemd,systemd-sysv,udev,iproute2,initramfs-tools,linux-image-cloud-amd64";
-/// What nobody reads in a guest that nobody logs into.
-const EXCLUDED: [&str; 4] = ["/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*"];
-
+pub const PACKAGES: &str = "systemd,systemd-sysv,udev,iproute2,initramfs-tools,linux-image-cloud-amd64";
 /// The boot loader's words. Names of cards as of old, so that the first is eth0; no check of a journalled file system;
 /// no terminals, whose hang-up would cut the beacon off the serial port.
 pub const SYSLINUX: &str = "\
@@ -95,56 +91,13 @@ const MASKED: &[&str] = &[
     "sys-kernel-tracing.mount",
 ];
 
-/// All that decides how the base turns out, but for the mirror's own progress.
-pub struct Recipe {
-    suite: String,
-    sources: Vec<String>,
-    proxy: Option<String>,
-}
-
-impl Recipe {
-    /// For this machine's release and mirror.
-    pub fn of_this_machine() -> anyhow::Result<Self> {
-        let suite = debian::codename()?;
-        let sources = debian::sources(&suite)?;
-        Ok(Self { suite, sources, proxy: debian::proxy()? })
-    }
-
-    /// The release.
-    pub fn suite(&self) -> &str {
-        &self.suite
-    }
-
-    /// A name for what this recipe makes.
-    pub fn hash(&self) -> String {
-        let mut parts =
-            vec![VERSION.into(), self.suite.clone(), self.sources.concat(), PACKAGES.into(), EXCLUDED.concat()];
-        parts.extend(overlay().into_iter().map(|(path, text, _)| path + &text));
-        parts.extend([MASKED.concat(), SYSLINUX.into(), super::IMAGE_BYTES.to_string(), super::ROOT_AT.to_string()]);
-        let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
-        hash(&parts)
-    }
-
-    /// The command that makes the tree. In namespaces of its own: when it ends, however, nothing of it runs and
-    /// nothing is mounted; and it ends with us.
-    pub fn mmdebstrap(&self, overlay: &Path, tree: &Path, scratch: &Path) -> anyhow::Result<Command> {
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-        command.args(["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"]);
-        command.arg(format!("--include={PACKAGES}"));
-        command.arg("--aptopt=APT::Install-Recommends \"false\"");
-        if let Some(proxy) = &self.proxy {
-            command.arg(format!("--aptopt=Acquire::http::Proxy \"{proxy}\""));
-        }
-        command.args(EXCLUDED.map(|path| format!("--dpkgopt=path-exclude={path}")));
-        let overlay = overlay.to_str().filter(|path| !path.contains(['\'', ' ']));
-        let overlay = overlay.context("the cache's path has spaces or quotes in it")?;
-        // Before the kernel is installed, whose initramfs is made then.
-        command.arg(format!("--essential-hook=sync-in {overlay} /"));
-        command.arg(&self.suite).arg(tree).args(&self.sources);
-        command.env("TMPDIR", scratch).env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
-        Ok(command)
-    }
+/// A name for what this makes of a Debian.
+pub fn hash(debian: &Debian) -> String {
+    let mut parts = vec![VERSION.into(), debian.words(), PACKAGES.into()];
+    parts.extend(overlay().into_iter().map(|(path, text, _)| path + &text));
+    parts.extend([MASKED.concat(), SYSLINUX.into(), super::IMAGE_BYTES.to_string(), super::ROOT_AT.to_string()]);
+    let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
+    crate::image::hash(&parts)
 }
 
 /// Writes the files that are not Debian's.
@@ -185,35 +138,9 @@ pub fn settle(tree: &Path) -> anyhow::Result<()> {
     std::fs::write(&path, "").with_context(|| format!("writing {}", path.display()))
 }
 
-/// FNV-1a of 64 bits (Fowler, Noll, Vo): names cache entries; nobody attacks them.
-pub fn hash(parts: &[&[u8]]) -> String {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for part in parts {
-        // The length keeps parts apart.
-        for byte in (part.len() as u64).to_le_bytes().iter().chain(*part) {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    format!("{hash:016x}")
-}
-
 #[cfg(test)]
 mod test {
     use super::*;
-
-    /// Goal: whatever is changed in a recipe gives another image. Method: recipes that differ in one thing.
-    #[test]
-    fn another_recipe_is_another_image() {
-        let recipe = |suite: &str, source: &str| {
-            Recipe { suite: suite.into(), sources: vec![source.into()], proxy: None }.hash()
-        };
-        assert_ne!(recipe("bookworm", "a"), recipe("trixie", "a"));
-        assert_ne!(recipe("bookworm", "a"), recipe("bookworm", "b"));
-        assert_eq!(recipe("bookworm", "a"), recipe("bookworm", "a"));
-        assert_ne!(hash(&[b"ab", b"c"]), hash(&[b"a", b"bc"]));
-        // FNV's own test vector for "a" is af63dc4c8601ec8c; ours has the length before it.
-        assert_ne!(hash(&[b"a"]), "af63dc4c8601ec8c");
-    }
 
     /// Goal: the image holds the files it is said to hold. Method: a layout in a folder.
     #[test]

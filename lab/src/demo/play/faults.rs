@@ -38,15 +38,15 @@ impl Play {
         let receipt = &job["receipt"];
         let number = |name: &str| receipt[name].as_u64().with_context(|| format!("the receipt has no {name}"));
         let (total_ms, bytes) = (number("total_ms")?, number("bytes")?);
-        let blackout_us = number("cpu_blackout_ms")? * 1000;
+        let blackout_ms = number("cpu_blackout_ms")?;
         let resumed = self.feed.first_after(revision, |seen| {
             seen.key == format!("/epoch/vm/{VM}") && name_is(&seen.value["owner"], self.key_of(self.there))
         });
-        let resume_us = resumed.context("the store names no new owner")?.at_us;
-        let stop_us = resume_us - blackout_us;
-        self.writer.event(What::MigrateEnd { migration, total_ms, bytes, stop_us, resume_us })?;
-        self.writer.event_at(resume_us, What::Running { host: to, epoch: self.epoch()?, fault: None })?;
-        self.outcome = format!("{total_ms} ms in all, its CPU stood still for {} ms", blackout_us / 1000);
+        // It runs there from then on, at the earliest.
+        let owned_us = resumed.context("the store names no new owner")?.at_us;
+        self.writer.event(What::MigrateEnd { migration, total_ms, bytes, blackout_ms })?;
+        self.writer.event_at(owned_us, What::Running { host: to, epoch: self.epoch()?, fault: None })?;
+        self.outcome = format!("{total_ms} ms in all, of these {blackout_ms} ms without a CPU, by its receipt");
         (self.here, self.there) = (self.there, self.here);
         let acked = self.watch().acked();
         self.wait(ANSWER_MAX, "the guest works on", |play| play.watch().acked() > acked + 20)

@@ -1,12 +1,14 @@
 //! The goals that `ok` needs: everything was done, and enough was seen to believe the rest.
 
-use super::timeline::Timeline;
+use super::timeline::{Start, Timeline};
 use super::{Goal, Oracles, Report, records};
-use crate::demo::evidence::{Evidence, Step};
+use crate::demo::evidence::{Evidence, Outcome, Step};
+use std::collections::BTreeSet;
 
 /// Fewer records prove little.
 const RECORDS_MIN: u64 = 3000;
 const RECORDS_PER_SECOND_MIN: f64 = 20.0;
+const SECOND_US: u64 = 1_000_000;
 
 /// Whether each oracle was asked and agreed every time.
 pub fn oracles(evidence: &Evidence) -> Oracles {
@@ -43,13 +45,54 @@ pub fn goals(timeline: &Timeline, evidence: &Evidence, report: &Report) -> Vec<G
     let resumed = report.outages.iter().filter(|outage| outage.resumed_ms.is_some()).count() as u64;
     let outages = report.outages.len() as u64;
     goals.push(all_of("outages after which the guest went on", resumed, outages.max(2 * rounds)));
-    let (moved, moves) = (report.migrations.len() as u64, timeline.migrations.len() as u64);
+    // What no beacon showed at both ends is not known to have moved.
+    let moved = report.migrations.iter().filter(|one| one.cpu_blackout_ms.is_some()).count() as u64;
+    let moves = timeline.migrations.len() as u64;
     goals.push(all_of("migrations done", moved, moves.max(2 * rounds)));
+    goals.extend(evidence_seen(timeline, evidence));
     let freezes = report.failovers.iter().filter(|failover| failover.cause == "freeze");
     let refused = freezes.map(|failover| failover.stale_refused).min();
     let ok = refused.is_some_and(|refused| refused > 0);
     goals.push(goal("stale writes refused in each freeze", refused, ">= 1".to_owned(), ok));
     goals
+}
+
+/// Whether what proves I1, I2 and I9 was seen at all: beacons, writes at the disks, grants.
+fn evidence_seen(timeline: &Timeline, evidence: &Evidence) -> [Goal; 3] {
+    let silent = seconds_without_beacon(timeline, evidence);
+    let silent = goal("seconds without a beacon, outside faults", silent, "= 0".to_owned(), silent == Some(0));
+    let mut found: BTreeSet<(u64, u64, u64)> = BTreeSet::new();
+    found.extend(evidence.applied.iter().map(|op| (op.stamp.run, op.stamp.epoch, op.stamp.seq)));
+    let applied = evidence.rogue.iter().filter(|line| line.outcome == Outcome::Applied);
+    let stamps: Vec<_> = applied.filter_map(|line| Some((u64::from(line.fault), line.epoch, line.seq?))).collect();
+    let at_disks = stamps.iter().filter(|stamp| found.contains(stamp)).count() as u64;
+    let granted = |start: &&Start| {
+        let mut lines = evidence.grants.iter().flat_map(|log| &log.lines);
+        lines.any(|line| line.is_grant() && line.epoch == start.epoch)
+    };
+    let starts = timeline.starts.iter().filter(granted).count() as u64;
+    [
+        silent,
+        all_of("writes of the rogue found at the disks", at_disks, stamps.len() as u64),
+        all_of("starts with a grant behind them", starts, timeline.starts.len() as u64),
+    ]
+}
+
+/// Whole seconds, from the guest's first record until it is asked to stop, in which no fault excuses it and no beacon
+/// came; none if it never worked.
+fn seconds_without_beacon(timeline: &Timeline, evidence: &Evidence) -> Option<u64> {
+    let from_us = evidence.receipts.first()?.at_us;
+    let to_us = timeline.work_end_us.unwrap_or(timeline.end_us);
+    let excused = records::silences(timeline, evidence);
+    let has_beacon: BTreeSet<u64> =
+        evidence.beacons.iter().filter_map(|beacon| Some(beacon.at_us.checked_sub(from_us)? / SECOND_US)).collect();
+    let seconds = to_us.saturating_sub(from_us) / SECOND_US;
+    let is_excused = |second: &u64| {
+        let (begin_us, end_us) = (from_us + second * SECOND_US, from_us + (second + 1) * SECOND_US);
+        excused.iter().any(|(silent_us, over_us)| *silent_us < end_us && begin_us < *over_us)
+    };
+    let silent = (0..seconds).filter(|second| !has_beacon.contains(second) && !is_excused(second));
+    Some(silent.count() as u64)
 }
 
 /// How many steps are done, of how many.

@@ -20,7 +20,7 @@ mod timeline;
 #[cfg(test)]
 mod test;
 
-pub use overlap::{STILL_US, copies_in_migrations, two_boots_us};
+pub use overlap::{PERIOD_US, STILL_US, blackout_us, copies_in_migrations, first_beacons, series, two_boots_us};
 
 use super::evidence::Evidence;
 use anyhow::Context;
@@ -72,8 +72,10 @@ pub struct Goal {
 pub struct Migration {
     /// As the receipt says.
     pub total_ms: u64,
-    /// The source's STOP to the destination's RESUME.
-    pub cpu_blackout_ms: f64,
+    /// From the last beacon at the source to the first one at the destination; none: there are none at both.
+    pub cpu_blackout_ms: Option<f64>,
+    /// The source's STOP to the destination's RESUME, as the receipt claims.
+    pub receipt_blackout_ms: u64,
     /// The longest time without an answer to a probe; none: the probes do not reach round it.
     pub network_blackout_ms: Option<f64>,
     /// Sent.
@@ -173,6 +175,8 @@ impl Report {
         let mut violations = faults::violations(&failovers, &outages);
         violations.extend(faults::errors_elsewhere(&timeline, evidence));
         violations.extend(copies_in_migrations(&evidence.beacons));
+        violations.extend(overlap::late_copies(&timeline, evidence));
+        violations.extend(overlap::unexplained_boots(&timeline, evidence));
         violations.extend(records::violations(evidence, records));
         violations.extend(ownership::violations(&timeline, evidence));
         let mut report = Self {

@@ -42,16 +42,20 @@ pub fn violations(evidence: &Evidence, records: Records) -> Vec<Violation> {
     found
 }
 
+/// The times in which nobody expects anything of the guest: from each failover or outage until it was overcome. Faults follow
+/// each other, so these do not overlap.
+pub fn silences(timeline: &Timeline, evidence: &Evidence) -> Vec<(u64, u64)> {
+    let faults = timeline.faults.iter().filter(|fault| fault.cause.fails_over() || fault.cause.is_outage());
+    faults.map(|fault| silence(fault, evidence)).collect()
+}
+
 /// Records a second, outside the times in which nobody expects any.
 pub fn rate(timeline: &Timeline, evidence: &Evidence) -> Option<f64> {
     let (first, last) = (evidence.receipts.first()?, evidence.receipts.last()?);
     let (from_us, to_us) = (first.at_us, timeline.work_end_us.unwrap_or(last.at_us));
-    let faults = timeline.faults.iter().filter(|fault| fault.cause.fails_over() || fault.cause.is_outage());
-    let silent: Vec<(u64, u64)> = faults
-        .map(|fault| silence(fault, evidence))
-        .map(|(begin, end)| (begin.clamp(from_us, to_us), end.clamp(from_us, to_us)))
-        .collect();
-    // Faults follow each other, so their silences do not overlap.
+    let silent = silences(timeline, evidence).into_iter();
+    let silent: Vec<(u64, u64)> =
+        silent.map(|(begin, end)| (begin.clamp(from_us, to_us), end.clamp(from_us, to_us))).collect();
     let silent_us: u64 = silent.iter().map(|(begin, end)| end - begin).sum();
     let working_us = to_us.saturating_sub(from_us).checked_sub(silent_us).filter(|us| *us > 0)?;
     let counted = evidence.receipts.iter().filter(|line| (from_us..=to_us).contains(&line.at_us));

@@ -67,8 +67,8 @@ pub struct MoveEnd {
     pub at_us: u64,
     pub total_ms: u64,
     pub bytes: u64,
-    pub stop_us: u64,
-    pub resume_us: u64,
+    /// As the receipt says.
+    pub blackout_ms: u64,
 }
 
 /// A step of a round.
@@ -139,11 +139,10 @@ impl Timeline {
                 anyhow::ensure!(!known, "migration {migration} begins twice");
                 self.migrations.push(Move { number: migration, from, to, at_us, end: None });
             }
-            What::MigrateEnd { migration, total_ms, bytes, stop_us, resume_us } => {
-                anyhow::ensure!(stop_us <= resume_us, "RESUME comes before STOP");
+            What::MigrateEnd { migration, total_ms, bytes, blackout_ms } => {
                 let known = self.migrations.iter_mut().find(|known| known.number == migration);
                 let known = known.with_context(|| format!("migration {migration} ends and never began"))?;
-                known.end = Some(MoveEnd { at_us, total_ms, bytes, stop_us, resume_us });
+                known.end = Some(MoveEnd { at_us, total_ms, bytes, blackout_ms });
             }
             What::Pool { .. } | What::Note { .. } => {}
         }
@@ -184,9 +183,32 @@ impl Timeline {
         found.with_context(|| format!("step {step:?} of round {round} never began"))
     }
 
+    /// The fault that a moment belongs to.
+    pub fn fault_at(&self, at_us: u64) -> Option<&Fault> {
+        self.faults.iter().find(|fault| fault.has(at_us))
+    }
+
+    /// Up to here everything belongs to the migration that began then: the next one, a fault, or the end.
+    pub fn move_until(&self, begin_us: u64) -> u64 {
+        let begins = self.faults.iter().map(|fault| fault.at_us).chain(self.migrations.iter().map(|one| one.at_us));
+        begins.filter(|at_us| *at_us > begin_us).min().unwrap_or(u64::MAX)
+    }
+
     /// The first boots seen up to a moment, by anybody who sees boots.
     pub fn boots_before(evidence: &Evidence, at_us: u64) -> BTreeSet<Boot> {
         boots(evidence).filter_map(|(seen_us, boot)| (seen_us < at_us).then_some(boot)).collect()
+    }
+}
+
+impl Fault {
+    /// Whether a moment belongs to it: from its begin to the next fault.
+    pub fn has(&self, at_us: u64) -> bool {
+        (self.at_us..self.until_us).contains(&at_us)
+    }
+
+    /// For a sentence about something that happened in its time.
+    pub fn text(&self) -> String {
+        format!(", after fault {} ({})", self.number, self.cause)
     }
 }
 

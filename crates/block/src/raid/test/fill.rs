@@ -138,7 +138,7 @@ fn a_successor_is_looked_at_before_anything_changes() {
     let before = world.standings();
     assert!(matches!(look(&used, false), Err(RaidError::InUse { .. })));
     assert!(matches!(look(&small, false), Err(RaidError::TooSmall { .. })));
-    assert!(matches!(look(&alone[1], false), Err(RaidError::Newer { .. } | RaidError::AlreadyMember(_))));
+    assert!(matches!(look(&alone[1], false), Err(RaidError::RanElsewhere { .. } | RaidError::AlreadyMember(_))));
     assert!(look(&used, true).is_ok() && look(&empty, false).is_ok());
     assert_eq!((world.standings(), world.state()), (before, ArrayState::Clean));
     assert_eq!(byte_of_head(&used), [0x53, 0xef], "nothing was wiped");
@@ -157,7 +157,7 @@ fn a_member_that_ran_alone_is_not_taken_back_unseen() {
     alone.write(0, 9).unwrap();
     world.hand.run(world.array.fail(1)).unwrap();
     let refused = world.hand.run(world.array.add(member(&other[1], "b"), false, NEW));
-    assert!(matches!(refused, Err(RaidError::Newer { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(RaidError::RanElsewhere { .. })), "{refused:?}");
     world.hand.run(world.array.add(member(&other[1], "b"), true, NEW)).unwrap();
     world.settle();
     assert_eq!(byte_of(&other[1], 0), 0);
@@ -234,11 +234,10 @@ fn a_target_that_fails_ends_only_its_own_filling() {
 
 #[test]
 fn a_first_resync_makes_unequal_members_equal() {
-    let mut content = vec![0; usize::try_from(DISK_BYTES.0).unwrap()];
-    content[DATA..].fill(3);
-    let disks = vec![MemDisk::new(DISK_BYTES), MemDisk::holding(content)];
-    let world = World::of(disks, CreateOptions { assume_clean: false, ..options() });
+    let world = World::of(blank(2), CreateOptions { assume_clean: false, ..options() });
     assert_eq!(world.state(), ArrayState::Resyncing);
+    // A disk that holds something between its ends: a larger one would be taken like that.
+    world.disks[1].live.borrow_mut()[DATA..].fill(3);
     assert_eq!(world.read(4096).unwrap(), 0);
     world.settle();
     assert_eq!(world.state(), ArrayState::Clean);

@@ -46,6 +46,61 @@ pub(super) fn a_member_is_not_taken_back_while_old_writes_run_on_it() {
     assert_eq!([byte_of(a, 0), byte_of(b, 0)], [3, 3]);
 }
 
+/// DA5: a failed member closes its disk when nothing runs on it any more, and not before; until then the status says what
+/// runs. Method: fail members with nothing under way, by an error, by the watchdog under two writes; count who holds the
+/// disk.
+#[test]
+fn a_failed_member_lets_its_disk_go_when_nothing_runs_on_it() {
+    let world = World::new(3);
+    world.write(0, 1).unwrap();
+    let [a, b, c] = [&world.disks[0], &world.disks[1], &world.disks[2]];
+    let open = |disk: &Rc<MemDisk>| Rc::strong_count(disk) > 1;
+    a.broken.set(true);
+    world.write(0, 2).unwrap();
+    assert!(!open(a) && open(b) && open(c), "failed by an error, nothing under way");
+
+    b.held.set(true);
+    let writes = [begin(&world, 0, 3), begin(&world, 4096, 4)];
+    let_pass(&world, 31_000);
+    writes.into_iter().for_each(|write| world.hand.run(write).unwrap());
+    assert_eq!(world.standings(), [Standing::Faulty, Standing::Faulty, Standing::InSync]);
+    let busy = world.array.status().still_busy;
+    assert_eq!((busy.len(), busy[0].label.as_str(), busy[0].operations), (1, "b", 2));
+    assert!(busy[0].since >= units::Millis(30_000), "{}", busy[0]);
+    assert!(open(b));
+    b.release();
+    world.hand.turn();
+    assert!(!open(b) && world.array.status().still_busy.is_empty());
+
+    world.hand.run(world.array.add(member(a, "a"), true, [9; 16])).unwrap_err();
+    a.broken.set(false);
+    world.hand.run(world.array.add(member(a, "a"), true, [9; 16])).unwrap();
+    world.settle();
+    world.hand.run(world.array.fail(0)).unwrap();
+    assert!(!open(a), "failed by an operator");
+}
+
+/// DA5: a member whose place another one has taken still says what runs on it. Method: replace it under a held write.
+#[test]
+fn a_replaced_member_that_hangs_is_named_until_it_ends() {
+    let world = World::new(2);
+    world.write(0, 1).unwrap();
+    let b = &world.disks[1];
+    b.held.set(true);
+    let write = begin(&world, 0, 2);
+    world.hand.run(world.array.fail(1)).unwrap();
+    world.hand.run(write).unwrap();
+    let new = MemDisk::new(DISK_BYTES);
+    world.hand.run(world.array.add(member(&new, "c"), false, [9; 16])).unwrap();
+    world.settle();
+    assert_eq!(world.standings(), [Standing::InSync; 2]);
+    assert_eq!(world.array.status().still_busy[0].label, "b");
+    b.release();
+    world.hand.turn();
+    assert!(world.array.status().still_busy.is_empty());
+    assert_eq!(Rc::strong_count(b), 1);
+}
+
 /// Goal: nobody waits for ever for a member that does not answer. Method: hold one, outside of any fence.
 #[test]
 pub(super) fn a_member_that_hangs_for_long_is_failed() {
@@ -138,6 +193,48 @@ fn a_fence_does_not_count_its_own_pause() {
         let_pass(&world, 500);
         assert_eq!(fence(), Standing::Faulty, "{before}: it hangs");
         world.hand.run(write).unwrap();
+        world.disks[0].release();
+    }
+}
+
+/// B1. Goal: a controller that stalls takes all its disks with it, and they come back one after the other: none is failed
+/// for that, by a fence or by the watchdog; one that stays away is. Method: both members hang, one is released, who comes
+/// first asks; the other is released half a second later, or not at all.
+#[test]
+fn members_that_hung_together_may_come_back_one_by_one() {
+    for (hang_ms, patience_ms) in [(5_000, 1_500), (29_000, 30_000)] {
+        let hung = |world: &World| {
+            world.disks.iter().for_each(|disk| disk.held.set(true));
+            let write = begin(world, 0, 2);
+            let_pass(world, hang_ms);
+            write
+        };
+        let ask = |world: &World, write: &mut IoFuture<()>| {
+            let done = poll(write);
+            if patience_ms == 1_500 {
+                let older_than = Moment(world.hand.rt().now().0 - 1_500);
+                let _ = world.hand.run(world.array.fail_laggards(older_than));
+            }
+            let_pass(world, 500);
+            done
+        };
+        let world = World::new(2);
+        world.write(0, 1).unwrap();
+        let mut write = hung(&world);
+        assert!((0..4).all(|_| !ask(&world, &mut write)));
+        world.disks[1].release();
+        assert!(!ask(&world, &mut write));
+        assert_eq!(world.standings(), [Standing::InSync; 2], "{hang_ms}: the other is on its way back");
+        world.disks[0].release();
+        world.hand.run(write).unwrap();
+        assert_eq!(world.standings(), [Standing::InSync; 2]);
+
+        let mut write = hung(&world);
+        assert!((0..4).all(|_| !ask(&world, &mut write)));
+        world.disks[1].release();
+        let answered = (0..patience_ms / 500 + 3).any(|_| ask(&world, &mut write));
+        assert_eq!(world.standings(), [Standing::Faulty, Standing::InSync], "{hang_ms}: it stays away");
+        assert!(answered);
         world.disks[0].release();
     }
 }

@@ -8,8 +8,8 @@ use std::cell::{Cell, RefCell};
 
 /// A box's memory; it may refuse to take anything, and outlives power cuts.
 #[derive(Default)]
-struct Memory {
-    kept: Rc<RefCell<Option<Membership>>>,
+pub(super) struct Memory {
+    pub kept: Rc<RefCell<Option<Membership>>>,
     full: Cell<bool>,
     silent: Rc<Cell<bool>>,
     speaks: Rc<WaitList>,

@@ -1,8 +1,9 @@
 //! Single events, each with the figure that was promised for it.
 
 use super::fault::Fault;
-use super::world::MACHINES;
+use super::world::{MACHINES, World};
 use super::{running, sound};
+use crate::job::Guest;
 use crate::store::Engine;
 
 /// How long until it runs again, on another host.
@@ -128,4 +129,54 @@ fn jobs_leave_receipts_and_are_forgotten_by_number() {
         assert!(world.store.txn(txn).expect("memory").held);
     }
     assert_eq!(world.store.range(PREFIX).expect("memory").entries.len(), KEEP_MAX);
+}
+
+/// A migration whose directors all die for 45 s when the source waits before the switch-over, or a while later: for how long
+/// the guest stood, at least until they were back.
+fn undirected(seed: u64, later: u64, targets_down: bool) -> (World, u64) {
+    let mut world = running(seed);
+    world.wish = Some(1);
+    let waits = |world: &World| world.hosts[0].guest() == Guest::PreSwitchover;
+    while !waits(&world) && world.now < 20_000 {
+        world.run_until(world.now + 10);
+    }
+    assert!(waits(&world), "seed {seed}");
+    world.run_until(world.now + later);
+    let (stopped, back) = (world.now, world.now + 45_000);
+    for controller in &mut world.controllers {
+        controller.dead_until = back;
+        controller.life += 1;
+        controller.run = None;
+    }
+    if targets_down {
+        world.targets.iter_mut().for_each(|target| target.down_until = back);
+    }
+    while world.now < back && !(0..3).any(|host| world.hosts[host].runs(world.now)) {
+        world.run_until(world.now + 10);
+    }
+    let stood = world.now - stopped;
+    world.run_until(back + 60_000);
+    sound(&world, &format!("seed {seed}, {later} ms later"));
+    assert_eq!(world.at_rest(), Ok(()), "seed {seed}, {later} ms later");
+    (world, stood)
+}
+
+/// D3. Goal: a guest that waits before the switch-over stands for little more than 2 s when nobody directs its move any more,
+/// however long that lasts; only if its epoch was not closed; one whose targets do not answer stays stopped. Nobody's guest is
+/// started anew. Method: all directors die for 45 s, when it begins to wait and in steps of 10 ms after that.
+#[test]
+fn a_source_that_nobody_directs_runs_on() {
+    let (mut ran_on, mut stayed) = (0, 0);
+    for seed in 1..=10 {
+        for later in [0, 10, 20, 30, 40] {
+            let (world, stood) = undirected(seed, later, false);
+            assert_eq!(world.boots, 1, "seed {seed}, {later} ms later: it was started anew");
+            ran_on += u64::from(world.ran_on > 0);
+            assert!(world.ran_on == 0 || stood <= 2_600, "seed {seed}, {later} ms later: it stood for {stood} ms");
+        }
+        let (world, stood) = undirected(seed, 0, true);
+        assert_eq!(world.boots, 1, "seed {seed}");
+        stayed += u64::from(world.ran_on == 0 && stood >= 45_000);
+    }
+    assert!(ran_on >= 10 && stayed == 10, "{ran_on} ran on, {stayed} stayed");
 }

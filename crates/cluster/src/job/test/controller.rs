@@ -71,7 +71,7 @@ impl World {
         let idle = owner == c;
         let hasty = self.hasty && self.below(100) == 0;
         if silence >= SILENCE || idle || hasty {
-            let taken = Run::take_over(key(c), entry, Millis(silence.min(SILENCE)), self.clock(c));
+            let taken = Run::take_over((key(c), "c"), entry, Millis(silence.min(SILENCE)), self.clock(c));
             let (run, commands) = taken.expect("it has not ended");
             self.takeovers += 1;
             self.hold(c, run, commands);
@@ -84,7 +84,7 @@ impl World {
         let Some((task, after)) = self.begin(c, owned) else {
             return;
         };
-        let (run, commands) = Run::create((key(c), id), task, (owned, &after), DEADLINE, self.clock(c));
+        let (run, commands) = Run::create((key(c), id, "c"), task, (owned, &after), DEADLINE, self.clock(c));
         self.hold(c, run, commands);
     }
 

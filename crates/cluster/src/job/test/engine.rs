@@ -6,6 +6,8 @@ use crate::migrate::Migration;
 use crate::store::{Engine, Entry, Memory, Txn};
 use units::{HostKey, Millis, Moment};
 
+const CLOCK: &str = "boot-1";
+
 fn key(n: u8) -> HostKey {
     HostKey([n; 32])
 }
@@ -17,7 +19,7 @@ fn begun() -> (Memory, Run<Task>) {
     store.txn(&Txn { then: owned.puts(), ..Txn::default() }).expect("an empty store");
     let (plan, after) = Recovery::new(&owned, key(1), vec![key(2)], false);
     let id = "j1".parse().expect("an id");
-    let who = (key(9), id);
+    let who = (key(9), id, CLOCK);
     let (mut run, commands) = Run::create(who, Task::Recover(plan), (&owned, &after), Millis(60_000), Moment(5));
     let commands = answer(&mut store, &mut run, commands, 6);
     assert!(matches!(commands[..], [Command::Act(..), Command::Act(..)]), "{commands:?}");
@@ -49,7 +51,7 @@ fn saves(commands: &[Command]) -> bool {
 #[test]
 fn who_was_taken_over_lets_go() {
     let (mut store, mut first) = begun();
-    let taken = Run::take_over(key(8), &stored(&mut store), Millis(2_000), Moment(900)).expect("not ended");
+    let taken = Run::take_over((key(8), CLOCK), &stored(&mut store), Millis(2_000), Moment(900)).expect("not ended");
     let (mut second, commands) = taken;
     let commands = answer(&mut store, &mut second, commands, 901);
     assert_eq!(commands.len(), 2, "it asks everything again");
@@ -119,7 +121,8 @@ fn a_moved_ownership_is_a_conflict() {
 fn history_is_bounded() {
     let (mut store, _) = begun();
     for n in 0..100 {
-        let taken = Run::<Task>::take_over(key(8), &stored(&mut store), Millis(1), Moment(n)).expect("not ended");
+        let taken =
+            Run::<Task>::take_over((key(8), CLOCK), &stored(&mut store), Millis(1), Moment(n)).expect("not ended");
         let (mut run, commands) = taken;
         let _ = answer(&mut store, &mut run, commands, n);
     }
@@ -136,7 +139,7 @@ fn a_refused_migration_says_why() {
     let mut store = Memory::new();
     store.txn(&Txn { then: owned.puts(), ..Txn::default() }).expect("an empty store");
     let (plan, after) = Migration::new(&owned, key(2), false);
-    let who = (key(9), "j1".parse().expect("an id"));
+    let who = (key(9), "j1".parse().expect("an id"), CLOCK);
     let task = Task::Migrate(plan);
     let (mut run, commands) = Run::create(who, task, (&owned, &after), Millis(60_000), Moment(5));
     let _ = answer(&mut store, &mut run, commands, 6);

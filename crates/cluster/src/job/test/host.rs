@@ -1,6 +1,7 @@
 //! A host: its agent, its dead-man, and at most one QEMU that behaves as measured (lab: what failures leave).
 
 use crate::job::{Action, Guest, Order, Orders};
+use std::collections::BTreeMap;
 use units::Epoch;
 
 /// One QEMU.
@@ -17,6 +18,17 @@ pub struct Qemu {
     /// When the copy or the switch is done.
     pub busy_until: u64,
     pub destination: Option<usize>,
+    /// `migrate-continue` was passed on to it.
+    pub passed_on: bool,
+    /// When it began to wait before the switch.
+    pub waits_since: u64,
+}
+
+impl Qemu {
+    fn new(state: Guest, runs: bool, epoch: Epoch, boot: u64) -> Self {
+        let (memory, busy_until, destination, passed_on, waits_since) = (0, 0, None, false, 0);
+        Self { state, runs, epoch, boot, memory, busy_until, destination, passed_on, waits_since }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -34,6 +46,10 @@ pub struct Host {
     /// The witnesses' votes bind them until then.
     pub voted_until: u64,
     pub heard_at: u64,
+    /// When an order about the VM was heard last.
+    pub spoken_at: u64,
+    /// When the question was sent that each target answered last at the guest's epoch.
+    pub open: BTreeMap<usize, u64>,
 }
 
 impl Host {
@@ -70,18 +86,14 @@ impl Host {
         if !self.orders.admit(order) {
             return false;
         }
+        self.spoken_at = now;
         match action {
             Action::Incoming { epoch, .. } if self.qemu.as_ref().is_none_or(|it| !it.runs && it.epoch < *epoch) => {
-                let state = Guest::Incoming;
-                let fresh =
-                    Qemu { state, runs: false, epoch: *epoch, boot: 0, memory: 0, busy_until: 0, destination: None };
-                self.qemu = Some(fresh);
+                self.qemu = Some(Qemu::new(Guest::Incoming, false, *epoch, 0));
             }
             Action::Start { epoch, .. } if !self.paused => {
                 if self.qemu.as_ref().is_none_or(|it| it.epoch != *epoch) {
-                    let (state, busy_until, destination) = (Guest::Running, 0, None);
-                    let (runs, epoch, memory) = (true, *epoch, 0);
-                    self.qemu = Some(Qemu { state, runs, epoch, boot, memory, busy_until, destination });
+                    self.qemu = Some(Qemu::new(Guest::Running, true, *epoch, boot));
                 }
                 self.go_on(*epoch);
             }
@@ -101,9 +113,11 @@ impl Host {
                 qemu.state = Guest::Copying;
                 qemu.busy_until = now + 200 + chance % 1_000;
                 qemu.destination = Some(super::world::index(*destination));
+                qemu.passed_on = false;
             }
             (Action::Continue { .. }, Guest::PreSwitchover) => {
                 qemu.state = Guest::Switching;
+                qemu.passed_on = true;
                 qemu.busy_until = now + 10 + chance % 60;
             }
             (Action::Cont { epoch, .. }, Guest::Loaded | Guest::Running) if qemu.epoch == *epoch => self.go_on(*epoch),

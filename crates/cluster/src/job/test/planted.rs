@@ -22,6 +22,8 @@ fn every_planted_bug_is_found() {
         (Bug::StartBeforeAck, &["I1"]),
         (Bug::StartWithoutProof, &["I2"]),
         (Bug::OldOrderObeyed, &["I9", "I2", "I10"]),
+        // D3.
+        (Bug::RunOnUnasked, &["I2", "I9"]),
     ];
     for (bug, expected) in bugs {
         let (seed, text) = found(bug);

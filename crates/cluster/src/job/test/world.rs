@@ -4,9 +4,10 @@ use super::controller::Controller;
 use super::host::Host;
 use super::target::{Target, Write};
 use crate::job::{Action, Event, Guest, Order, Ownership, Record, Report, Task};
+use crate::migrate::Waiting;
 use crate::store::{Compare, Engine, Key, Memory, Outcome, Revision, Txn};
 use std::collections::{BTreeMap, BTreeSet};
-use units::{Epoch, HostKey, Moment};
+use units::{Epoch, HostKey, Millis, Moment};
 
 /// 0, 1, 2: hosts. 3: the storage box with the store and target 0. 4: the one with target 1. All are witnesses.
 pub const MACHINES: usize = 5;
@@ -37,6 +38,10 @@ pub enum Message {
     Agent(usize, usize, u64, Order, Action),
     Target(usize, Line),
     Acked(usize, Line),
+    /// A host asks a target whether its guest's epoch is open: from which host, which target, when it was sent.
+    Question(usize, usize, u64),
+    /// It is, of this epoch.
+    Open(usize, usize, u64, Epoch),
     Report(usize, u64, Revision, Report),
 }
 
@@ -75,6 +80,8 @@ pub struct World {
     pub takeovers: u64,
     pub moves: u64,
     pub overlap_ms: u64,
+    /// Guests that ran on because nobody spoke.
+    pub ran_on: u64,
 }
 
 impl World {
@@ -111,6 +118,7 @@ impl World {
             takeovers: 0,
             moves: 0,
             overlap_ms: 0,
+            ran_on: 0,
         }
     }
 
@@ -186,6 +194,7 @@ impl World {
         if self.now.is_multiple_of(50) {
             (0..MACHINES).for_each(|machine| self.witness(machine));
             (0..3).for_each(|host| self.dead_man(host));
+            (0..3).for_each(|host| self.run_on_alone(host));
         }
         if self.now.is_multiple_of(20) {
             (0..3).for_each(|host| self.guest_writes(host));
@@ -247,6 +256,13 @@ impl World {
             Message::Agent(host, c, life, order, action) => self.at_agent(host, (c, life), &order, &action),
             Message::Target(t, line) => self.at_target(t, &line),
             Message::Acked(t, line) => self.acked(t, line),
+            Message::Question(host, t, sent) => self.answer_open(host, t, sent),
+            Message::Open(host, t, sent, epoch) => {
+                let host = &mut self.hosts[host];
+                if host.epoch() == Some(epoch) {
+                    host.open.insert(t, sent);
+                }
+            }
         }
     }
 
@@ -408,7 +424,7 @@ impl World {
             // A cut link: it stays active for ever.
             Guest::Copying if !linked => {}
             Guest::Copying if !waits => here.state = Guest::Running,
-            Guest::Copying => (here.state, here.runs) = (Guest::PreSwitchover, false),
+            Guest::Copying => (here.state, here.runs, here.waits_since) = (Guest::PreSwitchover, false, self.now),
             Guest::Switching if linked && waits => {
                 // Once in a while the last answer is lost: the source resumes by itself while the memory has arrived.
                 let lost = luck == 0 && self.lossy;
@@ -468,6 +484,44 @@ impl World {
         } else {
             qemu.runs = qemu.state == Guest::Running && grants.iter().all(|it| *it == (qemu.epoch, Some(key(n))));
         }
+    }
+
+    /// The heartbeat of a guest's initiator.
+    fn answer_open(&mut self, host: usize, t: usize, sent: u64) {
+        let (target, epoch) = (&self.targets[t], self.hosts[host].epoch());
+        if let Some(epoch) = epoch.filter(|epoch| self.now >= target.down_until && target.admits(*epoch, key(host))) {
+            self.send(3 + t, host, Message::Open(host, t, sent, epoch));
+        }
+    }
+
+    /// A source that waits before the switch-over, and that nobody speaks to, may run on.
+    fn run_on_alone(&mut self, n: usize) {
+        if !self.hosts[n].up(self.now) || self.hosts[n].qemu.is_none() {
+            self.hosts[n].open.clear();
+            return;
+        }
+        if self.now.is_multiple_of(250) {
+            (0..2).for_each(|t| self.send(n, 3 + t, Message::Question(n, t, self.now)));
+        }
+        let (now, host) = (self.now, &self.hosts[n]);
+        let qemu = host.qemu.as_ref().expect("looked at above");
+        let heard = (0..2).map(|t| host.open.get(&t)).collect::<Option<Vec<_>>>();
+        let waiting = Waiting {
+            guest: qemu.state,
+            silent: Millis(now - host.spoken_at.max(qemu.waits_since).min(now)),
+            holds_back: !qemu.passed_on,
+            leased: !host.paused && now.saturating_sub(host.granted_at) <= 2_500,
+            heard: heard.and_then(|sent| sent.into_iter().min()).map(|sent| Millis(now - sent)),
+        };
+        if waiting.may_run_on().is_err() {
+            return;
+        }
+        self.ran_on += 1;
+        let paused = host.paused;
+        let qemu = self.hosts[n].qemu.as_mut().expect("looked at above");
+        (qemu.state, qemu.runs) = (Guest::Running, !paused);
+        let destination = qemu.destination;
+        self.orphan(destination);
     }
 
     /// The host's own loop: without a job, what the store says is made so.

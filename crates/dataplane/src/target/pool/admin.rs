@@ -1,7 +1,7 @@
 //! What a control request does to a pool: its members and its volumes, and what it shows of them.
 
 use super::array::{PoolArray, random, refuse_raid, refuse_volume, unix_seconds};
-use super::export::{Export, Progress};
+use super::export::{Export, Progress, Served};
 use super::thread::Pool;
 use block::gate::{Blocked, Found, GatedVolume, Parts, State};
 use block::raid::{ArrayState, ArrayStatus, Member, Standing};
@@ -14,6 +14,10 @@ use wire::control::{
     WorkReport,
 };
 
+/// Why a volume of stock tools is left out; the name itself says what is wrong with it.
+const ODD_NAME: &str = "its name is not possible in muskox (1 to 63 of a-z 0-9 - _ ., first a letter or digit): `lvrename` gives it another";
+/// Beside the state of a volume that is served all the same.
+const READ_ONLY: &str = "read-only in LVM2: attached with mode=ro only";
 /// Below this the speed of a work that has just begun says nothing about its end.
 const GUESS_AFTER: Millis = Millis(1000);
 
@@ -79,7 +83,7 @@ impl Pool {
         let volumes = self.exports.group.lock().await.list();
         for volume in volumes {
             let Ok(name) = volume.name.parse::<VolumeName>() else {
-                tracing::warn!(pool = %self.name, volume = volume.name, "not served: its name is not one of muskox's");
+                tracing::warn!(pool = %self.name, volume = volume.name, "not served: {ODD_NAME}");
                 continue;
             };
             match volume.state {
@@ -94,11 +98,15 @@ impl Pool {
     }
 
     async fn serve_volume(&self, name: &VolumeName, id: VolumeId, found: &Found) {
-        let disk = self.exports.group.lock().await.volume(id);
+        let (disk, read_only) = {
+            let mut group = self.exports.group.lock().await;
+            let read_only = group.find(name.as_str()).is_some_and(|volume| volume.read_only);
+            (group.volume(id), read_only)
+        };
         let export = match disk {
             Ok(disk) => {
                 let parts = Parts { id, name: name.clone(), disk, store: self.array.store(), rt: Rc::clone(&self.rt) };
-                Export::Ready(GatedVolume::open(parts, found, None), id)
+                Export::Ready(Served { gate: GatedVolume::open(parts, found, None), id, read_only })
             }
             Err(error) => Export::Unusable(error.to_string()),
         };
@@ -113,7 +121,7 @@ impl Pool {
         tracing::info!(pool = %self.name, volume = %name, %id, size = %volume.size, "made; being zeroed");
         self.zero(name, id).await;
         let all = self.volumes().await;
-        let report = all.into_iter().find(|report| report.volume == *name);
+        let report = all.into_iter().find(|report| report.volume == name.as_str());
         report.map(Reply::Volume).ok_or_else(|| Refusal::new(Code::Failed, "the volume vanished", "see the log"))
     }
 
@@ -184,11 +192,12 @@ impl Pool {
     /// How the pool is.
     pub async fn report(&self) -> PoolReport {
         let status = self.array.array.status();
-        let (size, free) = {
+        let (size, free, frozen) = {
             let group = self.exports.group.lock().await;
-            (group.capacity(), group.free())
+            (group.capacity(), group.free(), group.frozen().map(|why| format!("its volumes cannot be changed: {why}")))
         };
         let (state, reason) = state_of(&status);
+        let reason = with_more(reason, frozen.as_deref());
         PoolReport {
             pool: self.name.clone(),
             array: Some(status.id),
@@ -209,15 +218,17 @@ impl Pool {
     pub async fn volumes(&self) -> Vec<VolumeReport> {
         let all = self.exports.group.lock().await.list();
         let witness = self.array.array.status().witness_blocked;
-        let named =
-            all.into_iter().filter_map(|volume| volume.name.parse().ok().map(|name: VolumeName| (name, volume)));
-        let reports = named.map(|(name, volume)| {
-            let export = self.exports.get(&name);
-            let (state, reason, epoch) = serving(export.as_ref());
-            let reason = with_witness(reason, witness.as_deref());
+        let reports = all.into_iter().map(|volume| {
+            let name = volume.name.parse::<VolumeName>().ok();
+            let export = name.as_ref().and_then(|name| self.exports.get(name));
+            let (state, reason, epoch) = match name {
+                Some(_) => serving(export.as_ref()),
+                None => (ServeState::Offline, Some(ODD_NAME.to_owned()), Epoch(0)),
+            };
+            let reason = with_more(reason, witness.as_deref());
             VolumeReport {
-                sessions: self.exports.session_count(&name),
-                volume: name,
+                sessions: name.map_or(0, |name| self.exports.session_count(&name)),
+                volume: volume.name,
                 id: volume.id,
                 pool: self.name.clone(),
                 size: volume.size,
@@ -252,10 +263,11 @@ fn keep(export: &Export) -> Option<Export> {
 
 fn serving(export: Option<&Export>) -> (ServeState, Option<String>, Epoch) {
     match export {
-        Some(Export::Ready(volume, _)) => {
-            let status = volume.status();
+        Some(Export::Ready(served)) => {
+            let status = served.gate.status();
             let (state, reason) = serve_state(status.state);
-            (state, reason, status.epoch)
+            let read_only = served.read_only.then(|| READ_ONLY.to_owned());
+            (state, with_more(reason, read_only.as_deref()), status.epoch)
         }
         Some(Export::Zeroing(_)) => (ServeState::Zeroing, None, Epoch(0)),
         Some(Export::Unusable(why)) => (ServeState::Offline, Some(why.clone()), Epoch(0)),
@@ -263,9 +275,9 @@ fn serving(export: Option<&Export>) -> (ServeState, Option<String>, Epoch) {
     }
 }
 
-/// A volume's reason, and why nothing new is answered below it.
-pub fn with_witness(reason: Option<String>, witness: Option<&str>) -> Option<String> {
-    let all: Vec<String> = reason.into_iter().chain(witness.map(str::to_owned)).collect();
+/// A reason and one more, as why nothing new is answered below a volume.
+pub fn with_more(reason: Option<String>, more: Option<&str>) -> Option<String> {
+    let all: Vec<String> = reason.into_iter().chain(more.map(str::to_owned)).collect();
     (!all.is_empty()).then(|| all.join("; "))
 }
 

@@ -295,8 +295,14 @@ fn refuse_disk(error: &DiskError) -> Refusal {
 /// What a failure of the array's administration is to who asked.
 pub fn refuse_raid(error: &RaidError) -> Refusal {
     let (code, hint) = match error {
-        RaidError::InUse { .. } => (Code::HoldsData, "say --wipe to overwrite it"),
-        RaidError::Newer { .. } => (Code::HoldsData, "say --wipe to overwrite it, if nobody needs what it holds"),
+        RaidError::InUse { .. } => (Code::HoldsData, "look at it with `wipefs --no-act DISK`; --wipe overwrites it"),
+        RaidError::RanElsewhere { .. } => {
+            (Code::HoldsData, "say --wipe to overwrite it, if nobody needs what it holds")
+        }
+        RaidError::Split { .. } => (
+            Code::Blocked,
+            "`muskox ctl pool start NAME DISK --degraded` goes on with that disk alone; then `muskox ctl pool add NAME OTHER --wipe`",
+        ),
         RaidError::MemberCount(_) | RaidError::BadName(_) | RaidError::BlockSize { .. } => (Code::Invalid, ""),
         RaidError::TooSmall { .. } => (Code::NoSpace, "use a larger disk"),
         RaidError::NoMember(_) => (Code::NotFound, "`muskox ctl pool show` lists the members"),
@@ -316,7 +322,10 @@ pub fn refuse_raid(error: &RaidError) -> Refusal {
 /// What a failure of the volume group's administration is to who asked.
 pub fn refuse_volume(error: &VolumeError) -> Refusal {
     let code = match error {
-        VolumeError::NoSpace { .. } | VolumeError::TooSmall { .. } | VolumeError::MetadataFull { .. } => Code::NoSpace,
+        VolumeError::NoSpace { .. }
+        | VolumeError::TooSmall { .. }
+        | VolumeError::MetadataFull { .. }
+        | VolumeError::TooMany(_) => Code::NoSpace,
         VolumeError::NameTaken(_) | VolumeError::IdTaken(_) => Code::Exists,
         VolumeError::NameReserved { .. } | VolumeError::EmptyVolume => Code::Invalid,
         VolumeError::UnknownVolume(_) | VolumeError::NoGroup => Code::NotFound,

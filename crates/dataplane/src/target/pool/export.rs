@@ -2,12 +2,12 @@
 
 use super::thread::Pool;
 use super::{Claim, Knock, Names, Opened};
-use crate::session::{Ended, Leave, Meter, Session, export_info};
-use block::BlockDevice;
+use crate::session::{Admission, Connections, Ended, Leave, Meter, Session, export_info};
 use block::gate::{
     Attachment, GatedVolume, Refusal as GateRefusal, Refused, Request as AttachRequest, Session as GateSession,
 };
 use block::volume::{VolumeGroup, ZeroProgress};
+use block::{BlockDevice, DeviceError};
 use host::net::Transport;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -40,11 +40,22 @@ pub struct Exports {
 #[derive(Clone)]
 pub enum Export {
     /// Behind its gate.
-    Ready(GatedVolume, VolumeId),
+    Ready(Served),
     /// Being zeroed.
     Zeroing(Rc<Progress>),
     /// Not served, and why.
     Unusable(String),
+}
+
+/// A volume behind its gate.
+#[derive(Clone)]
+pub struct Served {
+    /// The gate.
+    pub gate: GatedVolume,
+    /// Which volume.
+    pub id: VolumeId,
+    /// LVM2 lets nobody write to it.
+    pub read_only: bool,
 }
 
 /// How far a zeroing is.
@@ -156,18 +167,18 @@ impl Pool {
     /// What a host may see: the volumes it owns or was promised.
     pub fn visible_to(&self, host: HostKey) -> Vec<ListedExport> {
         let all = self.exports.all().into_iter().filter_map(|(name, export)| match export {
-            Export::Ready(volume, _) => Some((name, volume)),
+            Export::Ready(served) => Some((name, served.gate)),
             Export::Zeroing(_) | Export::Unusable(_) => None,
         });
-        let mine = all.filter(|(_, volume)| mode_for(volume, host).is_some());
+        let mine = all.filter(|(_, volume)| granted_mode(volume, host).is_some());
         mine.map(|(name, _)| ListedExport { name: name.to_string(), description: String::new() }).collect()
     }
 
     /// Opens an export: for a look at it, or with a session that waits for its connection.
     pub async fn open_export(self: &Rc<Self>, knock: Knock) -> Result<Opened, NbdRefusal> {
         let name = &knock.name.volume;
-        let (volume, id) = match self.exports.get(name) {
-            Some(Export::Ready(volume, id)) => (volume, id),
+        let served = match self.exports.get(name) {
+            Some(Export::Ready(served)) => served,
             Some(Export::Zeroing(_)) => {
                 return Err(NbdRefusal::shutdown(format!("volume {name} is being zeroed: try again later")));
             }
@@ -180,9 +191,10 @@ impl Pool {
             return Err(NbdRefusal::shutdown("the pool stops"));
         }
         if knock.why == OpenFor::Info {
-            return self.look_at(&volume, id, &knock).await;
+            return self.look_at(&served, &knock).await;
         }
-        let request = attach_request(&volume, &knock);
+        let volume = &served.gate;
+        let request = attach_request(&served, &knock)?;
         let attached = tokio::time::timeout(ATTACH_MAX, volume.attach(request)).await;
         let session = match attached {
             Ok(Ok(session)) => session,
@@ -195,22 +207,23 @@ impl Pool {
                 return Err(NbdRefusal::shutdown(text));
             }
         };
-        let info = export_info(session.geometry(), session.attachment().mode);
+        let info = export_info(session.geometry(), session.attachment().mode, Connections::One);
         let (claim, claimed) = oneshot::channel();
         tokio::task::spawn_local(Rc::clone(self).host_session(knock, session, claimed));
         Ok(Opened { info, claim: Some(claim) })
     }
 
     /// A look changes nothing: no session, no incarnation. Who has no business with the volume learns nothing about it.
-    async fn look_at(&self, volume: &GatedVolume, id: VolumeId, knock: &Knock) -> Result<Opened, NbdRefusal> {
+    async fn look_at(&self, served: &Served, knock: &Knock) -> Result<Opened, NbdRefusal> {
         let name = &knock.name.volume;
-        let Some(granted) = mode_for(volume, knock.host) else {
+        let Some(granted) = mode_for(served, knock.host) else {
             return Err(NbdRefusal::policy(format!("volume {name} is not granted to {}", knock.host)));
         };
-        let disk = self.exports.group.lock().await.volume(id);
+        let disk = self.exports.group.lock().await.volume(served.id);
         let geometry = disk.map_err(|error| NbdRefusal::shutdown(error.to_string()))?.geometry();
-        let mode = knock.name.attach.map_or(granted, |say| say.mode);
-        Ok(Opened { info: export_info(geometry, mode), claim: None })
+        let said = knock.name.attach.map_or(granted, |say| say.mode);
+        let mode = if served.read_only { Mode::Ro } else { said };
+        Ok(Opened { info: export_info(geometry, mode, Connections::One), claim: None })
     }
 
     /// A session from its admission to its end.
@@ -224,6 +237,7 @@ impl Pool {
         let attachment = session.attachment();
         let leave = leave(session.revoked(), self.exports.closed.subscribe());
         let work = Session::new(stream, &claim.received, &claim.negotiated, session.disk(), leave);
+        let work = work.admitted_by(session);
         let entry = Entry { volume: name.volume.clone(), peer: peer.clone(), attachment, meter: work.meter() };
         let id = self.exports.enter(entry);
         let Attachment { host, epoch, incarnation, mode } = attachment;
@@ -241,6 +255,16 @@ impl Pool {
     }
 }
 
+impl Admission for GateSession {
+    fn heard(&self) {
+        self.heard();
+    }
+
+    fn standing(&self) -> Result<(), DeviceError> {
+        self.standing()
+    }
+}
+
 async fn leave(revoked: impl Future<Output = ()>, mut closed: watch::Receiver<bool>) -> Leave {
     tokio::select! {
         () = revoked => Leave::Revoked,
@@ -249,20 +273,30 @@ async fn leave(revoked: impl Future<Output = ()>, mut closed: watch::Receiver<bo
     }
 }
 
-/// A stock client says neither epoch nor mode: it gets the most that it was granted.
-fn attach_request(volume: &GatedVolume, knock: &Knock) -> AttachRequest {
-    let host = knock.host;
+/// A stock client says neither epoch nor mode: it gets the most that it was granted and that the volume gives.
+fn attach_request(served: &Served, knock: &Knock) -> Result<AttachRequest, NbdRefusal> {
+    let (name, host) = (&knock.name.volume, knock.host);
     match knock.name.attach {
+        Some(say) if say.mode == Mode::Rw && served.read_only => {
+            let text =
+                format!("volume {name} is read-only in LVM2: attach it with mode=ro, or `lvchange --permission rw`");
+            Err(NbdRefusal::policy(text))
+        }
         Some(say) => {
             let (epoch, incarnation, mode) = (say.epoch, say.incarnation, say.mode);
-            AttachRequest::Exact(Attachment { host, epoch, incarnation, mode })
+            Ok(AttachRequest::Exact(Attachment { host, epoch, incarnation, mode }))
         }
-        None => AttachRequest::Stock { host, mode: mode_for(volume, host).unwrap_or(Mode::Rw) },
+        None => Ok(AttachRequest::Stock { host, mode: mode_for(served, host).unwrap_or(Mode::Rw) }),
     }
 }
 
 /// What a host may do with a volume now or, promised, later; `None` if it has no business there.
-fn mode_for(volume: &GatedVolume, host: HostKey) -> Option<Mode> {
+fn mode_for(served: &Served, host: HostKey) -> Option<Mode> {
+    let granted = granted_mode(&served.gate, host)?;
+    Some(if served.read_only { Mode::Ro } else { granted })
+}
+
+fn granted_mode(volume: &GatedVolume, host: HostKey) -> Option<Mode> {
     let status = volume.status();
     let owner = status.owners.iter().find(|owner| owner.host == host).map(|owner| owner.mode);
     owner.or_else(|| status.reservation.filter(|promise| promise.host == host).map(|_| Mode::Rw))

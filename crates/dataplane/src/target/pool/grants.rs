@@ -1,7 +1,7 @@
 //! Control requests about who may use a volume: passed to its gate, answered with the grant as it is afterwards.
 
-use super::admin::{serve_state, with_witness};
-use super::export::Export;
+use super::admin::{serve_state, with_more};
+use super::export::{Export, Served};
 use super::thread::Pool;
 use crate::target::audit::Deed;
 use block::gate::{Claim, Declined, GatedVolume, State};
@@ -52,7 +52,7 @@ impl Pool {
 
     fn gate(&self, volume: &VolumeName) -> Result<GatedVolume, Refusal> {
         match self.exports.get(volume) {
-            Some(Export::Ready(gate, _)) => Ok(gate),
+            Some(Export::Ready(served)) => Ok(served.gate),
             Some(Export::Zeroing(_)) => {
                 let text = format!("the volume '{volume}' is still being zeroed");
                 Err(Refusal::new(Code::Busy, text, "`muskox ctl volume list` shows how far it is"))
@@ -67,7 +67,7 @@ impl Pool {
     fn grant_of(&self, volume: &VolumeName) -> Result<Reply, Refusal> {
         let status = self.gate(volume)?.status();
         let (state, reason) = serve_state(status.state);
-        let reason = with_witness(reason, self.array.array.status().witness_blocked.as_deref());
+        let reason = with_more(reason, self.array.array.status().witness_blocked.as_deref());
         Ok(Reply::Grant(GrantReport {
             volume: volume.clone(),
             epoch: status.epoch,
@@ -86,7 +86,7 @@ impl Pool {
     /// Tells the gates what members that came back hold: a gate that waited for them opens, a higher epoch counts.
     pub(super) fn found_again(&self) {
         for (name, export) in self.exports.all() {
-            if let Export::Ready(gate, id) = export {
+            if let Export::Ready(Served { gate, id, .. }) = export {
                 if matches!(gate.status().state, State::Blocked(_)) {
                     tracing::info!(volume = %name, "its members have been read again");
                 }

@@ -16,7 +16,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 const UNPLUG_MAX: Duration = Duration::from_secs(1);
 const UNPLUG_AGAIN: Duration = Duration::from_millis(20);
 /// The file that names its QEMU's control group for a later life of ours. Root's: whoever writes it says who is killed.
-const CGROUP: &str = "cgroup";
+pub(super) const CGROUP: &str = "cgroup";
 
 impl Guest {
     /// Finds out what of it lives from before we were started.
@@ -179,9 +179,10 @@ impl Guest {
     /// Removes what belongs to a QEMU that is gone: its initiator, taps, control group.
     pub(super) async fn leave_nothing(&self) {
         self.keep_no_initiator();
+        self.forget_move_key();
         let (brief, cgroup) = {
             let mut facts = self.facts.borrow_mut();
-            (facts.epoch, facts.port, facts.peer) = (None, None, None);
+            (facts.epoch, facts.port, facts.peer, facts.user) = (None, None, None, None);
             (facts.memory.brief.clone(), facts.cgroup.take())
         };
         if let Err(error) = supervise::end(&initiator::daemon(&self.shared.place, &self.name, None)).await {

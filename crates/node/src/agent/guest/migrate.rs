@@ -4,11 +4,13 @@
 use super::Guest;
 use super::start::COMMAND_MAX;
 use crate::peer::Other;
+use crate::ports;
+use crate::secret::Secret;
+use crate::service::random;
 use cluster::job::Guest as State;
 use cluster::migrate::Measured;
 use host::vm::{MonitorError, Start, Vm};
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::rc::Rc;
 use units::{Epoch, Millis};
 use wire::qmp::{
@@ -17,8 +19,6 @@ use wire::qmp::{
     YankInstance,
 };
 
-/// Where QEMUs wait for memory (docs/rfd/0011-joined.md).
-const PORTS: RangeInclusive<u16> = 10_820..=10_899;
 /// What a switch-over may take of memory that is still dirty.
 const DOWNTIME_MS: u64 = 50;
 /// More than any network of ours.
@@ -36,18 +36,22 @@ const BACK_PAUSE: Millis = Millis(100);
 
 impl Guest {
     /// Starts a QEMU that waits for memory, attached standby.
-    pub(super) async fn incoming(self: &Rc<Self>, epoch: Epoch, from: Option<&Other>) -> Result<(), String> {
+    pub(super) async fn incoming(self: &Rc<Self>, epoch: Epoch) -> Result<(), String> {
         let waits = matches!(self.state(), State::Incoming | State::Loaded | State::Running);
         if waits && self.vm().is_some() && self.epoch() == Some(epoch) {
             return Ok(());
         }
         self.not_newer(epoch)?;
-        let from = from.ok_or("it is not said from where")?;
         self.destroy().await?;
         let waiting = async {
             let vm = self.launch(epoch, Start::Incoming).await?;
-            let port = self.listen(&vm, from).await?;
-            self.facts.borrow_mut().port = Some(port);
+            let key = Secret::new(random().map_err(|problem| problem.to_string())?);
+            let port = self.listen(&vm, &key).await?;
+            self.is_secured();
+            {
+                let mut facts = self.facts.borrow_mut();
+                (facts.port, facts.move_key) = (Some(port), Some(key));
+            }
             self.hold(vm);
             Ok(())
         };
@@ -58,15 +62,15 @@ impl Guest {
         waiting
     }
 
-    /// Has a QEMU wait for memory from `from` alone; the port.
-    async fn listen(&self, vm: &Vm, from: &Other) -> Result<u16, String> {
+    /// Has a QEMU wait for memory from whoever has this key; the port.
+    async fn listen(&self, vm: &Vm, key: &Secret) -> Result<u16, String> {
         let mut capabilities = vec![Capability::Events, Capability::ReturnPath, Capability::LateBlockActivate];
         let streams = streams(vm).await?;
         capabilities.extend(streams.is_some().then_some(Capability::Multifd));
         run(vm, MigrateSetCapabilities::on(&capabilities)).await?;
-        let secured = self.secure(vm, TlsEnd::Server, from).await?;
+        let secured = self.secure(vm, TlsEnd::Server, key).await?;
         run(vm, with_streams(secured, streams)).await?;
-        for port in PORTS {
+        for port in ports::MIGRATION {
             let uri = format!("tcp:{}", SocketAddr::new(self.shared.place.ip, port));
             match vm.qmp().run(MigrateIncoming { uri }, COMMAND_MAX).await {
                 Ok(_) => return Ok(port),
@@ -74,7 +78,7 @@ impl Guest {
                 Err(error) => return Err(error.to_string()),
             }
         }
-        Err(format!("no port of {} to {} is free", PORTS.start(), PORTS.end()))
+        Err(format!("no port of {} to {} is free", ports::MIGRATION.start(), ports::MIGRATION.end()))
     }
 
     /// Copies the memory to `to`; a migration that is under way goes on.
@@ -88,22 +92,39 @@ impl Guest {
         if self.state() != State::Running {
             return Ok(());
         }
+        let key = to.move_key.as_ref().ok_or("the destination made no key for this move: update muskox there")?;
         {
             let mut facts = self.facts.borrow_mut();
+            facts.direction.begins(key)?;
             (facts.stopped, facts.measured) = (None, Measured::default());
         }
         let mut capabilities = vec![Capability::Events, Capability::ReturnPath, Capability::PauseBeforeSwitchover];
         let streams = streams(&vm).await?;
         capabilities.extend(streams.is_some().then_some(Capability::Multifd));
         run(&vm, MigrateSetCapabilities::on(&capabilities)).await?;
-        let secured = self.secure(&vm, TlsEnd::Client, to).await?;
+        let sending = self.send(&vm, key, peer, streams).await;
+        match sending {
+            Ok(()) => self.is_secured(),
+            Err(_) => self.unsecure(&vm).await,
+        }
+        sending
+    }
+
+    async fn send(
+        &self,
+        vm: &Vm,
+        key: &Secret,
+        peer: SocketAddr,
+        streams: Option<(u8, Compression)>,
+    ) -> Result<(), String> {
+        let secured = self.secure(vm, TlsEnd::Client, key).await?;
         let bounds = MigrateSetParameters {
             downtime_limit_ms: Some(DOWNTIME_MS),
             max_bandwidth_bytes: Some(BANDWIDTH_BYTES),
             ..with_streams(secured, streams)
         };
-        run(&vm, bounds).await?;
-        run(&vm, Migrate { uri: format!("tcp:{peer}") }).await
+        run(vm, bounds).await?;
+        run(vm, Migrate { uri: format!("tcp:{peer}") }).await
     }
 
     /// Lets a source that waits before switching over send the rest.
@@ -111,7 +132,10 @@ impl Guest {
         let Some(vm) = self.vm() else { return Ok(()) };
         let info = vm.qmp().run(QueryMigrate {}, COMMAND_MAX).await.map_err(|error| error.to_string())?;
         match info.status {
-            Some(state @ MigrationStatus::PreSwitchover) => run(&vm, MigrateContinue { state }).await,
+            Some(state @ MigrationStatus::PreSwitchover) => {
+                self.facts.borrow_mut().direction.sends_on();
+                run(&vm, MigrateContinue { state }).await
+            }
             _ => Ok(()),
         }
     }

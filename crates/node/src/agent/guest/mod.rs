@@ -7,6 +7,7 @@
 //! ```
 //! Invariant: what works on the VM is one task; what is told is what QEMU's events said, never what was hoped for.
 
+mod alone;
 mod life;
 mod migrate;
 mod start;
@@ -14,16 +15,21 @@ mod stop;
 mod tls;
 mod watch;
 
+pub use stop::end_processes;
+
 use super::accelerator::Accelerators;
 use super::memory::Memory;
 use super::place::Place;
 use super::sequence::Sequences;
 use super::tasks::Tasks;
 use crate::peer::{Act, Acted, Assignment, Other, Tell};
+use crate::secret::Secret;
+use alone::Direction;
 use cluster::job::{Action, Guest as State, Order};
 use cluster::migrate::Measured;
 use cluster::store::Revision;
 use host::runtime::now;
+use host::users::User;
 use host::vm::{Cgroup, Vm};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -83,6 +89,8 @@ enum Wish {
     Act(Action, Option<Other>),
     /// As the store says, without a job: press the power button.
     ShutDown(Millis),
+    /// Nobody directs its move: give that up.
+    RunOn,
 }
 
 /// One VM on this host.
@@ -111,13 +119,23 @@ struct Facts {
     stopped: Option<Moment>,
     resumed: Option<Moment>,
     port: Option<u16>,
+    /// What whoever sends it memory has to have.
+    move_key: Option<Secret>,
+    /// How often its QEMU was given a move's key.
+    moves: u64,
+    /// Which of these keys it may still have.
+    secured: Option<u64>,
     /// Where it is being moved to.
     peer: Option<SocketAddr>,
+    /// Who directs its move.
+    direction: Direction,
     /// How often in a row its monitor did not answer.
     hangs: u32,
     paused: bool,
     why: Option<String>,
     vm: Option<Rc<Vm>>,
+    /// Who its QEMU runs as, if we started it; of one from before its folder says.
+    user: Option<User>,
     cgroup: Option<Cgroup>,
     watching: Option<AbortHandle>,
     keeping: Option<AbortHandle>,
@@ -135,11 +153,17 @@ impl Guest {
             stopped: None,
             resumed: None,
             port: None,
+            move_key: None,
+            moves: 0,
+            // What a QEMU from before has, is not known.
+            secured: Some(0),
             peer: None,
+            direction: Direction::default(),
             hangs: 0,
             paused: false,
             why: None,
             vm: None,
+            user: None,
             cgroup: None,
             watching: None,
             keeping: None,
@@ -162,16 +186,17 @@ impl Guest {
     pub fn act(&self, act: Act) -> Acted {
         let admitted = self.admit(&act);
         if let Ok(true) = admitted {
+            self.facts.borrow_mut().direction.spoken();
             // Watching is what is done anyway: it must not end what goes on.
             if !matches!(act.action, Action::Watch { .. }) {
                 self.wish(Wish::Act(act.action.clone(), act.other));
             }
         }
-        let mut told = self.tell();
-        if let Err(error) = &admitted {
-            told.refused = Some((act.action, error.clone()));
-        }
-        Acted { admitted: admitted.unwrap_or(false), told }
+        let (admitted, why) = match admitted {
+            Ok(admitted) => (admitted, None),
+            Err(why) => (false, Some(why)),
+        };
+        Acted { admitted, why, told: self.tell() }
     }
 
     /// What the store says while no job works on it.
@@ -210,9 +235,11 @@ impl Guest {
             stopped_ago_ms: ago(facts.stopped),
             resumed_ago_ms: ago(facts.resumed),
             port: facts.port,
+            move_key: facts.move_key.clone(),
             powered_off: facts.memory.powered_off && facts.state == State::Absent,
             paused: facts.paused,
             why: facts.why.clone(),
+            nothing_runs: false,
         }
     }
 
@@ -328,9 +355,10 @@ impl Guest {
     async fn obey(self: &Rc<Self>, wish: &Wish) -> Result<(), String> {
         match wish {
             Wish::ShutDown(patience) => self.shut_down(*patience).await,
+            Wish::RunOn => self.run_on().await,
             Wish::Act(action, other) => match action {
                 Action::Start { epoch, .. } => self.start(*epoch).await,
-                Action::Incoming { epoch, .. } => self.incoming(*epoch, other.as_ref()).await,
+                Action::Incoming { epoch, .. } => self.incoming(*epoch).await,
                 Action::Cont { epoch, .. } => self.cont(*epoch).await,
                 Action::Migrate { .. } => self.migrate(other.as_ref()).await,
                 Action::Continue { .. } => self.continue_migration().await,
@@ -428,6 +456,7 @@ mod test {
             nics: Vec::new(),
             seed: None,
             patience_ms: Millis(1),
+            unknown_fields: cluster::store::UnknownFields::default(),
         }
     }
 
@@ -529,9 +558,8 @@ mod test {
     }
 
     fn assignment(owner: bool, running: bool) -> Assignment {
-        let brief = brief();
-        let (epoch, at, patience_ms) = (Epoch(7), Revision(5), Millis(9));
-        Assignment { brief, owner, epoch, at, job: false, running, patience_ms }
+        let (vm, epoch, at, patience_ms) = (brief().vm, Epoch(7), Revision(5), Millis(9));
+        Assignment { vm, owner, epoch, at, job: false, running, patience_ms }
     }
 
     /// Goal: without a job a host lets run what it owns, ends what it does not, shuts down what should not run, and starts

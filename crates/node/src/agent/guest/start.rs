@@ -9,7 +9,7 @@ use crate::peer::{Brief, BriefSeed};
 use cluster::job::Guest as State;
 use cluster::migrate::Measured;
 use host::vm::seed::Seed;
-use host::vm::{Boot, Disk, Launch, Machine, Start, Vm};
+use host::vm::{Accelerator, Boot, Disk, Launch, Machine, Owner, Start, Vm};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -57,12 +57,13 @@ impl Guest {
         self.is_now(State::Stopped);
         let (place, brief) = (&self.shared.place, self.facts.borrow().memory.brief.clone());
         let qemu = place.qemu().ok_or("there is no QEMU on this host")?;
-        place.make_machine(&self.name).map_err(|error| format!("its folder cannot be made: {error}"))?;
+        let accelerator = self.shared.accelerators.get(place).await?;
+        let owner = self.take_user(accelerator)?;
+        place.make_machine(&self.name, owner)?;
         let cgroup = self.make_group()?;
-        let nics = network::plug(place, &brief)?;
+        let nics = network::plug(place, &brief, owner)?;
         let seed = brief.seed.as_ref().map(|seed| self.write_seed(&brief, seed)).transpose()?;
         self.attach(epoch).await?;
-        let accelerator = self.shared.accelerators.get(place).await?;
         let mut machine = Machine::new(brief.vm.as_str(), &brief.uuid, brief.memory_mib, accelerator);
         (machine.vcpus, machine.cpu, machine.boot) = (brief.vcpus, brief.cpu.clone(), Boot::Disk);
         (machine.nics, machine.seed, machine.start) = (nics, seed, start);
@@ -74,9 +75,19 @@ impl Guest {
             reconnect_delay_s: u32::try_from(delay_s).expect("minutes"),
         };
         machine.disks = brief.disks.iter().enumerate().map(disk).collect();
-        let launch =
-            Launch { qemu, machine, folder: self.folder()?, owner: place.owner, cgroups: cgroup.into_iter().collect() };
+        let launch = Launch { qemu, machine, folder: self.folder()?, owner, cgroups: cgroup.into_iter().collect() };
         Vm::start(&launch).await.map_err(|error| error.to_string())
+    }
+
+    /// A user of its own for the QEMU that is about to be started, held until that is gone.
+    fn take_user(&self, accelerator: Accelerator) -> Result<Option<Owner>, String> {
+        let place = &self.shared.place;
+        // The former life's first: its own folder keeps nobody from its user.
+        self.facts.borrow_mut().user = None;
+        let user = place.user(self.name.as_str(), Some(&place.machine(&self.name)))?;
+        let owner = place.owner(user.as_ref(), accelerator == Accelerator::Kvm);
+        self.facts.borrow_mut().user = user;
+        Ok(owner)
     }
 
     /// Lets a guest run that was loaded, or stopped by an error.

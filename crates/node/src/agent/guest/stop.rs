@@ -1,10 +1,13 @@
 //! A guest is ended: by its power button, or at once.
 
 use super::Guest;
+use super::life::CGROUP;
+use crate::agent::place::Place;
+use crate::agent::{initiator, supervise};
 use cluster::job::Guest as State;
-use host::vm::{Patience, Vm};
+use host::vm::{Cgroup, Folder, Patience, Vm};
 use std::rc::Rc;
-use units::Millis;
+use units::{Millis, VmName};
 
 /// For QEMU to end after `quit`: it flushes its disks.
 pub(super) const QUIT_MAX: Millis = Millis(5_000);
@@ -17,15 +20,7 @@ impl Guest {
         self.let_go();
         self.keep_no_initiator();
         let cgroup = self.facts.borrow().cgroup.clone();
-        if let Some(cgroup) = cgroup.filter(|cgroup| cgroup.path().exists()) {
-            // Also what the dead-man has frozen.
-            cgroup.kill(KILL_MAX).await.map_err(|error| error.to_string())?;
-        }
-        if let Some(process) = Vm::process_in(&self.folder()?).map_err(|error| error.to_string())? {
-            let failed = |error| format!("QEMU cannot be ended: {error}");
-            process.end_at_once().map_err(failed)?;
-            process.end(KILL_MAX).await.map_err(failed)?;
-        }
+        end_qemu(&self.folder()?, cgroup.as_ref()).await?;
         self.leave_nothing().await;
         self.because(None);
         self.is_now(State::Absent);
@@ -62,4 +57,39 @@ impl Guest {
         self.is_now(State::Absent);
         self.leave_nothing().await;
     }
+}
+
+/// Ends the QEMU of a folder, also what the dead-man has frozen.
+async fn end_qemu(folder: &Folder, cgroup: Option<&Cgroup>) -> Result<(), String> {
+    if let Some(cgroup) = cgroup.filter(|cgroup| cgroup.path().exists()) {
+        cgroup.kill(KILL_MAX).await.map_err(|error| error.to_string())?;
+    }
+    if let Some(process) = Vm::process_in(folder).map_err(|error| error.to_string())? {
+        let failed = |error| format!("QEMU cannot be ended: {error}");
+        process.end_at_once().map_err(failed)?;
+        process.end(KILL_MAX).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Ends the processes of a VM that is not known here, and clears away what they leave.
+///
+/// # Errors
+/// What of it cannot be ended, or may still be there.
+pub async fn end_processes(place: &Place, vm: &VmName) -> Result<(), String> {
+    let folder = Folder::new(&place.machine(vm)).map_err(|error| error.to_string())?;
+    let note = place.beside(vm).join(CGROUP);
+    let cgroup = match std::fs::read_to_string(&note) {
+        Ok(path) => Cgroup::open(path.trim().as_ref()).ok(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(format!("'{}' cannot be read: {error}", note.display())),
+    };
+    end_qemu(&folder, cgroup.as_ref()).await?;
+    supervise::end(&initiator::daemon(place, vm, None)).await?;
+    folder.sweep();
+    if let Some(cgroup) = cgroup {
+        host::vm::remove_group(&cgroup).await;
+    }
+    let _ = std::fs::remove_file(note);
+    Ok(())
 }

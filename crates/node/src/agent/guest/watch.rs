@@ -25,10 +25,12 @@ impl Guest {
     pub(super) async fn watch(self: Rc<Self>, vm: Rc<Vm>) {
         let mut events = vm.qmp().events();
         let mut off = self.look(&vm).await;
+        let mut untrimmed = None;
         loop {
             if off {
                 return self.switched_off(&vm).await;
             }
+            self.trim_logs(&vm, &mut untrimmed);
             let pause = self.pace();
             tokio::select! {
                 biased;
@@ -51,6 +53,22 @@ impl Guest {
                 off |= self.hear(&heard);
             }
             off |= self.look(&vm).await;
+            self.mind_silence().await;
+        }
+    }
+
+    /// Keeps what the guest and its QEMU say within bounds, so that it goes on being recorded. `last`: why it could not be done
+    /// the last time, which is said once.
+    fn trim_logs(&self, vm: &Vm, last: &mut Option<String>) {
+        let folder = vm.folder();
+        for log in [folder.console_log(), folder.qemu_log()] {
+            if let Err(error) = host::vm::trim_log(&log) {
+                let text = format!("{} is not trimmed, and ends at its limit: {error}", log.display());
+                if last.as_ref() != Some(&text) {
+                    tracing::warn!(vm = %self.name, "{text}");
+                    *last = Some(text);
+                }
+            }
         }
     }
 
@@ -89,6 +107,7 @@ impl Guest {
 
     /// Asks how it is; whether the guest has switched itself off. A monitor that hangs changes nothing.
     async fn look(&self, vm: &Vm) -> bool {
+        let secured = self.facts.borrow().secured;
         let Ok(status) = vm.qmp().run(QueryStatus {}, LOOK_MAX).await else {
             self.hangs(vm);
             return false;
@@ -114,6 +133,7 @@ impl Guest {
             self.facts.borrow_mut().paused = paused;
         }
         self.is_now(state);
+        self.unsecure_after_move(vm, state, secured).await;
         false
     }
 

@@ -1,6 +1,7 @@
 //! The director with a real store and real jobs against scripted machines.
 
 mod behind;
+mod unknown;
 pub mod world;
 
 use super::{Desk, recover, runs};
@@ -398,7 +399,7 @@ fn what_cannot_be_read_is_left_alone() {
             assert_eq!(list.iter().map(|vm| vm.state).collect::<Vec<_>>(), [VmState::Running, listed], "{bad}");
             let members = api::NodeList { cluster: units::CaFingerprint([1; 32]), nodes: Vec::new() };
             let synced = desk.synced(&record(1), world.report(1), members).await.expect("others go on");
-            assert_eq!(synced.assignments.iter().map(|it| it.brief.vm.as_str()).collect::<Vec<_>>(), ["db"], "{bad}");
+            assert_eq!(synced.assignments.iter().map(|it| it.vm.as_str()).collect::<Vec<_>>(), ["db"], "{bad}");
             world.state.borrow_mut().dead.insert(1);
             world.state.borrow_mut().silent.insert(1, Millis(3_100));
             world.state.borrow_mut().votes = vec![0, 2];
@@ -475,5 +476,47 @@ fn hosts_are_told_what_is_deleted() {
         }
         assert!(desk.hosts.borrow().tell(&name("gone"), key(1)).is_some());
         until("it is forgotten here", async || desk.hosts.borrow().tell(&name("gone"), key(1)).is_none()).await;
+    });
+}
+
+/// D3. Goal: what a move took counts the time in which nobody directed it, so that it is never less than its blackout; a source
+/// that waits and does not run on by itself is what the job waits for, in its words. Method: a director ends while the target
+/// does not answer its fence; the next one comes 1.5 s later.
+#[test]
+fn a_move_counts_the_time_without_a_director() {
+    const AWAY: Duration = Duration::from_millis(1_500);
+    let (world, job) = local(async {
+        let world = World::new(&["web1"]).await;
+        let desk = world.direct().await;
+        running(&desk, "web1", 1).await;
+        world.state.borrow_mut().stuck = true;
+        let to = VmMigrateRequest { host: "gamma".parse().ok(), deadline_ms: None };
+        let job = desk.vm_migrate("web1", &to).await.expect("it can").job.expect("a job");
+        let copies = async || desk.job_show(&job).await.unwrap().stage == "copy";
+        until("the copy", copies).await;
+        world.state.borrow_mut().target_down = true;
+        world.becomes(1, "web1", |tell| (tell.guest, tell.stopped_ago_ms) = (Guest::PreSwitchover, Some(Millis(0))));
+        until("the hand-over", async || desk.job_show(&job).await.unwrap().stage == "hand over").await;
+        let why = "nobody has directed its move for 2.0 s; it stays stopped: its host holds no lease";
+        let at = || world.state.borrow().orders[&(1, name("web1"))].newest();
+        let waits = async || {
+            let at = at();
+            world.becomes(1, "web1", |tell| (tell.at, tell.why) = (at, Some(why.to_owned())));
+            desk.job_show(&job).await.unwrap().blocked.as_deref() == Some(why)
+        };
+        until("the reason", waits).await;
+        until("a fact", async || said(&desk, "web1", "its host holds no lease").await).await;
+        (world, job)
+    });
+    std::thread::sleep(AWAY);
+    local(async {
+        let desk = world.direct().await;
+        world.state.borrow_mut().target_down = false;
+        runs::take_over_all(&desk).await;
+        let job = ended(&desk, &job).await;
+        let receipt = job.receipt.expect("a migration has one");
+        assert_eq!(job.outcome.as_deref(), Some("done"), "{:?}", job.history);
+        assert!(Duration::from_millis(receipt.total_ms) >= AWAY, "{receipt:?}");
+        assert!(receipt.cpu_blackout_ms.is_some_and(|blackout| blackout <= receipt.total_ms), "{receipt:?}");
     });
 }

@@ -6,13 +6,14 @@ use super::super::{Desk, Later, Machines};
 use crate::identity::Seat;
 use crate::peer::{Act, Acted, Ask, HostReport, Reply, Tell};
 use crate::registry::{self, Record, Settings};
+use crate::secret::Secret;
 use crate::storage::object::{VolumeObject, volume_key};
 use crate::store::{Store, failed};
 use api::{Code, NodeList, Problem, Role};
 use cluster::ha::Answer;
 use cluster::job::{Action, Guest, Orders};
 use cluster::lease::Vote;
-use cluster::store::{Backup, Memory, Txn};
+use cluster::store::{Backup, Memory, Txn, UnknownFields};
 use host::runtime::now;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +50,10 @@ pub struct State {
     pub silent: BTreeMap<usize, Millis>,
     pub votes: Vec<usize>,
     pub starts: Vec<(usize, Moment)>,
+    /// Machines that cannot list what they have.
+    pub blind: BTreeSet<usize>,
+    /// Which life of their agents reports are of.
+    pub life: u64,
 }
 
 pub fn key(n: usize) -> HostKey {
@@ -84,7 +89,9 @@ impl World {
             let volumes = volumes.into_iter().map(|name| {
                 let (pool, node) = ("tank".parse().expect("a name"), NAMES[0].parse().expect("a name"));
                 let (id, size) = (Some(VolumeId([7; 16])), ByteLen::mib(64));
-                registry::put(&volume_key(&name), &VolumeObject { version: 1, name, id, pool, node, size, vm: None })
+                let unknown_fields = UnknownFields::default();
+                let volume = VolumeObject { version: 1, name, id, pool, node, size, vm: None, unknown_fields };
+                registry::put(&volume_key(&volume.name), &volume)
             });
             let txn = Txn { then: nodes.chain(volumes).collect(), ..Txn::default() };
             engine.txn(&txn).map(drop).map_err(|error| failed(&error))
@@ -137,8 +144,12 @@ impl World {
         let state = self.state.borrow();
         let guests = state.guests.iter().filter(|((host, _), _)| *host == n).map(|(_, tell)| tell.clone());
         let mut report = super::super::hosts::test::report(guests.collect());
+        report.sequence.life = state.life;
         if state.no_qemu.contains(&n) {
             report.qemu = None;
+        }
+        if state.blind.contains(&n) {
+            (report.unlisted, report.guests) = (Some("the disk fails".to_owned()), Vec::new());
         }
         report
     }
@@ -167,8 +178,11 @@ impl World {
             .get(&place)
             .cloned()
             .unwrap_or_else(|| super::super::hosts::test::tell(vm.as_str(), 0, Guest::Absent));
-        if !admitted {
-            return Acted { admitted, told: tell };
+        let unknown =
+            tell.guest == Guest::Unknown && !(tell.nothing_runs && matches!(act.action, Action::Destroy { .. }));
+        if !admitted || unknown {
+            let why = unknown.then(|| "it is not known here".to_owned());
+            return Acted { admitted: false, why, told: tell };
         }
         tell.at = act.order.at;
         tell.powered_off = false;
@@ -176,7 +190,7 @@ impl World {
         self.obey(n, act, &mut tell);
         let begun = matches!(act.action, Action::Incoming { .. }) && before.guest == Guest::Absent;
         self.state.borrow_mut().guests.insert(place, tell.clone());
-        Acted { admitted, told: if begun { before } else { tell } }
+        Acted { admitted, why: None, told: if begun { before } else { tell } }
     }
 
     fn obey(&self, n: usize, act: &Act, tell: &mut Tell) {
@@ -193,7 +207,8 @@ impl World {
                 // As real ones: what is old is destroyed first, and that is told.
                 let (desk, host, mut later) = (self.desk.borrow().clone(), key(n), tell.clone());
                 (later.guest, later.port) = (Guest::Incoming, Some(10_820));
-                (tell.guest, tell.port) = (Guest::Incoming, Some(10_820));
+                later.move_key = Some(Secret::new([n.to_le_bytes()[0]; 32]));
+                (tell.guest, tell.port, tell.move_key) = (later.guest, later.port, later.move_key.clone());
                 tokio::task::spawn_local(async move {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     desk.upgrade().expect("the test goes on").heard(host, later);
@@ -201,7 +216,10 @@ impl World {
             }
             Action::Migrate { .. } if state.stuck => tell.guest = Guest::Copying,
             Action::Migrate { .. } => {
-                assert!(act.other.as_ref().is_some_and(|other| other.port == Some(10_820)), "{:?}", act.other);
+                let other = act.other.as_ref().expect("a destination");
+                // CA3: the source gets the destination's port and its key of this move.
+                let key = Secret::new([index(other.key).to_le_bytes()[0]; 32]);
+                assert_eq!((other.port, &other.move_key), (Some(10_820), &Some(key)));
                 (tell.guest, tell.stopped_ago_ms) = (Guest::PreSwitchover, Some(Millis(0)));
             }
             Action::Continue { .. } => {
@@ -265,6 +283,16 @@ impl Machines for World {
                 Ask::Target { request } => Ok(Reply::Target { answer: self.target(request) }),
                 Ask::Act(act) => Ok(Reply::Acted(self.act(n, &act))),
                 Ask::Look => Ok(Reply::Look(Box::new(self.report(n)))),
+                Ask::Adopt(adopt) => {
+                    self.becomes(n, adopt.brief.vm.as_str(), |tell| {
+                        (tell.guest, tell.at, tell.why) = (Guest::Running, adopt.at, None);
+                    });
+                    Ok(Reply::Done)
+                }
+                Ask::Forget { vm } => {
+                    self.becomes(n, vm.as_str(), |tell| (tell.guest, tell.epoch) = (Guest::Absent, None));
+                    Ok(Reply::Done)
+                }
                 other => panic!("nobody asks a machine for {other:?}"),
             }
         })

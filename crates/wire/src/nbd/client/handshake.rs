@@ -10,13 +10,13 @@
 
 use crate::nbd::bytes::{Gather, take_u16, take_u32, take_u64};
 use crate::nbd::constant::{
-    BASE_ALLOCATION, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, INFO_BLOCK_SIZE, INFO_DESCRIPTION, INFO_EXPORT, INFO_NAME,
-    INIT_MAGIC, OPT_ABORT, OPT_GO, OPT_SET_META_CONTEXT, OPT_STARTTLS, OPT_STRUCTURED_REPLY, OPTION_MAGIC,
-    OPTION_REPLIES_MAX, OPTION_REPLY_LEN_MAX, OPTION_REPLY_MAGIC, REP_ACK, REP_INFO, REP_META_CONTEXT, STRING_MAX,
+    FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, INFO_BLOCK_SIZE, INFO_DESCRIPTION, INFO_EXPORT, INFO_NAME, INIT_MAGIC,
+    OPT_ABORT, OPT_GO, OPT_SET_META_CONTEXT, OPT_STARTTLS, OPT_STRUCTURED_REPLY, OPTION_MAGIC, OPTION_REPLIES_MAX,
+    OPTION_REPLY_LEN_MAX, OPTION_REPLY_MAGIC, REP_ACK, REP_INFO, REP_META_CONTEXT, STRING_MAX,
 };
 use crate::nbd::error::shown;
 use crate::nbd::option::{OPTION_REPLY_HEAD, encode_info, encode_meta, push_option};
-use crate::nbd::{BlockSizes, ExportInfo, OptionError, Refusal, TransmissionFlags, WireError};
+use crate::nbd::{BlockSizes, Context, ExportInfo, OptionError, Refusal, TransmissionFlags, WireError};
 use std::collections::VecDeque;
 use units::ByteLen;
 
@@ -36,8 +36,8 @@ pub struct ClientConfig {
     pub export: String,
     /// Over TLS?
     pub tls: ClientTls,
-    /// Whether to ask for `base:allocation`.
-    pub block_status: bool,
+    /// What a block status shall be about, if the server knows it.
+    pub context: Option<Context>,
 }
 
 /// What the driver has to do.
@@ -60,8 +60,8 @@ pub struct Ready {
     pub export: ExportInfo,
     /// Whether reads are answered in chunks.
     pub structured: bool,
-    /// The id of `base:allocation`, if it was selected.
-    pub base_allocation: Option<u32>,
+    /// The server's id of the context that was asked for; `None`: it does not know it.
+    pub context: Option<u32>,
 }
 
 /// Why there is no export.
@@ -244,8 +244,8 @@ impl ClientHandshake {
             }
             OPT_STRUCTURED_REPLY => {
                 self.structured = true;
-                if self.config.block_status {
-                    let data = encode_meta(&self.config.export);
+                if let Some(context) = self.config.context {
+                    let data = encode_meta(&self.config.export, context);
                     self.send_option(OPT_SET_META_CONTEXT, &data);
                 } else {
                     self.go();
@@ -274,7 +274,7 @@ impl ClientHandshake {
 
     fn meta_context(&mut self, mut data: &[u8]) -> Result<(), WireError> {
         let id = take_u32(&mut data).ok_or(WireError::new("a metadata context without id", 0))?;
-        if data != BASE_ALLOCATION.as_bytes() {
+        if self.config.context.is_none_or(|context| data != context.name().as_bytes()) {
             return Err(WireError::new("a metadata context nobody asked for", u64::from(id)));
         }
         if self.context.replace(id).is_some() {
@@ -310,7 +310,7 @@ impl ClientHandshake {
         let export = ExportInfo { size, flags, block: self.block, name, description };
         export.validate()?;
         self.state = State::Over;
-        let ready = Ready { export, structured: self.structured, base_allocation: self.context };
+        let ready = Ready { export, structured: self.structured, context: self.context };
         self.queue.push_back(ClientCommand::Ready(ready));
         Ok(())
     }

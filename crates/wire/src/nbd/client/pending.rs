@@ -74,7 +74,7 @@ impl Pending {
         Self {
             request,
             structured: ready.structured,
-            context: ready.base_allocation,
+            context: ready.context,
             chunks: 0,
             content: 0,
             status_seen: false,
@@ -250,7 +250,7 @@ mod test {
             name: None,
             description: None,
         };
-        Ready { export, structured, base_allocation: structured.then_some(5) }
+        Ready { export, structured, context: structured.then_some(5) }
     }
 
     fn pending(command: u16, flags: u16, structured: bool) -> Pending {

@@ -165,7 +165,9 @@ fn decode_error(rest: &mut &[u8], kind: u16, len: u32) -> Result<Option<ReplyBod
 #[cfg(test)]
 mod test {
     use super::*;
-    use crate::nbd::{Extent, block_status, error_chunk, none_done, offset_data_head, offset_hole, simple_reply};
+    use crate::nbd::{
+        Context, Contexts, Extent, block_status, error_chunk, none_done, offset_data_head, offset_hole, simple_reply,
+    };
 
     fn chunk(kind: u16, done: bool, payload: &[u8]) -> Vec<u8> {
         let len = u32::try_from(payload.len()).unwrap();
@@ -184,7 +186,12 @@ mod test {
         let at = ByteOffset(1 << 33);
         let (mut error, mut status) = (Vec::new(), Vec::new());
         error_chunk(&mut error, 9, NbdError::Shutdown, "over");
-        block_status(&mut status, 9, 1, &[Extent { len: 1, state: 0 }, Extent { len: 2, state: 3 }]);
+        block_status(
+            &mut status,
+            9,
+            Contexts::default().with(Context::BaseAllocation),
+            &[Extent { len: 1, state: 0 }, Extent { len: 2, state: 3 }],
+        );
         let over = ReplyBody::Error { error: NbdError::Shutdown, text_len: 4, skip: 0 };
         let table: [(&[u8], bool, ReplyBody, usize); 7] = [
             (&simple_reply(9, Ok(())), true, ReplyBody::Simple(Ok(())), 0),

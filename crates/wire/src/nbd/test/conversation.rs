@@ -1,6 +1,7 @@
 //! Our client and our server understand each other, and the document's bytes are what they say.
 
 use super::drive::{Client, Server, converse, disk, greeted, greeting, option, reply, reply_kinds};
+use crate::nbd::Context;
 use crate::nbd::constant::*;
 use crate::nbd::{
     ClientCommand, ClientFailure, ClientTls, Closing, OpenFor, OptionError, Ready, ServerCommand, TlsPolicy,
@@ -28,9 +29,9 @@ fn both_ends_agree_however_the_bytes_are_cut() {
             offered.flags = offered.flags.with(TransmissionFlags::SEND_DF);
             let Some(ServerCommand::Transmission(negotiated)) = server.end() else { panic!("{:?}", server.log) };
             assert_eq!((negotiated.name.as_str(), &negotiated.export), ("disk", &offered));
-            assert!(negotiated.structured && negotiated.base_allocation.is_some());
+            assert!(negotiated.structured && negotiated.contexts.has(Context::BaseAllocation));
             offered.description = None; // not asked for
-            let ready = Ready { export: offered, structured: true, base_allocation: negotiated.base_allocation };
+            let ready = Ready { export: offered, structured: true, context: Some(Context::BaseAllocation.id()) };
             assert_eq!(client.end(), Some(&ClientCommand::Ready(ready)), "pieces of {piece}");
             assert_eq!(server.tls, policy == TlsPolicy::Required);
         }
@@ -113,7 +114,11 @@ fn options_are_answered_as_the_document_says() {
         ("contexts before chunks", option(OPT_SET_META_CONTEXT, &meta(&[])), &[ERR_INVALID]),
         ("STRUCTURED_REPLY with data", option(OPT_STRUCTURED_REPLY, &[0]), &[ERR_INVALID]),
         ("STRUCTURED_REPLY", option(OPT_STRUCTURED_REPLY, &[]), &[REP_ACK]),
-        ("list all contexts", option(OPT_LIST_META_CONTEXT, &meta(&[])), &[REP_META_CONTEXT, REP_ACK]),
+        (
+            "list all contexts",
+            option(OPT_LIST_META_CONTEXT, &meta(&[])),
+            &[REP_META_CONTEXT, REP_META_CONTEXT, REP_ACK],
+        ),
         ("list by wildcard", option(OPT_LIST_META_CONTEXT, &meta(&["base:"])), &[REP_META_CONTEXT, REP_ACK]),
         ("list of another space", option(OPT_LIST_META_CONTEXT, &meta(&["qemu:x"])), &[REP_ACK]),
         ("set nothing", option(OPT_SET_META_CONTEXT, &meta(&[])), &[REP_ACK]),
@@ -161,7 +166,7 @@ fn negotiated_state_does_not_outlive_its_reason() {
     let structured = option(OPT_STRUCTURED_REPLY, &[]);
     let set = |name: &str| {
         let mut data = name_data(name, &1_u32.to_be_bytes());
-        data.extend(name_data(BASE_ALLOCATION, &[]));
+        data.extend(name_data(Context::BaseAllocation.name(), &[]));
         option(OPT_SET_META_CONTEXT, &data)
     };
     let go = option(OPT_GO, &name_data("disk", &[0, 0]));
@@ -170,7 +175,7 @@ fn negotiated_state_does_not_outlive_its_reason() {
         let mut server = greeted(TlsPolicy::Off);
         server.feed(&mut &parts.concat()[..]);
         match server.end() {
-            Some(ServerCommand::Transmission(n)) => n.base_allocation.is_some(),
+            Some(ServerCommand::Transmission(n)) => n.contexts.has(Context::BaseAllocation),
             other => panic!("{other:?}"),
         }
     };
@@ -183,7 +188,7 @@ fn negotiated_state_does_not_outlive_its_reason() {
     server.feed(&mut &[&structured[..], &set("disk")].concat()[..]);
     assert_eq!(reply_kinds(&server.feed(&mut &option(OPT_STARTTLS, &[])[..])), [ERR_INVALID], "TLS within TLS");
     server.feed(&mut &go[..]);
-    assert!(matches!(server.end(), Some(ServerCommand::Transmission(n)) if n.base_allocation.is_some()));
+    assert!(matches!(server.end(), Some(ServerCommand::Transmission(n)) if n.contexts.has(Context::BaseAllocation)));
 }
 
 /// Before TLS where it is required: one row an option.
@@ -229,7 +234,7 @@ fn the_client_lives_without_structured_replies() {
     let bytes = [reply(OPT_GO, REP_INFO, &info), reply(OPT_GO, REP_ACK, &[])].concat();
     client.feed(&mut &bytes[..]);
     let Some(ClientCommand::Ready(ready)) = client.end() else { panic!("{:?}", client.log) };
-    assert!(!ready.structured && ready.base_allocation.is_none());
+    assert!(!ready.structured && ready.context.is_none());
     assert_eq!(ready.export.block, crate::nbd::BlockSizes::DEFAULT, "the server named no block sizes");
 }
 

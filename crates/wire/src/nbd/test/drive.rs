@@ -1,5 +1,6 @@
 //! Drives handshakes in tests: a server with a few exports, a client, and the wire between them.
 
+use crate::nbd::Context;
 use crate::nbd::constant::{OPTION_MAGIC, OPTION_REPLY_MAGIC};
 use crate::nbd::{
     BlockSizes, ClientCommand, ClientConfig, ClientHandshake, ClientTls, ExportInfo, ListedExport, Refusal,
@@ -82,7 +83,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(export: &str, tls: ClientTls) -> Self {
-        let config = ClientConfig { export: export.to_owned(), tls, block_status: true };
+        let config = ClientConfig { export: export.to_owned(), tls, context: Some(Context::BaseAllocation) };
         Self { machine: ClientHandshake::new(config), log: Vec::new() }
     }
 

@@ -4,9 +4,9 @@
 use super::drive::{Client, Server, converse};
 use crate::nbd::constant::{CMD_BLOCK_STATUS, CMD_READ, CMD_WRITE, OPTION_LEN_MAX, OPTION_REPLY_LEN_MAX};
 use crate::nbd::{
-    BlockSizes, ClientTls, ExportInfo, ExportName, Extent, Follows, Limits, NbdError, Pending, Ready, Request,
-    TlsPolicy, TransmissionFlags, block_status, decode_extents, decode_reply, decode_request, encode_request,
-    error_chunk, none_done, offset_data_head, offset_hole,
+    BlockSizes, ClientTls, Context, Contexts, ExportInfo, ExportName, Extent, Follows, Limits, NbdError, Pending,
+    Ready, Request, TlsPolicy, TransmissionFlags, block_status, decode_extents, decode_reply, decode_request,
+    encode_request, error_chunk, none_done, offset_data_head, offset_hole,
 };
 use units::{ByteLen, ByteOffset};
 
@@ -134,10 +134,15 @@ fn noise_does_not_break_replies() {
         name: None,
         description: None,
     };
-    let ready = Ready { export, structured: true, base_allocation: Some(1) };
+    let ready = Ready { export, structured: true, context: Some(1) };
     let at = ByteOffset(4096);
     let mut status = Vec::new();
-    block_status(&mut status, 0, 1, &[Extent { len: 4096, state: 0 }, Extent { len: 4096, state: 3 }]);
+    block_status(
+        &mut status,
+        0,
+        Contexts::default().with(Context::BaseAllocation),
+        &[Extent { len: 4096, state: 0 }, Extent { len: 4096, state: 3 }],
+    );
     let mut failed = offset_hole(0, at, 4096, false).to_vec();
     error_chunk(&mut failed, 0, NbdError::Io, "the disk is gone");
     let whole = [&offset_data_head(0, at, 16, false)[..], &[7; 16], &none_done(0)].concat();

@@ -209,13 +209,10 @@ impl Chart<'_> {
             let (Some(end), Some(from), Some(to)) = (one.end, rows.get(&*one.from), rows.get(&*one.to)) else {
                 continue;
             };
-            let (x, blackout) = (self.x(end.resume_us), seconds(end.resume_us - end.stop_us) * 1000.0);
-            let what = format!(
-                "migration {}: {} to {}, stopped for {blackout:.0} ms",
-                one.number,
-                text(&one.from),
-                text(&one.to)
-            );
+            let (x, blackout) = (self.x(end.at_us), end.blackout_ms);
+            let (number, from_host, to_host) = (one.number, text(&one.from), text(&one.to));
+            let what =
+                format!("migration {number}: {from_host} to {to_host}, stopped for {blackout} ms by its receipt");
             self.put(format_args!(
                 "<g><title>{what}</title><line class=\"move\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{}\" y2=\"{}\"/>\
                  <circle class=\"arrive\" cx=\"{x:.1}\" cy=\"{}\" r=\"4\"/></g>",

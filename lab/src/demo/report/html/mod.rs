@@ -105,13 +105,14 @@ fn failovers(report: &Report) -> String {
 }
 
 fn migrations(report: &Report) -> String {
-    let head = ["", "total, ms", "CPU blackout, ms", "network blackout, ms", "MB"];
+    let head = ["", "total, ms", "CPU blackout, ms", "by its receipt, ms", "network blackout, ms", "MB"];
     let row = |(number, it): (usize, &super::Migration)| {
         let megabytes = it.bytes / 1_000_000;
         vec![
             number.to_string(),
             it.total_ms.to_string(),
-            it.cpu_blackout_ms.to_string(),
+            figure(it.cpu_blackout_ms),
+            it.receipt_blackout_ms.to_string(),
             figure(it.network_blackout_ms),
             megabytes.to_string(),
         ]

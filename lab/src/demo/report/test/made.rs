@@ -69,10 +69,9 @@ fn events(evidence: &mut Evidence) {
     for (migration, begin, from, to, epoch) in [(1, 25_000, "host1", "host2", 3), (2, 70_000, "host2", "host1", 6)] {
         // The second one's hosts are named the way round it went.
         let (from, to) = if migration == 2 { (to, from) } else { (from, to) };
-        let (stop_us, resume_us) = ((begin + 1000) * 1000, (begin + 1041) * 1000);
         at(begin, What::MigrateBegin { migration, from: from.into(), to: to.into() });
         at(begin + 1041, running(to, epoch, None));
-        at(begin + 1100, What::MigrateEnd { migration, total_ms: 1080, bytes: 90_000_000, stop_us, resume_us });
+        at(begin + 1100, What::MigrateEnd { migration, total_ms: 1080, bytes: 90_000_000, blackout_ms: 41 });
     }
     let faults = [
         (1, Cause::Disk, None, 30_000, 35_000, 40_000),
@@ -98,8 +97,8 @@ fn events(evidence: &mut Evidence) {
 fn guest(evidence: &mut Evidence) {
     for (boot, host, from, to) in LIVES {
         let beacon =
-            |at_ms: u64| Beacon { at_us: at_ms * 1000, host: host.into(), boot: Boot(boot), counter: at_ms / 50 };
-        evidence.beacons.extend((from..to).step_by(50).map(beacon));
+            |at_ms: u64| Beacon { at_us: at_ms * 1000, host: host.into(), boot: Boot(boot), counter: at_ms / 5 };
+        evidence.beacons.extend((from..to).step_by(5).map(beacon));
         if to - from > 1000 {
             let answer =
                 |at_ms| Answer { at_us: at_ms * 1000 + 800, sent_us: at_ms * 1000, n: at_ms / 10, boot: Boot(boot) };

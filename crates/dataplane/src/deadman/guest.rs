@@ -1,10 +1,11 @@
 //! One guest: stopped, asked for, let go on, killed.
 
-use super::group::own_group;
-use super::mark::Mark;
+use super::marks::Marks;
+use crate::guests::{Live, Mark, Marked, own_group};
 use host::net::connect_unix;
 use host::runtime::now;
-use host::vm::{Folder, Identity, Monitor, MonitorError, Process, Qmp, Signal};
+use host::vm::{Identity, Monitor, MonitorError, Qmp, Signal};
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use units::{Millis, Moment};
@@ -23,10 +24,8 @@ const READ_BYTES: usize = 4 << 10;
 
 /// A machine with a live QEMU.
 pub struct Guest {
-    /// Its folder's name.
-    pub name: String,
-    folder: Folder,
-    process: Process,
+    live: Rc<Live>,
+    marks: Rc<Marks>,
 }
 
 /// What a stop came to.
@@ -36,6 +35,8 @@ pub enum Stopped {
     ByUs,
     /// It does not run, and that is not our doing.
     ByOthers,
+    /// It may run on.
+    No,
 }
 
 /// What asking came to.
@@ -50,40 +51,47 @@ pub enum Settled {
 }
 
 impl Guest {
-    /// The guest of a folder.
-    pub fn new(folder: Folder, process: Process) -> Option<Self> {
-        let name = folder.path().file_name()?.to_str()?.to_owned();
-        Some(Self { name, folder, process })
+    /// The guest of a live QEMU.
+    pub fn new(live: Rc<Live>, marks: &Rc<Marks>) -> Self {
+        Self { live, marks: Rc::clone(marks) }
+    }
+
+    /// Its VM's name.
+    pub fn name(&self) -> &str {
+        &self.live.name
     }
 
     /// Who its QEMU is.
     pub fn identity(&self) -> &Identity {
-        self.process.identity()
+        self.live.identity()
     }
 
     /// Whether, and how, it was stopped here.
-    pub fn mark(&self) -> Option<Mark> {
-        Mark::of(&self.folder, self.identity())
+    pub fn mark(&self) -> Marked {
+        self.marks.of(&self.live)
+    }
+
+    fn done_to_it(&self) -> Mark {
+        match self.mark() {
+            Marked::Yes(mark) => mark,
+            Marked::No | Marked::Foreign(_) | Marked::Unread(_) => Mark::default(),
+        }
     }
 
     /// Stops it within `cost`: `stop`, and if QEMU does not answer in half of the time, it is frozen.
     pub async fn stop(&self, cost: Millis) -> Stopped {
-        let mark = self.mark().unwrap_or_default();
-        if mark.frozen {
+        if self.done_to_it().frozen {
             // Also one that somebody thawed.
-            self.freeze(Millis(cost.0 / 4)).await;
-            return Stopped::ByUs;
+            return self.freeze(Millis(cost.0 / 4)).await;
         }
         let limit = Millis(cost.0 / 2);
         match tokio::time::timeout(limit.into(), self.quiet(limit)).await {
             Ok(Ok(stopped)) => return stopped,
-            Ok(Err(error)) => tracing::warn!(guest = self.name, "QEMU is frozen, it cannot be asked: {error}"),
-            Err(_) => tracing::warn!(guest = self.name, "QEMU is frozen, it did not answer within {limit}"),
+            Ok(Err(error)) => tracing::warn!(guest = self.name(), "QEMU is frozen, it cannot be asked: {error}"),
+            Err(_) => tracing::warn!(guest = self.name(), "QEMU is frozen, it did not answer within {limit}"),
         }
-        let mark = self.mark().unwrap_or_default();
-        self.note(Mark { frozen: true, ..mark });
-        self.freeze(Millis(cost.0 / 4)).await;
-        Stopped::ByUs
+        self.marks.put(&self.live, Mark { stopped: false, frozen: true });
+        self.freeze(Millis(cost.0 / 4)).await
     }
 
     /// Asks its initiator whose the volumes are, and does what follows. `since`: what was heard before does not count.
@@ -97,7 +105,7 @@ impl Guest {
         match judge(&report, asked, since) {
             Verdict::Ours => self.go_on().await,
             Verdict::Fenced => {
-                tracing::warn!(guest = self.name, "it was started elsewhere: this one is destroyed");
+                tracing::warn!(guest = self.name(), "it was started elsewhere: this one is destroyed");
                 self.kill().await
             }
             Verdict::Unknown(why) => Settled::Waits(why),
@@ -106,14 +114,14 @@ impl Guest {
 
     /// By its monitor: stopped if it runs.
     async fn quiet(&self, limit: Millis) -> Result<Stopped, MonitorError> {
-        let qmp = Qmp::connect(&self.folder.monitor(Monitor::Deadman), false, limit).await?;
+        let qmp = Qmp::connect(&self.live.folder.monitor(Monitor::Deadman), false, limit).await?;
         let stopped = if qmp.run(QueryStatus {}, limit).await?.running {
             // Before the order: who ends in between leaves a guest that goes on, not one that waits for ever.
-            self.note(Mark { stopped: true, ..self.mark().unwrap_or_default() });
+            self.marks.put(&self.live, Mark { stopped: true, frozen: false });
             qmp.run(Stop {}, limit).await?;
-            tracing::warn!(guest = self.name, "stopped");
+            tracing::warn!(guest = self.name(), "stopped");
             Stopped::ByUs
-        } else if self.mark().is_some() {
+        } else if self.mark() != Marked::No {
             Stopped::ByUs
         } else {
             Stopped::ByOthers
@@ -122,31 +130,43 @@ impl Guest {
         Ok(stopped)
     }
 
-    async fn freeze(&self, limit: Millis) {
+    async fn freeze(&self, limit: Millis) -> Stopped {
         if let Some(group) = own_group(self.identity().pid) {
             match group.freeze(limit).await {
-                Ok(()) => return,
-                Err(error) => tracing::error!(guest = self.name, %error, "its control group does not freeze"),
+                Ok(()) => return Stopped::ByUs,
+                Err(error) => tracing::error!(guest = self.name(), %error, "its control group does not freeze"),
             }
         }
-        if let Err(error) = self.process.signal(Signal::STOP) {
-            tracing::error!(guest = self.name, %error, "it cannot be frozen");
+        match self.live.process.signal(Signal::STOP) {
+            Ok(()) => Stopped::ByUs,
+            Err(error) => {
+                tracing::error!(guest = self.name(), %error, "it cannot be frozen");
+                Stopped::No
+            }
         }
     }
 
     /// Undoes what was done here and nothing else.
     async fn go_on(&self) -> Settled {
-        let mark = self.mark().unwrap_or_default();
+        let mark = match self.mark() {
+            Marked::Yes(mark) => mark,
+            Marked::No => return Settled::GoesOn,
+            Marked::Unread(why) => return Settled::Waits(format!("how it was stopped is not known: {why}")),
+            Marked::Foreign(why) => {
+                let what = "this muskox does not know what was done to it, so it is a person's to let it go on";
+                return Settled::Waits(format!("{why}; {what} (docs/runbooks/deadman.md)"));
+            }
+        };
         if mark.frozen {
             if let Some(group) = own_group(self.identity().pid)
                 && let Err(error) = group.thaw()
             {
                 return Settled::Waits(format!("its control group does not thaw: {error}"));
             }
-            if let Err(error) = self.process.signal(Signal::CONT) {
+            if let Err(error) = self.live.process.signal(Signal::CONT) {
                 return Settled::Waits(format!("it cannot be thawed: {error}"));
             }
-            self.note(Mark { frozen: false, ..mark });
+            self.marks.thawed(&self.live, mark);
         }
         if mark.stopped {
             match tokio::time::timeout(RESUME_MAX.into(), self.cont()).await {
@@ -155,13 +175,13 @@ impl Guest {
                 Err(_) => return Settled::Waits(format!("QEMU did not let it go on within {RESUME_MAX}")),
             }
         }
-        Mark::remove(&self.folder);
+        self.marks.remove(&self.live);
         Settled::GoesOn
     }
 
     /// Only what `stop` makes is undone by `cont`: a guest that migrated away in the meantime must never run again here.
     async fn cont(&self) -> Result<(), MonitorError> {
-        let qmp = Qmp::connect(&self.folder.monitor(Monitor::Deadman), false, RESUME_MAX).await?;
+        let qmp = Qmp::connect(&self.live.folder.monitor(Monitor::Deadman), false, RESUME_MAX).await?;
         let status = qmp.run(QueryStatus {}, RESUME_MAX).await?;
         if status.status == RunState::Paused {
             qmp.run(Cont {}, RESUME_MAX).await?;
@@ -172,33 +192,27 @@ impl Guest {
 
     /// For good; what is left of it is the node's to clean up.
     async fn kill(&self) -> Settled {
-        let frozen = self.mark().is_some_and(|mark| mark.frozen);
+        let frozen = self.done_to_it().frozen;
         let group = if frozen { own_group(self.identity().pid) } else { None };
         let killed = match group {
             Some(group) => group.kill(KILL_MAX).await.map_err(|error| error.to_string()),
-            None => self.process.signal(Signal::KILL).map_err(|error| error.to_string()),
+            None => self.live.process.signal(Signal::KILL).map_err(|error| error.to_string()),
         };
         if let Err(error) = killed {
             return Settled::Waits(format!("it cannot be destroyed: {error}"));
         }
-        match tokio::time::timeout(KILL_MAX.into(), self.process.ended()).await {
+        match tokio::time::timeout(KILL_MAX.into(), self.live.process.ended()).await {
             Ok(_) => {
-                Mark::remove(&self.folder);
+                self.marks.remove(&self.live);
                 Settled::Gone
             }
             Err(_) => Settled::Waits("it was killed and hangs in the kernel".to_owned()),
         }
     }
 
-    fn note(&self, mark: Mark) {
-        if let Err(error) = mark.write(&self.folder, self.identity()) {
-            // Stopped it is in any case; what is lost is only who may let it go on.
-            tracing::error!(guest = self.name, %error, "cannot note that it was stopped here: it will stay paused");
-        }
-    }
-
     async fn ask_initiator(&self) -> Result<InitiatorReport, String> {
-        let mut stream = connect_unix(&self.folder.path().join(INITIATOR)).await.map_err(|error| error.to_string())?;
+        let mut stream =
+            connect_unix(&self.live.folder.path().join(INITIATOR)).await.map_err(|error| error.to_string())?;
         let ask = encode(&Ask { version: VERSION, id: 1, request: Request::Status }).expect("a question is short");
         stream.write_all(&ask).await.map_err(|error| error.to_string())?;
         let (mut decoder, mut buffer) = (Decoder::default(), vec![0; READ_BYTES]);
