@@ -14,7 +14,7 @@ mod tidy;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use step::Steps;
 
@@ -41,6 +41,8 @@ enum Command {
     },
     /// Format and apply the lints' own suggestions.
     Fix,
+    /// The house rules alone: what neither rustc nor clippy keeps. About a second.
+    Tidy,
     /// Everything that must hold: setup, check, all tests, planted bugs, sim, oracles, fuzz corpus, a short lab run.
     Test {
         /// A missing oracle is a skip, not a failure (for laptops).
@@ -110,6 +112,10 @@ fn run() -> anyhow::Result<bool> {
         Command::Setup { fuzz } => setup::run(fuzz),
         Command::Check { advisories } => check::check(advisories),
         Command::Fix => check::fix(),
+        Command::Tidy => in_steps(|steps| {
+            steps.work("tidy", || tidy::run(Path::new(".")));
+            Ok(())
+        }),
         Command::Test { allow_missing } => check::test(allow_missing),
         Command::Bench { name, check, more } => bench::run(&name, check, &more),
         Command::Demo(options) => demo::run(&options),

@@ -23,12 +23,12 @@ pub const INIT: &str = "/usr/local/sbin/oracle-init";
 /// Takes ours off its disk. The kernel's words say how long it is.
 const INIT_TEXT: &str = "\
 #!/bin/sh
-mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
 bytes=$(tr ' ' '\\n' < /proc/cmdline | sed -n 's/^oracle_bytes=//p')
 until [ -b /dev/vdb ]; do sleep 0.05; done
-head -c \"$bytes\" /dev/vdb > /tmp/oracle
-chmod 0755 /tmp/oracle
-exec /tmp/oracle
+head -c \"$bytes\" /dev/vdb > /run/oracle
+chmod 0755 /run/oracle
+exec /run/oracle
 ";
 /// No array is assembled by anybody but us.
 const MDADM: &str = "AUTO -all\n";

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const OUT: &str = "/tmp/out";
-const ERR: &str = "/tmp/err";
+const OUT: &str = "/run/out";
+const ERR: &str = "/run/err";
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Tools that would wait for udev, which does not run here, do without it. Sources: mdadm(8) ENVIRONMENT, lvm2's
 /// `DM_DISABLE_UDEV` in libdm/libdm-common.c.

@@ -173,8 +173,8 @@ pub fn crashed(plant: &Plant, guests: &mut Guests, verdict: &mut Verdict) -> any
     md::assembled(guest, &[&one, &other], false)?;
     md::activate(guest)?;
     let crash = format!(
-        "head -c 8M /dev/zero | tr '\\0' Q > /tmp/q\n\
-         (while :; do dd if=/tmp/q of={VOLUME} bs=64k oflag=direct 2>/dev/null; done) &\n\
+        "head -c 8M /dev/zero | tr '\\0' Q > /run/q\n\
+         (while :; do dd if=/run/q of={VOLUME} bs=64k oflag=direct 2>/dev/null; done) &\n\
          sleep 3; echo b > /proc/sysrq-trigger; sleep 60"
     );
     let said = guest.run_for(30, &["sh", "-c", &crash]);
