@@ -1,10 +1,24 @@
 //! The planted bugs: each must be found by the checker of its invariant, within a budget of seeds
 //! (docs/rfd/0005-planted-bugs.md).
 
-use crate::checkers::Invariant;
+use crate::checkers::{Invariant, Violation};
 use crate::crash;
+use crate::held;
 use crate::soak;
 use units::sabotage::{Bug, plant};
+
+/// Where a bug is hunted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// In the world of hosts, gate and mirror, seed after seed.
+    World,
+    /// In every crash of every small workload: what needs a crash within microseconds of one write.
+    Crashes,
+    /// In the world of a guest over `hold`.
+    Held,
+    /// In every crash of a volume group.
+    Volumes,
+}
 
 /// A planted bug and what must notice it.
 #[derive(Clone, Copy, Debug)]
@@ -13,12 +27,10 @@ pub struct Planted {
     pub bug: Bug,
     /// Any of these counts: a bug can show at the disk's edge or in what a client reads.
     pub broken: &'static [Invariant],
-    /// Seeds it may take.
-    pub budget: u64,
-    /// The seed that found it last: a quick hunt begins there.
+    /// Where it is looked for.
+    pub ground: Ground,
+    /// The seed, or the number of the workload, that found it last: a quick hunt begins there.
     pub hint: u64,
-    /// It is hunted in every crash of every small workload instead of in seeds.
-    pub crashes: bool,
 }
 
 /// What became of one.
@@ -26,35 +38,58 @@ pub struct Planted {
 pub struct Hunt {
     /// Which.
     pub planted: Planted,
-    /// Seeds that were needed.
+    /// Seeds, or crash states, that were needed.
     pub seeds: u64,
-    /// The seed that found it, and what the checker said; `None`: it survived.
+    /// The seed (or the number of the crash state) that found it, and what the checker said; `None`: it survived.
     pub found: Option<(u64, Invariant, String)>,
 }
 
-/// Every bug that concerns the gate or RAID 1.
-pub const ALL: [Planted; 13] = [
-    planted(Bug::NoGate, &[Invariant::I1], 0),
-    planted(Bug::AckBeforeDrain, &[Invariant::I1], 14),
-    planted(Bug::RequeueNewEpoch, &[Invariant::I1], 0),
-    planted(Bug::GrantNotDurable, &[Invariant::I12, Invariant::I1], 0),
-    planted(Bug::DegradedServes, &[Invariant::I12], 0),
-    planted(Bug::IncarnationOvertakes, &[Invariant::B11], 15),
-    planted(Bug::FlushNotPassedOn, &[Invariant::I3], 2),
-    planted(Bug::FuaIgnored, &[Invariant::I3], 0),
-    planted(Bug::ResyncOverwritesNewer, &[Invariant::I6, Invariant::I3], 11),
-    planted(Bug::EioRetried, &[Invariant::I11], 2),
-    planted(Bug::DegradedAckFirst, &[Invariant::I6], 2),
-    // A crash within microseconds of one write: seeds meet it too rarely (once in some 400), the crash harness always.
-    Planted { crashes: true, ..planted(Bug::BitmapAfterData, &[Invariant::I6, Invariant::I3], 408) },
-    planted(Bug::PartialRecoveryTrusted, &[Invariant::I6, Invariant::I3], 20),
+/// Every bug that concerns what is simulated.
+pub const ALL: [Planted; 29] = [
+    world(Bug::NoGate, &[Invariant::I1], 0),
+    world(Bug::AckBeforeDrain, &[Invariant::I1], 14),
+    world(Bug::RequeueNewEpoch, &[Invariant::I1], 0),
+    world(Bug::GrantNotDurable, &[Invariant::I12, Invariant::I1], 0),
+    world(Bug::DegradedServes, &[Invariant::I12], 0),
+    world(Bug::IncarnationOvertakes, &[Invariant::B11], 15),
+    world(Bug::SiblingNotDrained, &[Invariant::B11], 0),
+    world(Bug::FirstLegEndsTicket, &[Invariant::I1], 0),
+    world(Bug::FlushNotPassedOn, &[Invariant::I3], 2),
+    world(Bug::FuaIgnored, &[Invariant::I3], 0),
+    world(Bug::ResyncOverwritesNewer, &[Invariant::I6, Invariant::I3], 11),
+    world(Bug::MendWithoutWindow, &[Invariant::I6, Invariant::I3], 0),
+    world(Bug::EioRetried, &[Invariant::I11], 2),
+    world(Bug::MetadataEioIgnored, &[Invariant::I11], 0),
+    world(Bug::DegradedAckFirst, &[Invariant::I6], 2),
+    world(Bug::PartialRecoveryTrusted, &[Invariant::I6, Invariant::I3], 20),
+    world(Bug::SuperblockFirst, &[Invariant::Order], 0),
+    crashes(Bug::BitmapAfterData, &[Invariant::I6, Invariant::I3], 0),
+    crashes(Bug::BitClearedBeforeFlush, &[Invariant::I6, Invariant::I3], 0),
+    crashes(Bug::WitnessFirst, &[Invariant::I14], 0),
+    crashes(Bug::ResyncFromTarget, &[Invariant::I6, Invariant::I3], 0),
+    crashes(Bug::ReaddBySlot, &[Invariant::I6, Invariant::I3], 0),
+    crashes(Bug::FactsOverNewest, &[Invariant::I12], 0),
+    hunted(Ground::Volumes, Bug::LvmHeaderFirst, &[Invariant::I3], 0),
+    hunted(Ground::Volumes, Bug::ZeroedTooEarly, &[Invariant::I3], 0),
+    hunted(Ground::Held, Bug::LogNotRewritten, &[Invariant::I3], 0),
+    hunted(Ground::Held, Bug::LogKeptOverDiscard, &[Invariant::I3], 0),
+    hunted(Ground::Held, Bug::OldSessionBelieved, &[Invariant::I3], 0),
+    hunted(Ground::Held, Bug::FirstFlushLeftOut, &[Invariant::I3], 0),
 ];
 
 /// Seeds a bug may take: the project's goal is a median of at most 200.
 const BUDGET: u64 = 300;
 
-const fn planted(bug: Bug, broken: &'static [Invariant], hint: u64) -> Planted {
-    Planted { bug, broken, budget: BUDGET, hint, crashes: false }
+const fn hunted(ground: Ground, bug: Bug, broken: &'static [Invariant], hint: u64) -> Planted {
+    Planted { bug, broken, ground, hint }
+}
+
+const fn world(bug: Bug, broken: &'static [Invariant], hint: u64) -> Planted {
+    hunted(Ground::World, bug, broken, hint)
+}
+
+const fn crashes(bug: Bug, broken: &'static [Invariant], hint: u64) -> Planted {
+    hunted(Ground::Crashes, bug, broken, hint)
 }
 
 /// Plants one bug and looks for it, from seed 0 on; `quick` tries the seed that found it last first, and counts only
@@ -62,25 +97,37 @@ const fn planted(bug: Bug, broken: &'static [Invariant], hint: u64) -> Planted {
 #[must_use]
 pub fn hunt(planted: Planted, quick: bool) -> Hunt {
     let _planted = plant(planted.bug);
-    if planted.crashes {
-        return hunt_in_crashes(planted);
-    }
+    let judge: fn(u64) -> Vec<Violation> = match planted.ground {
+        Ground::World => |seed| soak::judge(seed, false).map(|report| report.violations).unwrap_or_default(),
+        Ground::Held => |seed| held::run(seed).violation.into_iter().collect(),
+        Ground::Crashes => return hunt_in_crashes(planted, in_workloads(planted, quick)),
+        Ground::Volumes => return hunt_in_crashes(planted, crash::volumes()),
+    };
     let first = if quick { Some(planted.hint) } else { None };
-    for (count, seed) in (1..).zip(first.into_iter().chain(0..planted.budget)) {
-        let Ok(report) = soak::judge(seed, false) else { continue };
-        let hit = report.violations.iter().find(|violation| planted.broken.contains(&violation.invariant));
+    for (count, seed) in (1..).zip(first.into_iter().chain(0..BUDGET)) {
+        let hit = judge(seed).into_iter().find(|violation| planted.broken.contains(&violation.invariant));
         if let Some(hit) = hit {
-            return Hunt { planted, seeds: count, found: Some((seed, hit.invariant, hit.detail.clone())) };
+            return Hunt { planted, seeds: count, found: Some((seed, hit.invariant, hit.detail)) };
         }
     }
-    Hunt { planted, seeds: planted.budget, found: None }
+    Hunt { planted, seeds: BUDGET, found: None }
+}
+
+fn in_workloads(planted: Planted, quick: bool) -> crash::Found {
+    let mut workloads = crash::workloads(2);
+    if quick {
+        let hint = usize::try_from(planted.hint).expect("a number of a workload");
+        workloads.swap(0, hint);
+    }
+    crash::run(&workloads, planted.broken)
 }
 
 /// Counts crash states instead of seeds.
-fn hunt_in_crashes(planted: Planted) -> Hunt {
-    let found = crash::all(2);
-    let hit = found.red.iter().find(|red| planted.broken.contains(&red.violation.invariant));
-    Hunt { planted, seeds: found.states, found: hit.map(|red| (0, red.violation.invariant, red.to_string())) }
+fn hunt_in_crashes(planted: Planted, found: crash::Found) -> Hunt {
+    let hit = found.red.into_iter().find(|red| planted.broken.contains(&red.violation.invariant));
+    let found = hit.map(|red| (red.number, red.violation.invariant, red.to_string()));
+    let seeds = found.as_ref().map_or(0, |(number, ..)| *number);
+    Hunt { planted, seeds, found }
 }
 
 /// The table of the hunts.

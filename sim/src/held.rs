@@ -7,13 +7,14 @@
 //! answered but not flushed then rests on the successor's first flush: the initiator is not killed between the box's loss
 //! of power and the end of writing the log again.
 
-use crate::disk::SimDisk;
+use crate::checkers::{Invariant, Violation};
+use crate::disk::{Model, SimDisk};
 use crate::executor::{Executor, Process, Stopped};
 use crate::memory::BoxMemory;
 use crate::rng::Rng;
-use crate::stack;
+use crate::stack::{self, Thread};
 use crate::world::call::{Cut, call};
-use crate::world::target::{DISK_LEN, Grants};
+use crate::world::target::Grants;
 use block::gate::{self, Attachment, Claim, Found, GatedVolume, Parts, Request};
 use block::hold::{ConnectError, Connecting, Connector, Hold, HoldOptions, HoldState, Session};
 use block::raid::Array;
@@ -33,6 +34,8 @@ const VOLUME: VolumeId = VolumeId([7; 16]);
 const WRITERS: u64 = 4;
 const BLOCKS_EACH: u64 = 8;
 const BLOCK_BYTES: u64 = 4096;
+/// Members that take discards.
+const MODEL: Model = Model { discard: true, ..stack::MODEL };
 /// Longer than anything here takes.
 const RUN_MAX_US: u64 = 600_000_000;
 
@@ -40,7 +43,7 @@ const RUN_MAX_US: u64 = 600_000_000;
 #[derive(Clone, Debug)]
 pub struct Report {
     /// The first broken promise.
-    pub violation: Option<String>,
+    pub violation: Option<Violation>,
     /// Everything that happened, in one number.
     pub hash: u64,
     /// What happened how often.
@@ -59,12 +62,12 @@ struct World {
     line: RefCell<Rc<Cut>>,
     faults: Cell<bool>,
     busy: Cell<u64>,
-    violation: RefCell<Option<String>>,
+    violation: RefCell<Option<Violation>>,
     deeds: RefCell<BTreeMap<&'static str, u64>>,
 }
 
 struct Target {
-    process: Process,
+    thread: Thread,
     gate: GatedVolume,
 }
 
@@ -73,7 +76,7 @@ struct Target {
 pub fn run(seed: u64) -> Report {
     let mut rng = Rng::new(seed);
     let exec = Executor::new(rng.fork());
-    let disks = (0..2).map(|number| SimDisk::new(number, DISK_LEN, &exec, rng.fork())).collect();
+    let disks = (0..2).map(|number| SimDisk::new(number, MODEL, &exec, rng.fork())).collect();
     let world = Rc::new(World {
         exec: exec.clone(),
         disks,
@@ -95,7 +98,7 @@ pub fn run(seed: u64) -> Report {
     }
     let stopped = exec.run(RUN_MAX_US, || world.busy.get() == 0 || world.violation.borrow().is_some());
     if stopped != Stopped::Done {
-        world.blame(format!("{} writers never ended: {stopped:?}", world.busy.get()));
+        world.blame(Invariant::I14, format!("{} writers never ended: {stopped:?}", world.busy.get()));
     }
     let report = Report { violation: world.violation.take(), hash: exec.hash(), deeds: world.deeds.take() };
     world.hold.take();
@@ -109,16 +112,16 @@ impl World {
         *self.deeds.borrow_mut().entry(what).or_default() += 1;
     }
 
-    fn blame(&self, what: String) {
-        self.violation.borrow_mut().get_or_insert(what);
+    fn blame(&self, invariant: Invariant, detail: String) {
+        let at_us = self.exec.now_us();
+        self.violation.borrow_mut().get_or_insert(Violation { invariant, detail, at_us });
     }
 
     /// Starts target and initiator, then does harm to one of them at a time, a fixed number of times.
     async fn harm(self: Rc<Self>, mut rng: Rng) {
-        let process = self.exec.process();
-        let rt: Rt = Rc::new(process.clone());
-        let array = stack::create(&rt, &self.disks, &self.memory, &mut rng).await.expect("blank disks become an array");
-        self.serve(process, &rt, array).await;
+        let thread = Thread::new(&self.exec);
+        let array = stack::create(&thread, &self.disks, &self.memory, &mut rng).await;
+        self.serve(thread, array.expect("blank disks become an array")).await;
         self.start_initiator().await;
         for _ in 0..12 {
             self.exec.sleep_us(rng.between(1_000, 120_000)).await;
@@ -153,7 +156,7 @@ impl World {
     }
 
     async fn restart_target(self: &Rc<Self>, rng: &mut Rng, power: bool) {
-        self.target.take().expect("it runs").process.kill();
+        self.target.take().expect("it runs").thread.process.kill();
         if power {
             self.did("the box loses its power");
             self.disks.iter().for_each(|disk| disk.power_cut(rng.coin()));
@@ -165,13 +168,12 @@ impl World {
         for disk in &self.disks {
             disk.quiet().await;
         }
-        let process = self.exec.process();
-        let rt: Rt = Rc::new(process.clone());
-        let array = stack::assemble(&rt, &self.disks, &self.memory).await.expect("both members are there");
-        self.serve(process, &rt, array).await;
+        let thread = Thread::new(&self.exec);
+        let array = stack::assemble(&thread, &self.disks, &self.memory).await;
+        self.serve(thread, array.expect("both members are there")).await;
     }
 
-    async fn serve(self: &Rc<Self>, process: Process, rt: &Rt, array: Rc<Array>) {
+    async fn serve(self: &Rc<Self>, thread: Thread, array: Rc<Array>) {
         let facts = array.facts();
         let records = facts.load().remove(&VOLUME).into_iter().collect();
         let parts = Parts {
@@ -179,13 +181,13 @@ impl World {
             name: "held".parse().expect("a good name"),
             disk: array.disk(),
             store: Rc::new(Grants(Rc::clone(&array))),
-            rt: Rc::clone(rt),
+            rt: Rc::clone(&thread.rt),
         };
         let gate = GatedVolume::open(parts, &Found { records, complete: facts.complete() }, Some(Epoch(0)));
         let claim = Claim { epoch: EPOCH, shared: false, owners: vec![(HOST, Mode::Rw)] };
         let raised = gate.clone();
-        call(&process, &Rc::default(), async move { raised.raise(claim).await }).await;
-        *self.target.borrow_mut() = Some(Rc::new(Target { process, gate }));
+        call(&thread.process, &Rc::default(), async move { raised.raise(claim).await }).await;
+        *self.target.borrow_mut() = Some(Rc::new(Target { thread, gate }));
         self.changed.wake_all();
     }
 
@@ -227,7 +229,11 @@ impl World {
                 4 => {
                     slot.push(0);
                     let len = ByteLen(BLOCK_BYTES);
-                    if self.ask(move |disk| disk.write_zeroes(at, len, Durability::Cached, true)).await {
+                    if rng.coin() {
+                        // What stands there afterwards is old or zeroes: whoever reads it settles that.
+                        self.ask(move |disk| disk.discard(at, len)).await;
+                        self.check(at, slot).await;
+                    } else if self.ask(move |disk| disk.write_zeroes(at, len, Durability::Cached, true)).await {
                         *slot = vec![0];
                     }
                 }
@@ -259,7 +265,7 @@ impl World {
         let bytes = seen.take();
         for sector in bytes.chunks_exact(512) {
             if !may_hold.contains(&sector[0]) || sector.iter().any(|byte| *byte != sector[0]) {
-                self.blame(format!("I3: {at} reads {}, may be one of {may_hold:?}", sector[0]));
+                self.blame(Invariant::I3, format!("{at} reads {}, may be one of {may_hold:?}", sector[0]));
             }
         }
         if bytes.iter().all(|byte| *byte == bytes[0]) {
@@ -278,7 +284,7 @@ impl World {
         match call(&process, &Rc::default(), async move { operation(&hold).await }).await {
             Some(Ok(())) => true,
             Some(Err(error)) => {
-                self.blame(format!("B-25: the guest was told '{error}' although the bound is far away"));
+                self.blame(Invariant::B25, format!("the guest was told '{error}' although the bound is far away"));
                 false
             }
             None => false,
@@ -303,12 +309,13 @@ impl Connector for Way {
             let incarnation = Incarnation(world.incarnation.get());
             let attachment = Attachment { host: HOST, epoch: EPOCH, incarnation, mode: Mode::Rw };
             let (gate, cut) = (target.gate.clone(), Rc::new(Cut::default()));
-            let attached = call(&target.process, &cut, async move { gate.attach(Request::Exact(attachment)).await });
+            let attached =
+                call(&target.thread.process, &cut, async move { gate.attach(Request::Exact(attachment)).await });
             match attached.await {
                 Some(Ok(session)) => {
                     world.line.replace(Rc::clone(&cut));
                     let (disk, geometry) = (session.disk(), session.geometry());
-                    let link = Link { process: target.process.clone(), cut, disk, geometry, _session: session };
+                    let link = Link { process: target.thread.process.clone(), cut, disk, geometry, _session: session };
                     Ok(Rc::new(link) as Rc<dyn Session>)
                 }
                 Some(Err(refusal)) => Err(ConnectError::Later(refusal.to_string())),

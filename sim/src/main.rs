@@ -11,7 +11,7 @@ fn main() -> Result<()> {
     match matches.subcommand() {
         Some(("run", args)) => run(args),
         Some(("replay", args)) => replay(args),
-        Some(("bugs", _)) => hunt(),
+        Some(("bugs", args)) => hunt(args),
         Some(("crash", args)) => crashes(args),
         _ => unreachable!("clap demands a subcommand"),
     }
@@ -35,7 +35,12 @@ fn command() -> Command {
                 .arg(Arg::new("bug").long("bug").help("with this bug planted"))
                 .arg(Arg::new("verbose").long("verbose").action(ArgAction::SetTrue)),
         )
-        .subcommand(Command::new("bugs").about("Plants each bug and looks for it"))
+        .subcommand(
+            Command::new("bugs")
+                .about("Plants each bug and looks for it")
+                .arg(Arg::new("bug").num_args(0..).help("only these"))
+                .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("where it was found last, first")),
+        )
         .subcommand(
             Command::new("crash")
                 .about("Cuts the power everywhere in every small workload")
@@ -83,8 +88,17 @@ fn named(name: &str) -> Result<units::sabotage::Bug> {
     found.map(|planted| planted.bug).with_context(|| format!("there is no bug '{name}'; `sim bugs` lists them"))
 }
 
-fn hunt() -> Result<()> {
-    let hunts: Vec<_> = bugs::ALL.into_iter().map(|planted| bugs::hunt(planted, false)).collect();
+fn hunt(args: &ArgMatches) -> Result<()> {
+    let names: Vec<&String> = args.get_many("bug").unwrap_or_default().collect();
+    for name in &names {
+        named(name)?;
+    }
+    let wanted = |planted: &bugs::Planted| {
+        let name = format!("{:?}", planted.bug);
+        names.is_empty() || names.iter().any(|wanted| **wanted == name)
+    };
+    let hunts = bugs::ALL.into_iter().filter(wanted).map(|planted| bugs::hunt(planted, args.get_flag("quick")));
+    let hunts: Vec<_> = hunts.collect();
     print!("{}", bugs::table(&hunts));
     let survivors = hunts.iter().filter(|hunt| hunt.found.is_none()).count();
     ensure!(survivors == 0, "{survivors} planted bugs survived");
@@ -95,12 +109,15 @@ fn crashes(args: &ArgMatches) -> Result<()> {
     let ops = *args.get_one::<u64>("ops").expect("has a default");
     ensure!((1..=3).contains(&ops), "--ops is 1, 2 or 3");
     let started = Instant::now();
-    let found = crash::all(usize::try_from(ops).expect("at most three"));
+    let found = crash::run(&crash::workloads(usize::try_from(ops).expect("at most three")), &[]);
     println!("{}", found.page(started.elapsed().as_secs_f64()));
-    if let Some(first) = found.red.first() {
-        bail!("{} crash states are red, the first: {first}", found.red.len());
+    let started = Instant::now();
+    let volumes = crash::volumes();
+    println!("volumes: {}", volumes.page(started.elapsed().as_secs_f64()));
+    match found.red.iter().chain(&volumes.red).next() {
+        Some(first) => bail!("crash states are red, the first: {first}"),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn range(text: &str) -> Result<Range<u64>> {

@@ -1,11 +1,14 @@
 //! The production block stack on fake disks: the few calls that the world and the crash harness share.
 
-use crate::disk::SimDisk;
+use crate::disk::{Model, Queue, SimDisk};
+use crate::executor::{Executor, Process};
 use crate::memory::BoxMemory;
 use crate::rng::Rng;
 use block::gate::Laggards;
 use block::raid::superblock::{FEATURE_RECOVERY, SUPERBLOCK_BYTES, Superblock};
-use block::raid::{self, Array, ArrayState, AssembleOptions, CreateOptions, Member, RaidError, Standing, Start};
+use block::raid::{
+    self, Array, ArrayState, AssembleOptions, CreateOptions, Member, MemberStatus, RaidError, Standing, Start,
+};
 use block::runtime::Rt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -16,14 +19,39 @@ use units::{ArrayId, ByteLen, Moment};
 /// Where an array's data begins on members below 16 GiB (`block::raid::layout`).
 pub const DATA_OFFSET: u64 = 16 << 20;
 /// A member: eight mebibytes of data are 128 chunks of the bitmap, few enough to fill, enough to find one unmarked.
-pub const DISK_LEN: ByteLen = ByteLen::mib(24);
+pub const MODEL: Model = Model::plain(ByteLen::mib(24));
 /// A wall clock that stands still: 2026-01-01.
 const UNIX_SECONDS: u64 = 1_767_225_600;
 
-/// A disk as the array takes it; the label is how it is found again in a status.
-#[must_use]
-pub fn member(disk: &Rc<SimDisk>) -> Member {
-    Member { disk: disk.disk(), label: disk.number.to_string() }
+/// A data-plane thread: a process, and the way of its operations to the kernel.
+#[derive(Clone)]
+pub struct Thread {
+    /// What is killed.
+    pub process: Process,
+    /// As the code under test takes it.
+    pub rt: Rt,
+    queue: Rc<Queue>,
+}
+
+impl Thread {
+    /// A new process with one thread.
+    #[must_use]
+    pub fn new(exec: &Executor) -> Self {
+        let process = exec.process();
+        Self { rt: Rc::new(process.clone()), process, queue: Rc::default() }
+    }
+
+    /// A disk as the array takes it; the label is how it is found again in a status.
+    ///
+    /// # Errors
+    /// The disk is not there, or somebody has it.
+    pub fn member(&self, disk: &Rc<SimDisk>) -> Result<Member, RaidError> {
+        let label = disk.number.to_string();
+        match disk.open(&self.process, &self.queue) {
+            Ok(disk) => Ok(Member { disk, label }),
+            Err(source) => Err(RaidError::Disk { label, source }),
+        }
+    }
 }
 
 /// Makes an array of blank disks, remembered by the box.
@@ -31,7 +59,7 @@ pub fn member(disk: &Rc<SimDisk>) -> Member {
 /// # Errors
 /// What the array says.
 pub async fn create(
-    rt: &Rt,
+    thread: &Thread,
     disks: &[Rc<SimDisk>],
     memory: &Rc<BoxMemory>,
     rng: &mut Rng,
@@ -48,7 +76,8 @@ pub async fn create(
             *byte = rng.word().to_le_bytes()[0];
         }
     };
-    let array = raid::create(options, disks.iter().map(member).collect(), rt, &mut random).await?;
+    let members = disks.iter().map(|disk| thread.member(disk)).collect::<Result<_, _>>()?;
+    let array = raid::create(options, members, &thread.rt, &mut random).await?;
     array.watch_by(memory.witness()).await?;
     Ok(array)
 }
@@ -57,9 +86,10 @@ pub async fn create(
 ///
 /// # Errors
 /// What the array says.
-pub async fn assemble(rt: &Rt, disks: &[Rc<SimDisk>], memory: &Rc<BoxMemory>) -> Result<Rc<Array>, RaidError> {
+pub async fn assemble(thread: &Thread, disks: &[Rc<SimDisk>], memory: &Rc<BoxMemory>) -> Result<Rc<Array>, RaidError> {
     let options = AssembleOptions { start: Start::Witnessed, unix_seconds: UNIX_SECONDS };
-    raid::assemble_witnessed(disks.iter().map(member).collect(), rt, options, memory.witness()).await
+    let members = disks.iter().filter_map(|disk| thread.member(disk).ok()).collect();
+    raid::assemble_witnessed(members, &thread.rt, options, memory.witness()).await
 }
 
 /// The disks whose members stand like this.
@@ -86,20 +116,20 @@ pub fn is_whole(array: &Array) -> bool {
     matches!(array.status().state, ArrayState::Clean | ArrayState::Active)
 }
 
-/// Whether something is still being copied.
+/// Whether something is still to be copied. An array with a member missing calls itself degraded, whatever it copies.
 #[must_use]
 pub fn is_filling(array: &Array) -> bool {
-    let status = array.status();
-    status.state == ArrayState::Resyncing || status.members.iter().any(|member| member.standing == Standing::Recovering)
+    let lacks = |member: &MemberStatus| member.standing == Standing::Recovering || member.lacking > ByteLen(0);
+    array.status().members.iter().any(|member| member.standing != Standing::Faulty && lacks(member))
 }
 
 /// Puts a disk in. A disk of this array is taken as it is; its identity, if it needs a new one, is its number.
 ///
 /// # Errors
 /// What the array says.
-pub async fn add(array: &Array, disk: &Rc<SimDisk>, wipe: bool) -> Result<usize, RaidError> {
+pub async fn add(thread: &Thread, array: &Array, disk: &Rc<SimDisk>, wipe: bool) -> Result<usize, RaidError> {
     let device = u8::try_from(disk.number).expect("few disks") + 100;
-    array.add(member(disk), wipe, [device; 16]).await
+    array.add(thread.member(disk)?, wipe, [device; 16]).await
 }
 
 /// Fails the member on a disk.

@@ -26,12 +26,46 @@ pub enum Bug {
     ResyncOverwritesNewer,
     /// A failed write is tried again and reported as a success (I11).
     EioRetried,
+    /// A superblock, bitmap or facts write fails and the member stays (I11).
+    MetadataEioIgnored,
     /// A degraded write is answered before the failed member is recorded in the superblocks (I6).
     DegradedAckFirst,
     /// The write-intent bit is written after the data instead of before (I6, B-01).
     BitmapAfterData,
     /// A partially recovered member is taken as in sync at assembly (I6, B-03).
     PartialRecoveryTrusted,
+    /// A write-intent bit is cleared although what it stands for was not flushed (I6, I3).
+    BitClearedBeforeFlush,
+    /// Bits are cleared under a bitmap header that does not say so (I6: a member from before comes back by bitmap).
+    ClearingUnannounced,
+    /// A member's superblock is written before the bitmap and the facts that it vouches for (md's order).
+    SuperblockFirst,
+    /// The box's memory of who is in sync is changed before the members are (I14: nobody is known at the next start).
+    WitnessFirst,
+    /// A resync reads the member that is to be filled, not the one that has it (I6).
+    ResyncFromTarget,
+    /// A block is written back to a member that could not read it without keeping application writes away (I6).
+    MendWithoutWindow,
+    /// A returning disk is known by its slot alone (I6: its slot had another member meanwhile).
+    ReaddBySlot,
+    /// A mirrored write counts as done when one member has it (I1).
+    FirstLegEndsTicket,
+    /// A newer incarnation waits for one session of the older one, not for all of them (B-11).
+    SiblingNotDrained,
+    /// The facts are written over the newest of the two slots (I12).
+    FactsOverNewest,
+    /// A volume group's header names a text that is not flushed yet (I3).
+    LvmHeaderFirst,
+    /// A volume counts as zeroed while its zeroes are still on their way (I3).
+    ZeroedTooEarly,
+    /// What a target may have forgotten is not written again after a reconnect (I3).
+    LogNotRewritten,
+    /// A discarded range stays in the log of un-flushed data and is written again (I3).
+    LogKeptOverDiscard,
+    /// An answer counts although its session was replaced before it came (I3).
+    OldSessionBelieved,
+    /// A new initiator does not flush what its predecessor was answered (I3).
+    FirstFlushLeftOut,
     /// A job acts without the store's transaction that its step needs (I9).
     CasSkip,
     /// A destination is let go on before the store says that it is the owner (I9, I2).

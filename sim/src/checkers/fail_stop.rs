@@ -1,7 +1,8 @@
 //! I11: a member that failed a write or a flush is out for good, and durably so, before anybody is told of a success.
 //!
-//! Three tests: the same write is not handed to that member again; when a client is told that a write or flush is done,
-//! no member in sync failed a part of it; and at that moment the members' superblocks name the failed one (the last is
+//! Four tests: the same write is not handed to that member again; when a client is told that a write or flush is done,
+//! no member in sync failed a part of it, and none failed something that carries no stamp (a superblock, a bitmap page, facts,
+//! zeroes) before that write or flush was asked for (B-06); and at that moment the members' superblocks name the failed one (the last is
 //! I6's half: without it a restart takes the stale member for good, docs of `Bug::DegradedAckFirst`).
 
 use super::history::{History, WriteId, stamps};
@@ -14,6 +15,8 @@ pub struct FailStop {
     by_write: BTreeMap<WriteId, BTreeSet<usize>>,
     /// The last failed flush of a disk that was not taken out and put back since.
     failed: BTreeMap<usize, Tick>,
+    /// The last write without a stamp that a disk failed, likewise.
+    failed_other: BTreeMap<usize, Tick>,
 }
 
 /// What the superblocks and the array say of one disk.
@@ -31,12 +34,14 @@ impl FailStop {
         match disk {
             Some(disk) => {
                 self.failed.remove(&disk);
+                self.failed_other.remove(&disk);
                 self.by_write.values_mut().for_each(|disks| {
                     disks.remove(&disk);
                 });
             }
             None => {
                 self.failed.clear();
+                self.failed_other.clear();
                 self.by_write.clear();
             }
         }
@@ -49,8 +54,13 @@ impl FailStop {
             self.failed.insert(disk, now);
             return;
         };
+        let mut stamped = false;
         for (_, stamp) in stamps(data) {
             self.by_write.entry(stamp.write).or_default().insert(disk);
+            stamped = true;
+        }
+        if !stamped {
+            self.failed_other.insert(disk, now);
         }
     }
 
@@ -80,7 +90,8 @@ impl FailStop {
         for &disk in disks {
             self.judge(disk, &format!("write {} of host {whose}", write.0), &standing)?;
         }
-        Ok(())
+        let began = history.op(write).map_or(Tick(0), |op| op.invoked);
+        self.judge_other(began, &standing)
     }
 
     /// A client is told that a flush, asked for at `began`, is done.
@@ -90,6 +101,14 @@ impl FailStop {
     pub fn flushed(&self, began: Tick, standing: impl Fn(usize) -> Option<Standing>) -> Verdict {
         for (&disk, _) in self.failed.iter().filter(|(_, when)| **when > began) {
             self.judge(disk, "a flush", &standing)?;
+        }
+        self.judge_other(began, &standing)
+    }
+
+    /// Who failed metadata is out at once: what is asked for later is not answered with it.
+    fn judge_other(&self, began: Tick, standing: &impl Fn(usize) -> Option<Standing>) -> Verdict {
+        for (&disk, _) in self.failed_other.iter().filter(|(_, when)| **when < began) {
+            self.judge(disk, "what was asked for after its metadata could not be written", standing)?;
         }
         Ok(())
     }

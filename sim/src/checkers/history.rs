@@ -52,6 +52,8 @@ pub struct Op {
     pub sectors: u32,
     /// Whether with FUA.
     pub fua: bool,
+    /// Whether it makes zeroes of the sectors; these carry no stamp.
+    pub zeroes: bool,
     /// When it was asked for.
     pub invoked: Tick,
     /// When it was answered, and how.

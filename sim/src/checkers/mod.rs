@@ -9,11 +9,13 @@
 //! | `no_lost_ack` | I3: reads are linearisable per sector, and what was acknowledged durable survives |
 //! | `no_stale_member` | I6: members in sync are equal; nothing older is copied over something newer |
 //! | `fail_stop` | I11: a member that failed a write is out, durably, before anybody is told of a success |
+//! | `metadata_order` | what a superblock vouches for is on the medium before it |
 //! | `epochs_grow` | I12: no restart, no missing member and no late caller lowers an epoch |
 
 mod epochs_grow;
 mod fail_stop;
 pub mod history;
+mod metadata_order;
 mod no_lost_ack;
 mod no_stale_member;
 mod referee;
@@ -43,6 +45,10 @@ pub enum Invariant {
     I12,
     /// When faults stop, everything converges.
     I14,
+    /// A member's superblock is never newer than its bitmap, as md demands.
+    Order,
+    /// A transport's trouble is no I/O error in the guest (bug class B-25).
+    B25,
     /// A retry does not overtake the operations of a dead session (bug class B-11).
     B11,
 }
@@ -67,6 +73,8 @@ impl fmt::Display for Invariant {
             Self::I11 => "I11",
             Self::I12 => "I12",
             Self::I14 => "I14",
+            Self::Order => "order",
+            Self::B25 => "B-25",
             Self::B11 => "B-11",
         })
     }

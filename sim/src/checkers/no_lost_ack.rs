@@ -87,24 +87,33 @@ impl NoLostAck {
         for (sector, content) in (sector..).zip(bytes.chunks_exact(SECTOR)) {
             let seen = Self::seen(sector, content)?;
             let register = self.register(sector);
-            let Some(candidate) = register.candidates.iter().find(|candidate| candidate.write == seen) else {
+            let is_seen = |candidate: &&Candidate| {
+                let zeroes = history.op(candidate.write).is_none_or(|op| op.zeroes);
+                candidate.write == seen || seen == NEVER_WRITTEN && zeroes
+            };
+            let may = |candidate: &&Candidate| candidate.dead.is_none_or(|dead| dead >= began);
+            let mut all = register.candidates.iter().filter(is_seen);
+            if all.clone().next().is_none() {
                 return Err((
                     Invariant::I3,
                     format!("sector {sector} returns {}, which cannot be there", named(seen, history)),
                 ));
-            };
-            if candidate.dead.is_some_and(|dead| dead < began) {
+            }
+            let mut fit = all.by_ref().filter(may);
+            let (first, others) = (fit.next().copied(), fit.count());
+            let Some(candidate) = first else {
                 let may: Vec<_> = register.candidates.iter().filter(|c| c.dead.is_none()).map(|c| c.write.0).collect();
                 let what = named(seen, history);
                 return Err((
                     Invariant::I3,
                     format!("sector {sector} returns {what}, replaced for certain; may be {may:?}"),
                 ));
-            }
+            };
             // While a write is in flight its members differ, and reads of two members may see it, miss it and see it:
-            // md's mirror does the same. Once it has ended, who saw it has settled what came before.
-            if history.op(seen).is_none_or(|op| op.ended.is_some()) {
-                register.replaced(seen, began, now, history);
+            // md's mirror does the same. Once it has ended, who saw it has settled what came before. Zeroes that more
+            // than one write may have made settle nothing.
+            if others == 0 && history.op(candidate.write).is_none_or(|op| op.ended.is_some()) {
+                register.replaced(candidate.write, began, now, history);
             }
         }
         Ok(())
@@ -195,6 +204,7 @@ mod test {
                 sector: 0,
                 sectors: 1,
                 fua: false,
+                zeroes: false,
                 invoked: self.tick(),
                 told: None,
                 ended: None,

@@ -3,6 +3,7 @@
 use super::epochs_grow::EpochsGrow;
 use super::fail_stop::{FailStop, Standing};
 use super::history::{History, Op, Outcome, Stamp, WriteId, stamps};
+use super::metadata_order;
 use super::no_lost_ack::NoLostAck;
 use super::no_stale_member::{Area, NoStaleMember};
 use super::single_writer::SingleWriter;
@@ -11,6 +12,7 @@ use crate::disk::{Edge, Media, SECTOR, SimDisk, Sparse};
 use crate::executor::Executor;
 use block::{DeviceError, IoData};
 use std::cell::{Cell, Ref, RefCell};
+use std::collections::BTreeSet;
 use std::rc::{Rc, Weak};
 use units::{Epoch, Incarnation};
 
@@ -35,6 +37,8 @@ pub struct Referee {
     /// The last power cut: what was volatile then is no business of a later flush.
     cut: Cell<Tick>,
     history: RefCell<History>,
+    /// Operations in flight, by disk and number, that wrote what stood elsewhere when the disk got them.
+    copies: RefCell<BTreeSet<(usize, u64)>>,
     violations: RefCell<Vec<Violation>>,
     single_writer: RefCell<SingleWriter>,
     no_lost_ack: RefCell<NoLostAck>,
@@ -102,6 +106,8 @@ pub struct Ask {
     pub sectors: u32,
     /// With FUA.
     pub fua: bool,
+    /// It makes zeroes of the sectors.
+    pub zeroes: bool,
 }
 
 impl Referee {
@@ -116,6 +122,7 @@ impl Referee {
             tick: Cell::new(0),
             cut: Cell::default(),
             history: RefCell::default(),
+            copies: RefCell::default(),
             violations: RefCell::default(),
             single_writer: RefCell::default(),
             no_lost_ack: RefCell::default(),
@@ -194,6 +201,7 @@ impl Referee {
             sector: ask.sector,
             sectors: ask.sectors,
             fua: ask.fua,
+            zeroes: ask.zeroes,
             invoked: self.tick(),
             told: None,
             ended: None,
@@ -332,6 +340,14 @@ impl Referee {
         self.judge(self.no_stale_member.borrow().equal(&areas, all, busy, &self.history.borrow()));
     }
 
+    fn superblock_applied(&self, disk: usize, data: &[u8]) -> Verdict {
+        let disks = self.disks.borrow();
+        match disks.iter().filter_map(Weak::upgrade).find(|other| other.number == disk) {
+            Some(disk) => metadata_order::superblock(disk.number, data, disk.media().durable()),
+            None => Ok(()),
+        }
+    }
+
     fn data_len(&self) -> usize {
         let last = self.no_lost_ack.borrow().sectors().max().unwrap_or(0);
         (last as usize + 1) * SECTOR
@@ -360,9 +376,13 @@ impl Referee {
         disks.iter().filter_map(Weak::upgrade).any(|disk| disk.media().live().get(at, SECTOR) == sector)
     }
 
-    fn arrives(&self, disk: usize, at: usize, data: &[u8]) {
-        for (inner, stamp) in stamps(data) {
-            let copy = self.stands(at + inner, &data[inner..inner + SECTOR]);
+    /// Whether everything a disk is given stands on another one, or on it, already: what a resync or a write-back copies.
+    fn is_copy(&self, at: usize, data: &[u8]) -> bool {
+        stamps(data).all(|(inner, _)| self.stands(at + inner, &data[inner..inner + SECTOR]))
+    }
+
+    fn arrives(&self, disk: usize, data: &[u8], copy: bool) {
+        for (_, stamp) in stamps(data) {
             self.judge(self.single_writer.borrow().arrives(disk, stamp, copy, &self.history.borrow()));
         }
     }
@@ -370,9 +390,9 @@ impl Referee {
     fn look_in_flight(&self) {
         let disks: Vec<_> = self.disks.borrow().iter().filter_map(Weak::upgrade).collect();
         for disk in disks.iter().filter(|disk| self.used(disk.number)) {
-            disk.each_in_flight(|_, at, data, applied| {
+            disk.each_in_flight(|op, _, data, applied| {
                 if !applied {
-                    self.arrives(disk.number, at, data);
+                    self.arrives(disk.number, data, self.copies.borrow().contains(&(disk.number, op)));
                 }
             });
         }
@@ -393,20 +413,29 @@ impl Edge for Referee {
             return;
         }
         self.judge(self.fail_stop.borrow().received(disk, data));
+        let copy = self.is_copy(usize::try_from(at).expect("fits memory"), data);
+        if copy {
+            self.copies.borrow_mut().insert((disk, op));
+        }
         if self.used(disk) {
-            self.arrives(disk, usize::try_from(at).expect("fits memory"), data);
+            self.arrives(disk, data, copy);
         }
     }
 
     fn applied(&self, disk: usize, op: u64, at: u64, data: &IoData, before: &[u8]) {
         self.say(|| format!("disk {disk}: {} at {at} applied", brief(data)));
         self.exec.fold(op << 8 | 0x80 | disk as u64);
+        if at == block::raid::superblock::SUPERBLOCK_AT.0 {
+            self.judge(self.superblock_applied(disk, data));
+        }
         self.judge(self.no_stale_member.borrow().applied(disk, data, before, &self.history.borrow()));
     }
 
-    fn ended(&self, disk: usize, op: u64, data: Option<&IoData>, answer: Result<(), DeviceError>) {
+    fn ended(&self, disk: usize, op: u64, write: Option<(u64, &IoData)>, answer: Result<(), DeviceError>) {
         self.exec.fold(op << 8 | 0xc0 | disk as u64);
+        let data = write.map(|(_, data)| data);
         self.say(|| format!("disk {disk}: {} ended: {answer:?}", data.map_or("flush".to_owned(), brief)));
+        self.copies.borrow_mut().remove(&(disk, op));
         if answer.is_err() {
             let now = self.tick();
             self.fail_stop.borrow_mut().failed(disk, data.map(|data| &**data), now);

@@ -3,8 +3,9 @@
 //! Also B-11, the same promise one level down: after an attach with a newer incarnation is answered, nothing of an older
 //! incarnation of that host and epoch arrives. Both are judged at the disks' edge (docs/rfd/0003-gate.md, rules 2, 4).
 //!
-//! Resync copies old content and carries no epoch: a stamp that already stands on another member, at the same place, is
-//! a copy of what the gate admitted, not a late write.
+//! Resync copies old content and carries no epoch: a write of what already stands on another member, at the same place, when
+//! the disk gets it is a copy of what the gate admitted, not a late write. A mirrored write that one member has and the
+//! other has not is none: it was handed to both before it stood anywhere.
 
 use super::history::{History, Op, Stamp};
 use super::{Invariant, Verdict};
@@ -39,7 +40,8 @@ impl SingleWriter {
         *highest = (*highest).max(incarnation);
     }
 
-    /// A member received `stamp`, or still has it in flight when a promise is given. `copy`: it already stands elsewhere.
+    /// A member received `stamp`, or still has it in flight when a promise is given. `copy`: it stood elsewhere when
+    /// the member got it.
     ///
     /// # Errors
     /// I1 or B-11.

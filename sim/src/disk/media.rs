@@ -80,6 +80,18 @@ impl Media {
         }
     }
 
+    /// A bit of what is on the media changes by itself, in the cache's copy as well if that was read from there.
+    pub fn flip(&mut self, at: usize, bit: u8) {
+        let turn = |content: &mut Sparse| {
+            let byte = content.get(at, 1)[0] ^ (1 << (bit % 8));
+            content.write(at, &[byte]);
+        };
+        turn(&mut self.durable);
+        if !self.cached.contains_key(&(at / SECTOR)) {
+            turn(&mut self.live);
+        }
+    }
+
     /// The mark a flush that begins now has to reach.
     #[must_use]
     pub fn mark(&self) -> u64 {

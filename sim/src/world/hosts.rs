@@ -206,7 +206,7 @@ impl Life {
         let (sector, sectors) = self.place();
         let referee = &self.world.referee;
         let (host, epoch, incarnation) = (self.host, self.epoch, self.incarnation);
-        let write = referee.write_begins(Ask { host, epoch, incarnation, sector, sectors, fua });
+        let write = referee.write_begins(Ask { host, epoch, incarnation, sector, sectors, fua, zeroes: false });
         let mut bytes = IoBuf::new(sectors as usize * 512);
         for (sector, part) in (sector..).zip(bytes.chunks_exact_mut(512)) {
             Stamp { write, sector, epoch }.fill(part);

@@ -14,7 +14,7 @@ pub(crate) mod target;
 pub use knobs::Knobs;
 
 use crate::checkers::{Invariant, Referee, Violation};
-use crate::disk::{Happened, SimDisk};
+use crate::disk::SimDisk;
 use crate::executor::{Executor, Stopped};
 use crate::memory::BoxMemory;
 use crate::rng::Rng;
@@ -96,8 +96,7 @@ pub fn run(seed: u64, verbose: bool) -> Report {
     let mut rng = Rng::new(seed);
     let knobs = Knobs::draw(&mut rng);
     let exec = Executor::new(rng.fork());
-    let disks: Vec<_> =
-        (0..knobs.disks).map(|number| SimDisk::new(number, target::DISK_LEN, &exec, rng.fork())).collect();
+    let disks: Vec<_> = (0..knobs.disks).map(|number| SimDisk::new(number, target::MODEL, &exec, rng.fork())).collect();
     let referee = Referee::new(&exec);
     referee.watch(&disks);
     referee.verbose.set(verbose);
@@ -180,17 +179,7 @@ impl World {
     fn report(&self, seed: u64) -> Report {
         let mut deeds = self.deeds.take();
         for disk in &self.disks {
-            let Happened { eio_once, eio_read, broken, hangs, slow, lost_sectors, cut_in_flight } = disk.happened.get();
-            let counts = [
-                ("disk: single EIO of a write or flush", eio_once),
-                ("disk: EIO of a read", eio_read),
-                ("disk: operations refused by a broken or absent disk", broken),
-                ("disk: operations that hung", hangs),
-                ("disk: operations at least 10 times slower", slow),
-                ("disk: cached sectors lost by a power cut", lost_sectors),
-                ("disk: writes in flight at a power cut", cut_in_flight),
-            ];
-            for (name, count) in counts {
+            for (name, count) in disk.happened.get().named() {
                 *deeds.entry(name).or_default() += count;
             }
         }

@@ -4,16 +4,16 @@
 //! two faults ever meet on the last good copy. It counts what it did.
 
 use super::call::call;
-use super::target::{DISK_LEN, Start, Target};
+use super::target::{MODEL, Start, Target};
 use super::{Phase, World};
 use crate::disk::{EIO, ENODEV, Manners, Media};
 use crate::rng::Rng;
+use crate::stack::Thread;
 use std::cell::Cell;
 use std::rc::Rc;
 
 /// A disk that is well.
-const WELL: Manners =
-    Manners { fast_us: 30, slow_us: 400, slower: 1, eio_once: 0, eio_read: 0, hang: 0, hang_ms: 0, broken: None };
+const WELL: Manners = Manners::WELL;
 
 /// What the nemesis can do.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,8 +31,7 @@ enum Harm {
 /// Makes the array and starts the first target.
 pub async fn create(world: &Rc<World>, mut rng: Rng) {
     world.disks.iter().for_each(|disk| disk.manners.set(WELL));
-    let process = world.exec.process();
-    let target = Target::create(world, process, &mut rng).await;
+    let target = Target::create(world, Thread::new(&world.exec), &mut rng).await;
     enter(world, target, false);
 }
 
@@ -232,7 +231,7 @@ async fn boot(world: &Rc<World>, absent: Option<usize>, floor_known: bool) {
 
 /// One attempt.
 async fn try_boot(world: &Rc<World>, start: Start) -> bool {
-    match Target::start(world, world.exec.process(), start).await {
+    match Target::start(world, Thread::new(&world.exec), start).await {
         Ok(target) => {
             let blind = start.floor.is_none() && start.absent.is_some();
             if blind {
@@ -292,7 +291,7 @@ async fn put_back(world: &Rc<World>, target: &Rc<Target>, number: usize, rng: &m
     disk.quiet().await;
     if disk.manners.get().broken == Some(EIO) || rng.chance(3000) {
         world.did("a member is replaced by a blank disk");
-        disk.swap_media(Media::new(usize::try_from(DISK_LEN.0).expect("fits memory")));
+        disk.swap_media(Media::new(usize::try_from(MODEL.len.0).expect("fits memory")));
     } else {
         world.did("a member returns as it was");
     }

@@ -8,19 +8,18 @@ use crate::checkers::Witness;
 use crate::disk::SimDisk;
 use crate::executor::Process;
 use crate::rng::Rng;
-use crate::stack;
+use crate::stack::{self, Thread};
 use block::gate::{
     Attachment, Claim, Declined as GateDeclined, Found, GatedVolume, GrantStore, Laggards, Parts, Refused, Request,
 };
 use block::raid::superblock::Role;
 use block::raid::{Array, RaidError};
-use block::runtime::Rt;
 use block::{DeviceError, Disk, IoFuture};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use units::{Epoch, HostKey, Incarnation, Mode, Moment, VolumeId};
 
-pub use crate::stack::DISK_LEN;
+pub use crate::stack::MODEL;
 
 const VOLUME: VolumeId = VolumeId([7; 16]);
 
@@ -56,7 +55,7 @@ pub struct Session(RefCell<Option<Rc<block::gate::Session>>>);
 
 /// A running target.
 pub struct Target {
-    process: Process,
+    thread: Thread,
     array: Rc<Array>,
     gate: GatedVolume,
     disks: Vec<Rc<SimDisk>>,
@@ -65,22 +64,21 @@ pub struct Target {
 
 impl Target {
     /// Makes a new array of all disks and serves a volume on it.
-    pub async fn create(world: &World, process: Process, rng: &mut Rng) -> Rc<Self> {
-        let rt: Rt = Rc::new(process.clone());
-        let array = stack::create(&rt, &world.disks, &world.memory, rng).await.expect("blank disks become an array");
-        Self::serve(world, process, &rt, array, Some(Epoch(0)))
+    pub async fn create(world: &World, thread: Thread, rng: &mut Rng) -> Rc<Self> {
+        let array =
+            stack::create(&thread, &world.disks, &world.memory, rng).await.expect("blank disks become an array");
+        Self::serve(world, thread, array, Some(Epoch(0)))
     }
 
-    /// Starts on the disks that are there, in `process`; the error is for people.
-    pub async fn start(world: &World, process: Process, start: Start) -> Result<Rc<Self>, String> {
-        let rt: Rt = Rc::new(process.clone());
+    /// Starts on the disks that are there; the error is for people.
+    pub async fn start(world: &World, thread: Thread, start: Start) -> Result<Rc<Self>, String> {
         let there = |disk: &&Rc<SimDisk>| Some(disk.number) != start.absent && disk.manners.get().broken.is_none();
         let disks: Vec<_> = world.disks.iter().filter(there).cloned().collect();
-        let array = stack::assemble(&rt, &disks, &world.memory).await.map_err(|error| error.to_string())?;
-        Ok(Self::serve(world, process, &rt, array, start.floor))
+        let array = stack::assemble(&thread, &disks, &world.memory).await.map_err(|error| error.to_string())?;
+        Ok(Self::serve(world, thread, array, start.floor))
     }
 
-    fn serve(world: &World, process: Process, rt: &Rt, array: Rc<Array>, floor: Option<Epoch>) -> Rc<Self> {
+    fn serve(world: &World, thread: Thread, array: Rc<Array>, floor: Option<Epoch>) -> Rc<Self> {
         let facts = array.facts();
         let found = Found { records: facts.load().remove(&VOLUME).into_iter().collect(), complete: facts.complete() };
         let parts = Parts {
@@ -88,16 +86,16 @@ impl Target {
             name: "sim".parse().expect("a good name"),
             disk: array.disk(),
             store: Rc::new(Grants(Rc::clone(&array))),
-            rt: Rc::clone(rt),
+            rt: Rc::clone(&thread.rt),
         };
         let gate = GatedVolume::open(parts, &found, floor);
         let disks = world.disks.clone();
-        Rc::new(Self { process, array, gate, disks, floor_known: Cell::new(floor.is_some()) })
+        Rc::new(Self { thread, array, gate, disks, floor_known: Cell::new(floor.is_some()) })
     }
 
     /// The process it runs in.
     pub fn process(&self) -> &Process {
-        &self.process
+        &self.thread.process
     }
 
     /// Lets a host in.
@@ -164,7 +162,7 @@ impl Target {
 
     /// Puts a disk into the array; what it refuses is for people.
     pub async fn add(&self, disk: usize, wipe: bool) -> Result<usize, String> {
-        stack::add(&self.array, &self.disks[disk], wipe).await.map_err(|error| error.to_string())
+        stack::add(&self.thread, &self.array, &self.disks[disk], wipe).await.map_err(|error| error.to_string())
     }
 
     /// Everything, for people.
@@ -180,7 +178,7 @@ impl Target {
 impl Witness for Target {
     fn in_sync(&self) -> Option<Vec<bool>> {
         let in_sync = stack::in_sync(&self.array);
-        self.process.alive().then(|| self.disks.iter().map(|disk| in_sync.contains(&disk.number)).collect())
+        self.thread.process.alive().then(|| self.disks.iter().map(|disk| in_sync.contains(&disk.number)).collect())
     }
 
     fn recorded_failed(&self, disk: usize) -> bool {

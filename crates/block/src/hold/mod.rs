@@ -30,6 +30,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use units::sabotage::{Bug, planted};
 use units::{ByteLen, ByteOffset, Epoch, Millis, Moment};
 
 /// One connection to the target. When it is lost, every operation on it ends with [`DeviceError::Disconnected`].
@@ -199,6 +200,9 @@ impl Hold {
 /// un-flushed log went with it. What the target still has becomes durable before anybody goes on.
 async fn first_session(connector: &dyn Connector) -> Result<Rc<dyn Session>, ConnectError> {
     let session = connector.connect().await?;
+    if planted(Bug::FirstFlushLeftOut) {
+        return Ok(session);
+    }
     match session.flush().await {
         Ok(()) | Err(DeviceError::ReadOnly) => Ok(session),
         Err(error) => {
@@ -269,7 +273,7 @@ impl Held {
 
     /// Entries do not overlap, so their order is free.
     async fn rewrite(&self, session: &dyn Session) -> Result<(), DeviceError> {
-        let contents = self.log.borrow().contents();
+        let contents = if planted(Bug::LogNotRewritten) { Vec::new() } else { self.log.borrow().contents() };
         for window in contents.chunks(REWRITE_WINDOW) {
             let writes = window.iter().map(|(at, content)| match content {
                 Content::Data(data) => session.write(*at, data.clone(), Durability::Cached),
@@ -319,7 +323,7 @@ impl Held {
                 }
                 // What was answered on a session that has been replaced since was not in the log when the target was
                 // made to hold it again: the target may have forgotten it, so it is done once more.
-                Ok(()) if turn.is_some() && !self.is_current(&session) => {
+                Ok(()) if turn.is_some() && !self.is_current(&session) && !planted(Bug::OldSessionBelieved) => {
                     turn.into_iter().for_each(WriteTurn::doubt);
                 }
                 answer => return answer,
@@ -390,7 +394,9 @@ impl Held {
     async fn discard(self: Rc<Self>, at: ByteOffset, len: ByteLen) -> Result<(), DeviceError> {
         let turn = Rc::clone(&self.ranges).turn(at, len).await;
         self.until_answered(Some(&turn), |session| session.discard(at, len)).await?;
-        self.log.borrow_mut().forget(at, len);
+        if !planted(Bug::LogKeptOverDiscard) {
+            self.log.borrow_mut().forget(at, len);
+        }
         Ok(())
     }
 

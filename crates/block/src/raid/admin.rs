@@ -18,6 +18,7 @@ use super::witness::MembershipWitness;
 use super::{Member, RaidError, SLOTS_MAX};
 use crate::device::Disk;
 use std::rc::Rc;
+use units::sabotage::{Bug, planted};
 use units::{ByteLen, Millis, Moment, Sectors};
 
 /// Members that hung together come back together, give or take this: a controller's reset brings one disk after the other.
@@ -281,7 +282,8 @@ impl Array {
         let fits = own.data_offset.bytes() + own.size.bytes() <= member.disk.geometry().size.0
             && layout::bitmap_at(&own, bytes).is_some();
         let by_bitmap = known && complete && was_active && unused && same && fits;
-        Ok((by_bitmap && own.events >= bitmap.events_cleared()).then_some(own))
+        let by_slot = planted(Bug::ReaddBySlot) && was_active && fits;
+        Ok((by_slot || by_bitmap && own.events >= bitmap.events_cleared()).then_some(own))
     }
 
     /// Empties a new disk's head, and says where its data will lie.

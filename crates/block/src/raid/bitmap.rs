@@ -7,6 +7,7 @@
 use super::chunks::ChunkSet;
 use std::collections::BTreeSet;
 use std::ops::Range;
+use units::sabotage::{Bug, planted};
 use units::{ArrayId, ByteLen, ByteOffset, Sectors};
 
 /// The unit in which the bitmap is written.
@@ -184,7 +185,9 @@ impl Bitmap {
         if moved {
             self.events_cleared = events;
             // Linux does the same: `need_sync` in drivers/md/md-bitmap.c.
-            self.rewrite_header();
+            if !planted(Bug::ClearingUnannounced) {
+                self.rewrite_header();
+            }
         }
         moved
     }

@@ -13,6 +13,8 @@ use super::leg::{Joined, Leg, Outcome};
 use crate::device::{BlockDevice, DeviceError, Durability, Geometry, IoFuture};
 use crate::runtime::run_to_end;
 use crate::{IoBuf, IoData};
+use futures_util::future::{join_all, select_all};
+use std::iter::once;
 use std::rc::Rc;
 use units::sabotage::{Bug, planted};
 use units::{ByteLen, ByteOffset, Millis, Moment};
@@ -142,15 +144,32 @@ impl Inner {
         if !planted(Bug::BitmapAfterData) {
             self.intend(at, len).await?;
         }
-        let joined = Joined::start_long(&self, started, what.longer(len), self.live().into_iter(), |leg| {
-            what.issue(leg, at, len, how)
-        });
+        let issue = |leg: &Leg| what.issue(leg, at, len, how);
+        if planted(Bug::FirstLegEndsTicket) {
+            let each = self.live().into_iter().map(|leg| Joined::start(&self, started, once(leg), issue)).collect();
+            return self.answer_by_first(each, ticket).await;
+        }
+        let joined = Joined::start_long(&self, started, what.longer(len), self.live().into_iter(), issue);
         let judged = self.judge(joined.await, "a write");
         if planted(Bug::BitmapAfterData) {
             self.intend(at, len).await?;
         }
         drop(ticket);
         judged?;
+        self.may_answer().await
+    }
+
+    /// Only a planted bug does this: the others go on after the answer.
+    async fn answer_by_first(self: Rc<Self>, each: Vec<Joined<()>>, ticket: Ticket) -> Result<(), DeviceError> {
+        let (first, _, others) = select_all(each).await;
+        let inner = Rc::clone(&self);
+        self.rt.spawn(Box::pin(async move {
+            for other in join_all(others).await {
+                let _ = inner.judge(other, "a write");
+            }
+            drop(ticket);
+        }));
+        self.judge(first, "a write")?;
         self.may_answer().await
     }
 

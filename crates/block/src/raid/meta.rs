@@ -14,6 +14,7 @@ use super::witness::Membership;
 use crate::device::{DeviceError, Durability, IoFuture};
 use crate::{IoBuf, IoData};
 use std::rc::Rc;
+use units::sabotage::{Bug, planted};
 use units::{ByteOffset, Sectors};
 
 type Writes = Vec<(ByteOffset, IoData)>;
@@ -31,6 +32,9 @@ pub(super) async fn write_all(inner: Rc<Inner>) {
     while inner.progress.settled.get() < inner.progress.wanted.get() {
         let plan = plan(&inner);
         let (generation, membership) = (plan.generation, plan.membership.clone());
+        if planted(Bug::WitnessFirst) && inner.tell(membership.clone()).await.is_err() {
+            return;
+        }
         let done = match round(&inner, plan).await {
             // The members first: what the witness says of them is never newer than what they say.
             Ok(true) => inner.tell(membership).await.map(|()| true),
@@ -62,6 +66,9 @@ async fn round(inner: &Rc<Inner>, plan: Plan) -> Result<bool, DeviceError> {
     let mut all = true;
     for (leg, outcome) in joined.await {
         if let Outcome::Answered(Err(error)) = outcome {
+            if planted(Bug::MetadataEioIgnored) {
+                continue;
+            }
             all = false;
             if let Err(LastOne) = inner.fail(&leg, &format!("writing its metadata: {error}")) {
                 return Err(error);
@@ -116,10 +123,14 @@ fn plan(inner: &Inner) -> Plan {
             writes.extend(pages.iter().map(|(page, data)| (ByteOffset(at.0 + page.0), data.clone())));
         }
         if let Some(sequence) = facts.filter(|_| leg.facts_room) {
-            writes.push((facts::slot_at(sequence), facts_of(inner, &leg, sequence, events_before)));
+            let slot = if planted(Bug::FactsOverNewest) { sequence / 2 } else { sequence };
+            writes.push((facts::slot_at(slot), facts_of(inner, &leg, sequence, events_before)));
         }
         if superblocks {
             writes.push((SUPERBLOCK_AT, IoBuf::copy_of(&superblock_of(inner, &leg).encode()).freeze()));
+        }
+        if planted(Bug::SuperblockFirst) && leg.by_bitmap.get() {
+            writes.reverse();
         }
         (leg, writes)
     });

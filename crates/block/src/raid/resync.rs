@@ -162,7 +162,8 @@ impl Inner {
         loop {
             let chunks = self.chunks_of(at, ByteLen(len));
             // After the source of a crash's resync has failed, a target is the source: its own copy is what counts.
-            let source = self.in_sync().into_iter().find(|leg| !leg.todo.borrow().touches(chunks.clone()));
+            let has_it = |leg: &Rc<Leg>| leg.todo.borrow().touches(chunks.clone()) == planted(Bug::ResyncFromTarget);
+            let source = self.in_sync().into_iter().find(has_it).or_else(|| self.in_sync().pop());
             let source = source.expect("promote_source leaves one in sync that lacks nothing");
             let len = usize::try_from(len).expect("a window");
             let joined = Joined::start(self, self.rt.now(), std::iter::once(Rc::clone(&source)), |leg| {

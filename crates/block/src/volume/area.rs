@@ -9,6 +9,7 @@ use super::label::{self, Area, Label};
 use super::mda::{self, Committed, HEADER_LEN, Slot};
 use super::text::TEXT_MAX_BYTES;
 use crate::{DeviceError, Disk, Durability, IoBuf};
+use units::sabotage::{Bug, planted};
 use units::{ByteLen, ByteOffset};
 
 /// The metadata area of an opened group.
@@ -79,7 +80,9 @@ pub async fn commit(disk: &Disk, area: Area, old: Option<Slot>, mut text: Vec<u8
         write_range(disk, part.at, now, Durability::Cached).await?;
         rest = later;
     }
-    disk.flush().await?;
+    if !(planted(Bug::LvmHeaderFirst) && old.is_some()) {
+        disk.flush().await?;
+    }
     let slot = Slot { offset, len, checksum: checksum(&text) };
     write_range(disk, area.at, &mda::encode(area, Some(slot)), Durability::Fua).await?;
     Ok(slot)

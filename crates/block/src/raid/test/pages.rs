@@ -36,7 +36,7 @@ fn header_on(disk: &MemDisk) -> Header {
 /// an image of B; write a chunk of the second page, let its bit be cleared, cut the power; start A alone and give it the
 /// image.
 #[test]
-fn a_member_older_than_the_cleared_bits_is_filled_whole() {
+pub(super) fn a_member_older_than_the_cleared_bits_is_filled_whole() {
     let at = 30_800 * CHUNK_BYTES;
     let world = small_chunks();
     world.write(at, 1).unwrap();

@@ -1,12 +1,13 @@
 //! Every planted bug of this room is seen by the test that is there for it (`cargo test -p block --features sabotage`).
 
-use super::{fill, serve, walk};
+use super::{fill, pages, serve, walk};
 use std::panic::catch_unwind;
 use units::sabotage::{Bug, plant};
 
 #[test]
 fn every_planted_bug_is_found() {
-    let cases: [(Bug, fn()); 9] = [
+    let cases: [(Bug, fn()); 10] = [
+        (Bug::ClearingUnannounced, pages::a_member_older_than_the_cleared_bits_is_filled_whole),
         (Bug::FlushNotPassedOn, serve::a_flush_and_fua_reach_every_member),
         (Bug::FuaIgnored, serve::a_flush_and_fua_reach_every_member),
         (Bug::ResyncOverwritesNewer, fill::a_resync_never_overwrites_a_newer_write),
