@@ -8,6 +8,7 @@ mod alone;
 mod certificates;
 mod cold;
 mod deadman;
+mod guard;
 mod images;
 mod membership;
 mod memory;

@@ -44,6 +44,8 @@ pub struct State {
     /// Hosts whose guests do not start.
     pub sluggish: BTreeSet<usize>,
     pub no_qemu: BTreeSet<usize>,
+    /// Hosts whose dead-men let no guest run.
+    pub withheld: BTreeSet<usize>,
     pub floors: BTreeMap<VolumeName, Epoch>,
     pub guests: BTreeMap<(usize, VmName), Tell>,
     pub orders: BTreeMap<(usize, VmName), Orders>,
@@ -148,6 +150,7 @@ impl World {
         if state.no_qemu.contains(&n) {
             report.qemu = None;
         }
+        report.withheld = state.withheld.contains(&n).then(|| "the dead-man pauses all guests".to_owned());
         if state.blind.contains(&n) {
             (report.unlisted, report.guests) = (Some("the disk fails".to_owned()), Vec::new());
         }
