@@ -46,6 +46,8 @@ pub struct State {
     pub no_qemu: BTreeSet<usize>,
     /// Hosts whose dead-men let no guest run.
     pub withheld: BTreeSet<usize>,
+    /// Hosts whose bridge `lan` has no carrier.
+    pub unplugged: BTreeSet<usize>,
     pub floors: BTreeMap<VolumeName, Epoch>,
     pub guests: BTreeMap<(usize, VmName), Tell>,
     pub orders: BTreeMap<(usize, VmName), Orders>,
@@ -151,6 +153,10 @@ impl World {
             report.qemu = None;
         }
         report.withheld = state.withheld.contains(&n).then(|| "the dead-man pauses all guests".to_owned());
+        if state.unplugged.contains(&n) {
+            let why = "its port 'eth1' has no carrier".to_owned();
+            (report.bridges, report.bridges_out) = (Vec::new(), vec![("lan".to_owned(), why)]);
+        }
         if state.blind.contains(&n) {
             (report.unlisted, report.guests) = (Some("the disk fails".to_owned()), Vec::new());
         }
