@@ -26,6 +26,8 @@ mod unknown;
 #[cfg(test)]
 pub mod versions;
 
+#[cfg(test)]
+pub use guest::{machine_of, seed_of};
 pub use host_config::HostConfig;
 
 use crate::identity::Identity;
