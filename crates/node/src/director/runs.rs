@@ -37,6 +37,7 @@ const TAKE_OVER_PAUSE: Duration = Duration::from_millis(500);
 pub struct Handle {
     /// Which job.
     pub id: JobId,
+    starts: bool,
     to: mpsc::Sender<Said>,
     waits: Waits,
 }
@@ -120,6 +121,12 @@ impl Desk {
     #[must_use]
     pub fn working(&self, vm: &VmName) -> Option<JobId> {
         self.runs.borrow().get(vm).map(|handle| handle.id.clone())
+    }
+
+    /// Whether a job is starting this VM.
+    #[must_use]
+    pub fn is_starting(&self, vm: &VmName) -> bool {
+        self.runs.borrow().get(vm).is_some_and(|handle| handle.starts)
     }
 
     /// What a job says that it waits for, beside what is recorded.
@@ -224,7 +231,8 @@ fn carry(desk: &Rc<Desk>, run: Run<Task>, commands: Vec<Command>, begun: Option<
         return begun.into_iter().for_each(|begun| drop(begun.send(Err(busy.clone()))));
     }
     let waits = Waits::default();
-    desk.runs.borrow_mut().insert(vm, Handle { id, to: to.clone(), waits: Rc::clone(&waits) });
+    let starts = matches!(run.record().plan, Task::Recover(_));
+    desk.runs.borrow_mut().insert(vm, Handle { id, starts, to: to.clone(), waits: Rc::clone(&waits) });
     let desk = Rc::clone(desk);
     let blocked = run.record().blocked.clone();
     let (raised, stopped, measured) = (None, None, Measured::default());
