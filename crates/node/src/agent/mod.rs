@@ -87,7 +87,8 @@ struct MachineState {
     target_since: Option<Moment>,
     /// What the dead-man says.
     deadman: Option<Result<DeadmanReport, String>>,
-    complaints: Vec<(String, String)>,
+    /// What is wrong with its bridges.
+    bridges: Vec<(String, String)>,
     /// Why there may be VMs here that nobody knows of.
     unlisted: Option<String>,
     /// Files where VMs' are that are none.
@@ -136,6 +137,7 @@ impl Agent {
         // From here on at one moment: who is not in it was not there.
         let (sequence, guests) = (self.shared.sequences.next(), self.all());
         let (memory, free) = facts::memory(&guests);
+        let (bridges, bridges_out) = if place.is(Role::Host) { network::there(place) } else { Default::default() };
         let state = self.state.borrow();
         let said = state.deadman.as_ref().and_then(|said| said.as_ref().ok());
         let troubles = said.into_iter().flat_map(|said| &said.troubles).map(|text| {
@@ -150,14 +152,15 @@ impl Agent {
             cpus: facts::cpus(),
             qemu,
             accelerator: self.shared.accelerators.found().map_or("tcg", host::vm::Accelerator::word).to_owned(),
-            bridges: if place.is(Role::Host) { network::there() } else { Vec::new() },
+            bridges,
+            bridges_out,
             guests: guests.iter().map(|guest| guest.tell()).chain(self.tell_unknown()).collect(),
             unlisted: state.unlisted.clone(),
             target_up: state.target_since.map(|since| host::runtime::now().since(since)),
             deadman: said.is_some(),
             witnesses: said.map(deadman::witnesses_of).unwrap_or_default(),
-            complaints: complaints.chain(state.complaints.clone()).collect(),
-            faults: state.faults.values().cloned().chain(troubles).collect(),
+            complaints: complaints.collect(),
+            faults: state.faults.values().cloned().chain(troubles).chain(state.bridges.clone()).collect(),
         }
     }
 
@@ -314,10 +317,10 @@ async fn look_around(node: Rc<Node>) {
             _ => None,
         };
         let deadman = Some(deadman::status(place).await);
-        let complaints = if place.is(Role::Host) { network::keep_bridges(place) } else { Vec::new() };
+        let bridges = if place.is(Role::Host) { network::keep_bridges(place) } else { Vec::new() };
         {
             let mut state = node.agent.state.borrow_mut();
-            (state.target_since, state.deadman, state.complaints) = (target_since, deadman, complaints);
+            (state.target_since, state.deadman, state.bridges) = (target_since, deadman, bridges);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -147,6 +147,7 @@ pub mod test {
             qemu: Some((10, 0)),
             accelerator: "tcg".to_owned(),
             bridges: vec!["lan".to_owned()],
+            bridges_out: Vec::new(),
             guests,
             unlisted: None,
             target_up: None,

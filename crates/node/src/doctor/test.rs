@@ -36,6 +36,7 @@ fn report() -> HostReport {
         qemu: Some((10, 0)),
         accelerator: "kvm".to_owned(),
         bridges: Vec::new(),
+        bridges_out: Vec::new(),
         guests: Vec::new(),
         unlisted: None,
         target_up: Some(Millis(1)),

@@ -1,6 +1,7 @@
 //! The director with a real store and real jobs against scripted machines.
 
 mod behind;
+mod place;
 mod unknown;
 pub mod world;
 
