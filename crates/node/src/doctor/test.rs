@@ -41,6 +41,7 @@ fn report() -> HostReport {
         unlisted: None,
         target_up: Some(Millis(1)),
         deadman: true,
+        withheld: None,
         witnesses: Vec::new(),
         complaints: Vec::new(),
         faults: Vec::new(),

@@ -44,6 +44,8 @@ pub struct State {
     /// Hosts whose guests do not start.
     pub sluggish: BTreeSet<usize>,
     pub no_qemu: BTreeSet<usize>,
+    /// Hosts whose dead-men let no guest run.
+    pub withheld: BTreeSet<usize>,
     /// Hosts whose bridge `lan` has no carrier.
     pub unplugged: BTreeSet<usize>,
     pub floors: BTreeMap<VolumeName, Epoch>,
@@ -150,6 +152,7 @@ impl World {
         if state.no_qemu.contains(&n) {
             report.qemu = None;
         }
+        report.withheld = state.withheld.contains(&n).then(|| "the dead-man pauses all guests".to_owned());
         if state.unplugged.contains(&n) {
             let why = "its port 'eth1' has no carrier".to_owned();
             (report.bridges, report.bridges_out) = (Vec::new(), vec![("lan".to_owned(), why)]);
