@@ -1,6 +1,8 @@
 //! The director with a real store and real jobs against scripted machines.
 
 mod behind;
+mod place;
+mod standing;
 mod unknown;
 pub mod world;
 
