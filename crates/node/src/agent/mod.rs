@@ -31,6 +31,8 @@ pub mod versions;
 
 pub use deadman::{arguments as deadman_arguments, file_of as deadman_file};
 pub use guard::arguments as guard_arguments;
+#[cfg(test)]
+pub use guest::{machine_of, seed_of};
 pub use host_config::HostConfig;
 
 use crate::identity::Identity;
