@@ -45,13 +45,14 @@ pub struct Hunt {
 }
 
 /// Every bug that concerns what is simulated.
-pub const ALL: [Planted; 29] = [
+pub const ALL: [Planted; 30] = [
     world(Bug::NoGate, &[Invariant::I1], 0),
     world(Bug::AckBeforeDrain, &[Invariant::I1], 14),
     world(Bug::RequeueNewEpoch, &[Invariant::I1], 0),
     world(Bug::GrantNotDurable, &[Invariant::I12, Invariant::I1], 0),
     world(Bug::DegradedServes, &[Invariant::I12], 0),
     world(Bug::IncarnationOvertakes, &[Invariant::B11], 15),
+    world(Bug::StockOvertakes, &[Invariant::B11, Invariant::I3, Invariant::I6], 0),
     world(Bug::SiblingNotDrained, &[Invariant::B11], 0),
     world(Bug::FirstLegEndsTicket, &[Invariant::I1], 0),
     world(Bug::FlushNotPassedOn, &[Invariant::I3], 2),

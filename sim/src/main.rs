@@ -97,7 +97,11 @@ fn hunt(args: &ArgMatches) -> Result<()> {
         let name = format!("{:?}", planted.bug);
         names.is_empty() || names.iter().any(|wanted| **wanted == name)
     };
-    let hunts = bugs::ALL.into_iter().filter(wanted).map(|planted| bugs::hunt(planted, args.get_flag("quick")));
+    let hunts = bugs::ALL.into_iter().filter(wanted).map(|planted| {
+        let hunt = bugs::hunt(planted, args.get_flag("quick"));
+        eprintln!("{:?}: {:?} after {}", planted.bug, hunt.found.as_ref().map(|(seed, ..)| seed), hunt.seeds);
+        hunt
+    });
     let hunts: Vec<_> = hunts.collect();
     print!("{}", bugs::table(&hunts));
     let survivors = hunts.iter().filter(|hunt| hunt.found.is_none()).count();

@@ -71,6 +71,13 @@ impl BoxMemory {
         states
     }
 
+    /// Whether it names so many members for sure: each of them starts alone.
+    #[must_use]
+    pub fn names(&self, members: usize) -> bool {
+        let all = |state: &Option<Membership>| state.as_ref().is_some_and(|known| known.in_sync.len() == members);
+        self.crash_states().iter().all(all)
+    }
+
     /// The power goes: what was renamed and not synced is chance.
     pub fn power_cut(&self) {
         if self.rng.borrow_mut().coin() {

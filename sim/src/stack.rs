@@ -18,8 +18,9 @@ use units::{ArrayId, ByteLen, Moment};
 
 /// Where an array's data begins on members below 16 GiB (`block::raid::layout`).
 pub const DATA_OFFSET: u64 = 16 << 20;
-/// A member: eight mebibytes of data are 128 chunks of the bitmap, few enough to fill, enough to find one unmarked.
-pub const MODEL: Model = Model::plain(ByteLen::mib(24));
+/// A member: twelve mebibytes of data are 192 chunks of the bitmap, few enough to fill, enough to find one unmarked, and
+/// room for two extents of a volume group.
+pub const MODEL: Model = Model::plain(ByteLen::mib(28));
 /// A wall clock that stands still: 2026-01-01.
 const UNIX_SECONDS: u64 = 1_767_225_600;
 

@@ -50,7 +50,7 @@ pub enum Bug {
     ReaddBySlot,
     /// A mirrored write counts as done when one member has it (I1).
     FirstLegEndsTicket,
-    /// A newer incarnation waits for one session of the older one, not for all of them (B-11).
+    /// A newer incarnation waits for some sessions of the older one, not for all of them (B-11).
     SiblingNotDrained,
     /// The facts are written over the newest of the two slots (I12).
     FactsOverNewest,

@@ -5,6 +5,11 @@
 //! ended. A power cut brings back what no *durable* write replaced: durable by an acknowledged FUA, or by a flush that
 //! began after the acknowledgement (docs/rfd/0002-block-device.md, rule 2). With unique stamps this is the usual
 //! single-register linearisability test, done as the answers come.
+//!
+//! What it excuses, because nobody promises it: while a write is in flight (from its start to its answer, or for ever if
+//! nobody was told), reads may see it, then what was there before, then it again, as members differ and each read asks one of
+//! them. A discard may leave what was there or zeroes. Zeroes carry no stamp: where two writes of zeroes may be meant, a
+//! read of zeroes settles nothing.
 
 use super::history::{History, Op, Stamp, WriteId};
 use super::{Invariant, Tick, Verdict};

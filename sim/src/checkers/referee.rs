@@ -213,6 +213,13 @@ impl Referee {
         write
     }
 
+    /// A client sends a write once more, on a path of this epoch and incarnation.
+    pub fn write_again(&self, write: WriteId, epoch: Epoch, incarnation: Incarnation) {
+        let mut history = self.history.borrow_mut();
+        let op = history.op_mut(write);
+        (op.epoch, op.incarnation) = (epoch, incarnation);
+    }
+
     /// A client is told how its write went. `ended`: nothing of it goes on (false when the session died).
     pub fn write_told(&self, write: WriteId, outcome: Outcome, ended: bool) {
         let now = self.tick();

@@ -49,10 +49,6 @@ pub struct Manners {
     pub hang: u32,
     /// How long at most.
     pub hang_ms: u64,
-    /// A write lands somewhere else and is answered as done: no mirror survives that, checkers must see it.
-    pub misdirect: u32,
-    /// A write is answered as done and does not happen: the same.
-    pub forget: u32,
     /// A bad sector is not replaced by another one when it is written: the write fails as well.
     pub worn: bool,
     /// Every operation fails with this from now on.
@@ -70,13 +66,20 @@ impl Manners {
         eio_read: 0,
         hang: 0,
         hang_ms: 0,
-        misdirect: 0,
-        forget: 0,
         worn: false,
         broken: None,
     };
     /// One in a workload whose every event is looked at: nothing but the order of things matters.
     pub const QUICK: Self = Self { fast_us: 10, slow_us: 40, ..Self::WELL };
+}
+
+/// What a disk says and does not do, in parts of 10 000 per write. No mirror survives that: checkers must see it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lies {
+    /// A write lands somewhere else and is answered as done.
+    pub misdirect: u32,
+    /// A write is answered as done and does not happen.
+    pub forget: u32,
 }
 
 /// How often each fault really happened.

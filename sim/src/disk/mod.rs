@@ -9,7 +9,7 @@ mod media;
 mod queue;
 mod sparse;
 
-pub use manners::{EBUSY, EIO, ENODEV, ENOSPC, Happened, Manners, Model};
+pub use manners::{EBUSY, EIO, ENODEV, ENOSPC, Happened, Lies, Manners, Model};
 pub use media::{Fate as CutFate, Media, SECTOR};
 pub use queue::{Lane, Queue};
 pub use sparse::Sparse;
@@ -48,6 +48,8 @@ pub struct SimDisk {
     pub number: usize,
     /// How it behaves.
     pub manners: Cell<Manners>,
+    /// Whether it lies.
+    pub lies: Cell<Lies>,
     /// What was done to its users.
     pub happened: Cell<Happened>,
     model: Cell<Model>,
@@ -110,6 +112,7 @@ impl SimDisk {
         Rc::new(Self {
             number,
             manners: Cell::new(Manners::WELL),
+            lies: Cell::default(),
             happened: Cell::default(),
             model: Cell::new(model),
             exec: exec.clone(),
@@ -241,7 +244,7 @@ impl SimDisk {
     }
 
     fn fate(&self, at: usize, work: &Work) -> Fate {
-        let (manners, mut rng) = (self.manners.get(), self.rng.borrow_mut());
+        let (manners, lies, mut rng) = (self.manners.get(), self.lies.get(), self.rng.borrow_mut());
         if let Some(errno) = manners.broken {
             self.count(|happened| happened.broken += 1);
             let answer = Err(DeviceError::Failed { errno });
@@ -267,10 +270,10 @@ impl SimDisk {
             answer = Err(DeviceError::Failed { errno: EIO });
         }
         let mut lands = Some(at);
-        if let (Work::Write(data, _), true) = (work, rng.chance(manners.misdirect)) {
+        if let (Work::Write(data, _), true) = (work, rng.chance(lies.misdirect)) {
             // A track beside it.
             lands = Some((at + 64 * 1024) % (self.media.borrow().live().size() - data.len()) / 4096 * 4096);
-        } else if rng.chance(manners.forget) {
+        } else if rng.chance(lies.forget) {
             lands = None;
         }
         Fate { apply_us, after_us, answer, lands }

@@ -227,8 +227,8 @@ fn blocks_and_discards_are_the_models() {
 fn a_disk_can_lie() {
     let (exec, disk) = world(10);
     let handle = opened(&exec, &disk);
-    let write = |disk_manners: Manners| {
-        disk.manners.set(disk_manners);
+    let write = |lies: Lies| {
+        disk.lies.set(lies);
         let handle = Rc::clone(&handle);
         exec.machine().go(async move {
             handle.write(ByteOffset(0), filled(5), Durability::Fua).await.expect("it says so");
@@ -236,8 +236,8 @@ fn a_disk_can_lie() {
         exec.run(exec.now_us() + 1_000_000, || false);
         (0..16).filter(|page| disk.media().live().get(page * 4096, 1)[0] == 5).collect::<Vec<_>>()
     };
-    assert_eq!(write(Manners { forget: 10_000, ..Manners::QUICK }), [] as [usize; 0]);
-    let elsewhere = write(Manners { misdirect: 10_000, ..Manners::QUICK });
+    assert_eq!(write(Lies { forget: 10_000, misdirect: 0 }), [] as [usize; 0]);
+    let elsewhere = write(Lies { misdirect: 10_000, forget: 0 });
     assert!(elsewhere.len() == 1 && elsewhere[0] != 0, "{elsewhere:?}");
     disk.rot(8 * 4096 + 1, 3);
     assert_eq!(disk.media().live().get(8 * 4096, 2), [0, 8]);

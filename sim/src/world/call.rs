@@ -25,6 +25,11 @@ impl Cut {
         self.waiting.wake_all();
     }
 
+    /// `work`, or `None` once this is cut; then `work` is dropped where it stands.
+    pub async fn until<T>(self: &Rc<Self>, work: impl Future<Output = T>) -> Option<T> {
+        until_cut(self, work).await
+    }
+
     /// Whether it was cut.
     #[must_use]
     pub fn is_cut(&self) -> bool {

@@ -1,13 +1,23 @@
 //! What a run is like: which faults are on, how often, how many hosts and disks. Swarm testing: a fault that is always
 //! on hides what only happens without it, so each kind is off in some runs (Groce and others, "Swarm testing", 2012).
 
+use crate::disk::Model;
 use crate::rng::Rng;
+use crate::stack::MODEL;
 
 /// The settings of one run, drawn from its seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Knobs {
-    /// Member disks: 2 or 3.
+    /// Members of the mirror: 2 or 3.
+    pub slots: usize,
+    /// Disks in the box: as many, or one more, which may take the place of one.
     pub disks: usize,
+    /// What the disks are like.
+    pub model: Model,
+    /// The volume lies in a volume group on the array; else it is the array.
+    pub group: bool,
+    /// The hosts are stock clients: no epoch, no incarnation, a retry on another path.
+    pub stock: bool,
     /// Hosts that want the volume: 2 or 3.
     pub hosts: u8,
     /// Operations one host keeps in flight.
@@ -30,6 +40,8 @@ pub struct Knobs {
     pub flushes: u32,
     /// See `reads`.
     pub fuas: u32,
+    /// Parts of 10 000 of the operations that are discards or write zeroes.
+    pub zeroes: u32,
     /// The target is killed.
     pub kill: bool,
     /// The box loses its power.
@@ -44,6 +56,16 @@ pub struct Knobs {
     pub hang: bool,
     /// Members are up to 1000 times slower for a while.
     pub slow: bool,
+    /// Flushes take seconds for a while, and the disk does nothing else meanwhile.
+    pub flush: bool,
+    /// Sectors of a member become unreadable.
+    pub sectors_fail: bool,
+    /// A bit of a member's metadata turns before a start.
+    pub rot: bool,
+    /// Two members of three are harmed at once.
+    pub pair: bool,
+    /// A start is cut in its middle.
+    pub again: bool,
     /// A member is missing at a restart.
     pub missing: bool,
     /// The state folder takes no file for a while.
@@ -65,19 +87,29 @@ impl Knobs {
         let (eio, breaks, hang, slow) = (on(5000), on(5000), on(4000), on(4000));
         let (missing, no_floor, tear, standby) = (on(5000), on(4000), on(5000), on(4000));
         let (failover, restart, full) = (on(8000), on(6000), on(3000));
+        let (flush, sectors_fail, rot, pair, again) = (on(3000), on(7000), on(3000), on(5000), on(4000));
+        let (spare, group, stock, discard) = (on(3000), on(3000), on(2500), on(3000));
+        let block_bytes = if on(2500) { 4096 } else { 512 };
+        let slots = if rng.chance(7000) { 2 } else { 3 };
         Self {
-            disks: if rng.chance(7000) { 2 } else { 3 },
+            slots,
+            disks: slots + usize::from(spare),
+            model: Model { block_bytes, discard, ..MODEL },
+            group,
+            stock,
             hosts: if rng.coin() { 2 } else { 3 },
             depth: rng.between(1, 4),
             pause_us: [2_000, 10_000, 40_000, 400_000][rng.index(4)],
             chaos_ms: rng.between(3_000, 12_000),
             nemesis_ms: rng.between(200, 2_000),
             failover_ms: failover.then(|| rng.between(300, 4_000)),
-            restart_ms: restart.then(|| rng.between(300, 4_000)),
-            sectors: [16, 64, 1600, 16_000][rng.index(4)],
+            restart_ms: (restart && !stock).then(|| rng.between(300, 4_000)),
+            // What a stock client's old path delivers late matters where it has written since.
+            sectors: [16, 64, 1600, 16_000][rng.index(if stock { 2 } else { 4 })],
             reads: [1000, 3000, 6000][rng.index(3)],
             flushes: [0, 300, 1500][rng.index(3)],
             fuas: [0, 1000, 4000][rng.index(3)],
+            zeroes: [0, 300, 1500][rng.index(3)],
             kill,
             power,
             torn,
@@ -85,10 +117,16 @@ impl Knobs {
             breaks,
             hang,
             slow,
+            flush,
+            // Where a member may be failed while the other one cannot be read everywhere, something is lost.
+            sectors_fail: sectors_fail && !hang && !slow && !flush,
+            rot,
+            pair,
+            again,
             missing,
             full,
             no_floor,
-            tear,
+            tear: tear || stock,
             standby,
         }
     }

@@ -1,7 +1,7 @@
 //! The world of one run: a box with disks and a target, hosts that write, a manager that moves the volume, a nemesis.
 //!
-//! Two phases. Chaos: faults as the knobs say, always inside what the design promises to survive (one member at a time,
-//! none while redundancy is not restored). Then faults stop, and everything must converge within [`HEAL_MAX_MS`]: target
+//! Two phases. Chaos: faults as the knobs say, always inside what the design promises to survive (one member at a time, two
+//! of three, none while no other holds everything). Then faults stop, and everything must converge within [`HEAL_MAX_MS`]: target
 //! up, all members in sync, a raise acknowledged, every sector read back, members equal (I14).
 
 pub(crate) mod call;
@@ -14,7 +14,7 @@ pub(crate) mod target;
 pub use knobs::Knobs;
 
 use crate::checkers::{Invariant, Referee, Violation};
-use crate::disk::SimDisk;
+use crate::disk::{Lies, SimDisk};
 use crate::executor::{Executor, Stopped};
 use crate::memory::BoxMemory;
 use crate::rng::Rng;
@@ -93,10 +93,17 @@ pub(crate) struct World {
 /// Runs one seed.
 #[must_use]
 pub fn run(seed: u64, verbose: bool) -> Report {
+    run_on(seed, verbose, Lies::default())
+}
+
+/// Runs one seed on disks that lie, which no mirror survives: for whoever wants to see the checkers see it.
+#[must_use]
+pub fn run_on(seed: u64, verbose: bool, lies: Lies) -> Report {
     let mut rng = Rng::new(seed);
     let knobs = Knobs::draw(&mut rng);
     let exec = Executor::new(rng.fork());
-    let disks: Vec<_> = (0..knobs.disks).map(|number| SimDisk::new(number, target::MODEL, &exec, rng.fork())).collect();
+    let disks: Vec<_> = (0..knobs.disks).map(|number| SimDisk::new(number, knobs.model, &exec, rng.fork())).collect();
+    disks.iter().for_each(|disk| disk.lies.set(lies));
     let referee = Referee::new(&exec);
     referee.watch(&disks);
     referee.verbose.set(verbose);

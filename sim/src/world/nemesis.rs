@@ -4,11 +4,12 @@
 //! two faults ever meet on the last good copy. It counts what it did.
 
 use super::call::call;
-use super::target::{MODEL, Start, Target};
+use super::target::{Start, Target};
 use super::{Phase, World};
+use crate::checkers::Witness;
 use crate::disk::{EIO, ENODEV, Manners, Media};
 use crate::rng::Rng;
-use crate::stack::Thread;
+use crate::stack::{self, Thread};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -24,7 +25,9 @@ enum Harm {
     Breaks,
     Vanishes,
     Hangs,
+    Sectors,
     Slow,
+    Flush,
     Full,
 }
 
@@ -56,8 +59,25 @@ pub async fn harm(world: Rc<World>, mut rng: Rng) {
             Harm::Kill => restart(&world, &mut rng, false).await,
             Harm::Power => restart(&world, &mut rng, true).await,
             Harm::Slow => slow(&world, &mut rng).await,
+            Harm::Flush => slow_flushes(&world, &mut rng).await,
             Harm::Full => full(&world, &mut rng).await,
-            member => harm_member(&world, member, &mut rng).await,
+            Harm::Sectors => spoil(&world, &mut rng),
+            member if world.knobs.pair && world.knobs.slots == 3 => {
+                let other = [Harm::Eio, Harm::Breaks, Harm::Vanishes, Harm::Hangs][rng.index(4)];
+                let (mut left, mut right, first) = (rng.fork(), rng.fork(), rng.index(3));
+                let disks = at_work(&world);
+                if let (true, [_, _, _]) = (whole(&world), &disks[..]) {
+                    world.did("two members are harmed at once");
+                    let one = harm_member(&world, member, disks[first], &mut left);
+                    stack::both(one, harm_member(&world, other, disks[(first + 1) % 3], &mut right)).await;
+                }
+            }
+            member => {
+                let disks = at_work(&world);
+                if let Some(disk) = disks.get(rng.index(disks.len().max(1))) {
+                    harm_member(&world, member, *disk, &mut rng).await;
+                }
+            }
         }
     }
 }
@@ -100,6 +120,8 @@ fn choices(world: &World) -> Vec<Harm> {
         (knobs.breaks, Harm::Breaks),
         (knobs.breaks, Harm::Vanishes),
         (knobs.hang, Harm::Hangs),
+        (knobs.sectors_fail, Harm::Sectors),
+        (knobs.flush, Harm::Flush),
         (knobs.slow, Harm::Slow),
         (knobs.full, Harm::Full),
     ];
@@ -112,12 +134,39 @@ fn whole(world: &World) -> bool {
     well && target.as_ref().is_some_and(|target| target.process().alive() && target.is_whole())
 }
 
-/// One member, and only while the others are good.
-async fn harm_member(world: &Rc<World>, harm: Harm, rng: &mut Rng) {
-    if !whole(world) {
+/// The disks that work in the running array.
+fn at_work(world: &World) -> Vec<usize> {
+    world.target.borrow().as_ref().map(|target| target.at_work()).unwrap_or_default()
+}
+
+/// Whether every disk but this one can be read everywhere.
+fn others_are_clean(world: &World, number: usize) -> bool {
+    world.disks.iter().all(|disk| disk.number == number || disk.bad_sectors() == 0)
+}
+
+/// Some sectors of the volume cannot be read any more on one member, which the others have.
+fn spoil(world: &Rc<World>, rng: &mut Rng) {
+    let disks = at_work(world);
+    if !whole(world) || disks.is_empty() {
         return;
     }
-    let disk = Rc::clone(&world.disks[rng.index(world.disks.len())]);
+    let disk = &world.disks[disks[rng.index(disks.len())]];
+    if !others_are_clean(world, disk.number) {
+        return;
+    }
+    world.did("sectors of a member become unreadable");
+    let start = world.target.borrow().as_ref().map_or(0, |target| target.data_offset());
+    for _ in 0..[2, 8, 18][rng.index(3)] {
+        disk.spoil(usize::try_from(start / 512 + rng.below(u64::from(world.knobs.sectors))).expect("small"));
+    }
+}
+
+/// One member, and only while the others are good.
+async fn harm_member(world: &Rc<World>, harm: Harm, number: usize, rng: &mut Rng) {
+    if !whole(world) || !others_are_clean(world, number) {
+        return;
+    }
+    let disk = Rc::clone(&world.disks[number]);
     let manners = match harm {
         Harm::Eio => Manners { eio_once: [50, 250, 450][rng.index(3)], eio_read: 600, ..WELL },
         Harm::Hangs => Manners { hang: 500, hang_ms: rng.between(100, 6_000), ..WELL },
@@ -159,6 +208,39 @@ async fn slow(world: &Rc<World>, rng: &mut Rng) {
     }
 }
 
+/// Flushes take seconds for a while, and nothing else is done meanwhile.
+async fn slow_flushes(world: &Rc<World>, rng: &mut Rng) {
+    world.did("flushes last for a while");
+    let flush_ms = [100, 1_000, 4_000][rng.index(3)];
+    for disk in &world.disks {
+        if rng.coin() {
+            disk.manners.set(Manners { flush_ms, ..disk.manners.get() });
+        }
+    }
+    world.exec.sleep_us(rng.between(100, 5_000) * 1000).await;
+    for disk in &world.disks {
+        disk.manners.set(Manners { flush_ms: 0, ..disk.manners.get() });
+    }
+}
+
+/// Before a start, one member's metadata is not what was written: a bit turned, or sectors cannot be read.
+fn harm_metadata(world: &World, rng: &mut Rng) {
+    let disk = &world.disks[rng.index(world.disks.len())];
+    if !others_are_clean(world, disk.number) {
+        return;
+    }
+    // The superblock, the bitmap, the facts' two slots.
+    let at = [4096, 8192, 1 << 20, (1 << 20) + (512 << 10)][rng.index(4)] + rng.below(256);
+    let at = usize::try_from(at).expect("small");
+    if world.knobs.rot {
+        world.did("a bit of a member's metadata turns");
+        disk.rot(at, rng.word().to_le_bytes()[0]);
+    } else {
+        world.did("a member's metadata cannot be read at a start");
+        disk.spoil(at / 512);
+    }
+}
+
 /// The state folder takes no file for a while: nothing that needs a new membership is answered meanwhile.
 async fn full(world: &Rc<World>, rng: &mut Rng) {
     world.did("the state folder is full for a while");
@@ -180,14 +262,16 @@ async fn restart(world: &Rc<World>, rng: &mut Rng, power: bool) {
     let Some(target) = world.target.borrow_mut().take() else {
         return;
     };
-    let was_whole = target.is_whole() && world.disks.iter().all(|disk| disk.manners.get().broken.is_none());
+    // Who came in while the state folder was full is not remembered yet: the others are needed to start.
+    let was_whole = target.is_whole()
+        && world.memory.names(world.knobs.slots)
+        && world.disks.iter().all(|disk| disk.manners.get().broken.is_none());
+    let members = target.at_work();
     target.process().kill();
     world.referee.target(None);
     if power {
         world.did("the box loses its power");
-        world.disks.iter().for_each(|disk| disk.power_cut(world.knobs.torn));
-        world.memory.power_cut();
-        world.referee.power_cut();
+        cut_power(world);
     } else {
         world.did("the target is killed");
     }
@@ -197,7 +281,12 @@ async fn restart(world: &Rc<World>, rng: &mut Rng, power: bool) {
     for disk in &world.disks {
         disk.quiet().await;
     }
-    let absent = (world.knobs.missing && was_whole && rng.coin()).then(|| rng.index(world.disks.len()));
+    let absent = (world.knobs.missing && was_whole && rng.coin()).then(|| members[rng.index(members.len())]);
+    let absent = absent.filter(|absent| others_are_clean(world, *absent));
+    let metadata = world.knobs.rot || world.knobs.sectors_fail;
+    if metadata && absent.is_none() && was_whole && rng.chance(3000) {
+        harm_metadata(world, rng);
+    }
     if let Some(disk) = absent {
         world.did("a member is missing at a restart");
         world.disks[disk].manners.set(Manners { broken: Some(ENODEV), ..WELL });
@@ -213,7 +302,35 @@ async fn restart(world: &Rc<World>, rng: &mut Rng, power: bool) {
         }
         world.did("an old or unfinished member is not started alone");
     }
+    if world.knobs.again && rng.coin() {
+        half_boot(world, Start { absent, floor: floor_known.then(|| world.store.get()) }, rng).await;
+    }
     boot(world, absent, floor_known).await;
+}
+
+fn cut_power(world: &World) {
+    world.disks.iter().for_each(|disk| disk.power_cut(world.knobs.torn));
+    world.memory.power_cut();
+    world.referee.power_cut();
+}
+
+/// A start that is cut in its middle, by a kill or with the power.
+async fn half_boot(world: &Rc<World>, start: Start, rng: &mut Rng) {
+    world.did("a start is cut in its middle");
+    let (thread, starting) = (Thread::new(&world.exec), Rc::clone(world));
+    let (process, its_thread) = (thread.process.clone(), thread.clone());
+    process.go(async move {
+        let _target = Target::start(&starting, its_thread, start).await;
+        std::future::pending::<()>().await;
+    });
+    world.exec.sleep_us(rng.below(20_000)).await;
+    process.kill();
+    if world.knobs.power && rng.coin() {
+        cut_power(world);
+    }
+    for disk in &world.disks {
+        disk.quiet().await;
+    }
 }
 
 /// Starts targets until one comes up.
@@ -279,8 +396,10 @@ pub async fn repair(world: Rc<World>, mut rng: Rng) {
             world.blind.set(false);
             target.floor(world.store.get());
         }
-        if let Some(disk) = target.lost_disk() {
-            put_back(&world, &target, disk, &mut rng).await;
+        let at_work = target.at_work();
+        let idle: Vec<usize> = (0..world.disks.len()).filter(|disk| !at_work.contains(disk)).collect();
+        if at_work.len() < world.knobs.slots {
+            put_back(&world, &target, idle[rng.index(idle.len())], &mut rng).await;
         }
     }
 }
@@ -291,7 +410,7 @@ async fn put_back(world: &Rc<World>, target: &Rc<Target>, number: usize, rng: &m
     disk.quiet().await;
     if disk.manners.get().broken == Some(EIO) || rng.chance(3000) {
         world.did("a member is replaced by a blank disk");
-        disk.swap_media(Media::new(usize::try_from(MODEL.len.0).expect("fits memory")));
+        disk.swap_media(Media::new(usize::try_from(world.knobs.model.len.0).expect("fits memory")));
     } else {
         world.did("a member returns as it was");
     }

@@ -14,14 +14,16 @@ use block::gate::{
 };
 use block::raid::superblock::Role;
 use block::raid::{Array, RaidError};
+use block::volume::{EXTENT_LEN, Existing, GroupIds, VolumeError, VolumeGroup};
 use block::{DeviceError, Disk, IoFuture};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use units::{Epoch, HostKey, Incarnation, Mode, Moment, VolumeId};
-
-pub use crate::stack::MODEL;
+use units::{ByteLen, Epoch, HostKey, Incarnation, Mode, Moment, VolumeId};
 
 const VOLUME: VolumeId = VolumeId([7; 16]);
+
+/// Where a group's extents begin on its disk.
+const VOLUME_AT: u64 = 1 << 20;
 
 /// How a target starts.
 #[derive(Clone, Copy, Debug)]
@@ -59,15 +61,20 @@ pub struct Target {
     array: Rc<Array>,
     gate: GatedVolume,
     disks: Vec<Rc<SimDisk>>,
+    /// Where the volume begins on each disk.
+    start: u64,
     floor_known: Cell<bool>,
 }
 
 impl Target {
     /// Makes a new array of all disks and serves a volume on it.
     pub async fn create(world: &World, thread: Thread, rng: &mut Rng) -> Rc<Self> {
-        let array =
-            stack::create(&thread, &world.disks, &world.memory, rng).await.expect("blank disks become an array");
-        Self::serve(world, thread, array, Some(Epoch(0)))
+        let members = &world.disks[..world.knobs.slots];
+        let array = stack::create(&thread, members, &world.memory, rng).await.expect("blank disks become an array");
+        if world.knobs.group {
+            make_volume(&thread, &array).await.expect("good disks");
+        }
+        Self::serve(world, thread, array, Some(Epoch(0))).await.expect("what was just made")
     }
 
     /// Starts on the disks that are there; the error is for people.
@@ -75,22 +82,29 @@ impl Target {
         let there = |disk: &&Rc<SimDisk>| Some(disk.number) != start.absent && disk.manners.get().broken.is_none();
         let disks: Vec<_> = world.disks.iter().filter(there).cloned().collect();
         let array = stack::assemble(&thread, &disks, &world.memory).await.map_err(|error| error.to_string())?;
-        Ok(Self::serve(world, thread, array, start.floor))
+        Self::serve(world, thread, array, start.floor).await
     }
 
-    fn serve(world: &World, thread: Thread, array: Rc<Array>, floor: Option<Epoch>) -> Rc<Self> {
+    async fn serve(world: &World, thread: Thread, array: Rc<Array>, floor: Option<Epoch>) -> Result<Rc<Self>, String> {
+        let disk = if world.knobs.group {
+            let group = VolumeGroup::open(&thread.rt, &array.disk()).await;
+            group.and_then(|mut group| group.volume(VOLUME)).map_err(|error| error.to_string())?
+        } else {
+            array.disk()
+        };
         let facts = array.facts();
         let found = Found { records: facts.load().remove(&VOLUME).into_iter().collect(), complete: facts.complete() };
         let parts = Parts {
             id: VOLUME,
             name: "sim".parse().expect("a good name"),
-            disk: array.disk(),
+            disk,
             store: Rc::new(Grants(Rc::clone(&array))),
             rt: Rc::clone(&thread.rt),
         };
         let gate = GatedVolume::open(parts, &found, floor);
         let disks = world.disks.clone();
-        Rc::new(Self { thread, array, gate, disks, floor_known: Cell::new(floor.is_some()) })
+        let start = stack::DATA_OFFSET + if world.knobs.group { VOLUME_AT } else { 0 };
+        Ok(Rc::new(Self { thread, array, gate, disks, start, floor_known: Cell::new(floor.is_some()) }))
     }
 
     /// The process it runs in.
@@ -101,7 +115,16 @@ impl Target {
     /// Lets a host in.
     pub async fn attach(&self, host: u8, epoch: Epoch, incarnation: Incarnation) -> Result<Session, Denied> {
         let attachment = Attachment { host: key(host), epoch, incarnation, mode: Mode::Rw };
-        match self.gate.attach(Request::Exact(attachment)).await {
+        self.let_in(Request::Exact(attachment)).await
+    }
+
+    /// Lets a stock client of a host in.
+    pub async fn attach_stock(&self, host: u8) -> Result<Session, Denied> {
+        self.let_in(Request::Stock { host: key(host), mode: Mode::Rw }).await
+    }
+
+    async fn let_in(&self, request: Request) -> Result<Session, Denied> {
+        match self.gate.attach(request).await {
             Ok(session) => Ok(Session(RefCell::new(Some(session)))),
             Err(refusal) => match refusal.why {
                 Refused::OldEpoch { .. } | Refused::OldIncarnation { .. } | Refused::NotGranted { .. } => {
@@ -154,10 +177,9 @@ impl Target {
         stack::is_filling(&self.array)
     }
 
-    /// A disk that is not at work in the array.
-    pub fn lost_disk(&self) -> Option<usize> {
-        let at_work = stack::at_work(&self.array);
-        self.disks.iter().map(|disk| disk.number).find(|disk| !at_work.contains(disk))
+    /// The disks that work in the array.
+    pub fn at_work(&self) -> Vec<usize> {
+        stack::at_work(&self.array)
     }
 
     /// Puts a disk into the array; what it refuses is for people.
@@ -193,7 +215,7 @@ impl Witness for Target {
     }
 
     fn data_offset(&self) -> u64 {
-        stack::DATA_OFFSET
+        self.start
     }
 }
 
@@ -203,11 +225,34 @@ impl Session {
         self.0.borrow().as_ref().expect("asked only while it is open").disk()
     }
 
+    /// What it was admitted as.
+    pub fn attachment(&self) -> Attachment {
+        self.0.borrow().as_ref().expect("asked only while it is open").attachment()
+    }
+
+    /// The client has sent something.
+    pub fn heard(&self) {
+        if let Some(session) = &*self.0.borrow() {
+            session.heard();
+        }
+    }
+
     /// The connection is gone. What it started below goes on.
     pub fn close(&self) {
         let session = self.0.borrow_mut().take();
         drop(session);
     }
+}
+
+/// Makes the volume: two extents at the beginning of a new group.
+async fn make_volume(thread: &Thread, array: &Array) -> Result<(), VolumeError> {
+    const NOW: u64 = 1_767_225_600;
+    let ids = GroupIds { group: [1; 16], physical: [2; 16] };
+    let (pool, name) = ("pool".parse().expect("a good name"), "sim".parse().expect("a good name"));
+    let mut group = VolumeGroup::create(&thread.rt, &array.disk(), &pool, ids, Existing::Refuse, NOW).await?;
+    group.create_volume(&name, VOLUME, ByteLen(2 * EXTENT_LEN.0), NOW).await?;
+    let zeroed = group.zeroing(VOLUME)?.run(|_| ()).await?;
+    group.publish(zeroed, NOW).await.map(|_| ())
 }
 
 /// The array's facts as the gate's durable place.

@@ -145,7 +145,7 @@ impl Inner {
             self.intend(at, len).await?;
         }
         let issue = |leg: &Leg| what.issue(leg, at, len, how);
-        if planted(Bug::FirstLegEndsTicket) {
+        if planted(Bug::FirstLegEndsTicket) && len > ByteLen(4096) {
             let each = self.live().into_iter().map(|leg| Joined::start(&self, started, once(leg), issue)).collect();
             return self.answer_by_first(each, ticket).await;
         }
