@@ -77,7 +77,7 @@ fn images_arrive_whole() {
     alpha.ask_refused("POST", "/v1/images", &named("qcow2"), "bad_request");
     alpha.ask_refused("POST", "/v1/images", &json!({"path": qcow2, "volume": "x", "format": "raw"}), "bad_request");
     alpha.ask_refused("POST", "/v1/images", &import(&alpha.path("etc"), "x"), "bad_request");
-    alpha.ask_refused("POST", "/v1/images", &import(&alpha.path("none"), "x"), "files");
+    alpha.ask_refused("POST", "/v1/images", &import(&alpha.path("none"), "x"), "bad_request");
     alpha.ask_refused("GET", "/v1/works/import-99", &Value::Null, "not_found");
     alpha.ask_refused("GET", "/v1/volumes/x", &Value::Null, "not_found");
     // The machine's owner only: another member is refused at the door.
