@@ -86,7 +86,7 @@ async fn connection(node: Rc<Node>, plain: Transport, tls: Option<ServerTls>, st
                     let caller = transport.host_key().map_or(Caller::Nobody, |key| Caller::Machine { key, user: None });
                     (transport, caller)
                 }
-                Err(error) => return tracing::info!("{from:?} was not let in: {error}"),
+                Err(error) => return tracing::info!("{from} was not let in: {error}"),
             }
         }
     };

@@ -163,7 +163,9 @@ fn witnesses(place: &Place) -> Result<usize, String> {
     }
     let unread = |why: &dyn std::fmt::Display| format!("who the witnesses are cannot be read: {why}");
     let text = read_text(&file).map_err(|problem| unread(&problem))?;
-    toml::from_str::<Config>(&text).map(|config| config.witness.len()).map_err(|error| unread(&error))
+    toml::from_str::<Config>(&text)
+        .map(|config| config.witness.len())
+        .map_err(|error| unread(&crate::versions::toml_mistake(&text, &error)))
 }
 
 fn judge(standing: StandingReport) -> Leave {

@@ -315,6 +315,9 @@ async fn look_around(node: Rc<Node>) {
         let complaints = if place.is(Role::Host) { network::keep_bridges(place) } else { Vec::new() };
         {
             let mut state = node.agent.state.borrow_mut();
+            for (text, hint) in complaints.iter().filter(|it| !state.complaints.contains(it)) {
+                tracing::warn!("{text}; hint: {hint}");
+            }
             (state.target_since, state.deadman, state.complaints) = (target_since, deadman, complaints);
         }
         tokio::time::sleep(LOOK_EVERY).await;
