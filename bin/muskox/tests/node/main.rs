@@ -8,6 +8,8 @@ mod alone;
 mod certificates;
 mod cold;
 mod deadman;
+#[path = "../common/flood.rs"]
+mod flood;
 mod images;
 mod membership;
 mod memory;

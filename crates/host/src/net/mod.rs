@@ -6,6 +6,7 @@
 
 mod acked;
 mod bridge;
+mod door;
 mod link;
 mod listen;
 mod stream;
@@ -15,7 +16,8 @@ mod transport;
 
 pub use acked::Acknowledged;
 pub use bridge::{bridges, keep_bridge};
-pub use listen::{Listener, NetError, connect_tcp, connect_unix};
+pub use door::{Lobby, LogBudget, Place, Places, Source};
+pub use listen::{Listener, NetError, connect_tcp, connect_unix, when_there};
 pub use tap::{TapOwner, keep_tap, remove_tap};
 pub use tls::{ClientTls, Expect, ServerTls, StrangerTls, TlsError, TlsFiles, fingerprint_of, host_key_of};
 pub use transport::{Parts, Peer, Transport};

@@ -83,6 +83,7 @@ pub struct Agent {
 struct MachineState {
     /// When the target was started, by its own word.
     target_since: Option<Moment>,
+    target_troubles: Vec<String>,
     /// What the dead-man says.
     deadman: Option<Result<DeadmanReport, String>>,
     complaints: Vec<(String, String)>,
@@ -136,10 +137,12 @@ impl Agent {
         let (memory, free) = facts::memory(&guests);
         let state = self.state.borrow();
         let said = state.deadman.as_ref().and_then(|said| said.as_ref().ok());
-        let troubles = said.into_iter().flat_map(|said| &said.troubles).map(|text| {
-            let hint = "see var/log/muskox/deadman.log there";
-            (format!("the dead-man has trouble: {text}"), hint.to_owned())
-        });
+        let trouble = |who: &str, log: &str, text: &str| {
+            (format!("the {who} has trouble: {text}"), format!("see var/log/muskox/{log}.log there"))
+        };
+        let of_deadman = said.into_iter().flat_map(|said| &said.troubles);
+        let of_deadman = of_deadman.map(|text| trouble("dead-man", "deadman", text));
+        let of_target = state.target_troubles.iter().map(|text| trouble("target", "target", text));
         let complaints = facts::complaints(place).into_iter().chain(self.unreadable(&state));
         HostReport {
             sequence,
@@ -155,7 +158,7 @@ impl Agent {
             deadman: said.is_some(),
             witnesses: said.map(deadman::witnesses_of).unwrap_or_default(),
             complaints: complaints.chain(state.complaints.clone()).collect(),
-            faults: state.faults.values().cloned().chain(troubles).collect(),
+            faults: state.faults.values().cloned().chain(of_deadman).chain(of_target).collect(),
         }
     }
 
@@ -227,7 +230,7 @@ impl Agent {
     }
 
     /// Takes note of what keeps a process of this machine from its work, or that nothing does any more.
-    fn fault(&self, process: &'static str, problem: Option<&Problem>) {
+    pub(crate) fn fault(&self, process: &'static str, problem: Option<&Problem>) {
         let faults = &mut self.state.borrow_mut().faults;
         let Some(problem) = problem else {
             faults.remove(process);
@@ -307,15 +310,16 @@ async fn look_around(node: Rc<Node>) {
             false => None,
         };
         let since = |up: Millis| Moment(host::runtime::now().0.saturating_sub(up.0));
-        let target_since = match status {
-            Some(Reply::Status(report)) => Some(since(report.up)),
-            _ => None,
+        let (target_since, target_troubles) = match status {
+            Some(Reply::Status(report)) => (Some(since(report.up)), report.troubles),
+            _ => (None, Vec::new()),
         };
         let deadman = Some(deadman::status(place).await);
         let complaints = if place.is(Role::Host) { network::keep_bridges(place) } else { Vec::new() };
         {
             let mut state = node.agent.state.borrow_mut();
-            (state.target_since, state.deadman, state.complaints) = (target_since, deadman, complaints);
+            (state.target_since, state.target_troubles) = (target_since, target_troubles);
+            (state.deadman, state.complaints) = (deadman, complaints);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
