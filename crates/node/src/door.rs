@@ -20,9 +20,8 @@ use std::rc::Rc;
 use std::time::Duration;
 use units::Millis;
 
-/// Callers of which nothing is proven yet. A thousand connections are a tenth of a second of a flood: so long has a caller to say its
-/// first word. Each costs a descriptor and a few KiB.
-const STRANGERS: Places = Places { all: 2048, of_one: 1024 };
+/// Callers of which nothing is proven yet. Each costs a descriptor and a few KiB.
+const STRANGERS: Places = Places { all: 4096, of_one: 2048 };
 /// Callers without a certificate, once TLS is there: machines that are being set up.
 const GUESTS: Places = Places { all: 64, of_one: 32 };
 /// Members by their keys, or this machine's users: each has its calls, its node's and those of the people there.

@@ -13,7 +13,7 @@ use units::{HostKey, Millis, Moment};
 use wire::control::{Code, Refusal, Reply, Request};
 
 /// Connections of which nothing is proven. Those from a witness's addresses go last.
-const STRANGERS: Places = Places { all: 512, of_one: 128 };
+const STRANGERS: Places = Places { all: 2048, of_one: 1024 };
 /// Witnesses: each on each network, twice while it connects anew.
 const WITNESSES: Places = Places { all: MEMBERS_MAX * 2 * ADDRESSES_MAX, of_one: 2 * ADDRESSES_MAX };
 /// A handshake; two journeys and a signature.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  accept ─▶ a stranger: greeting, STARTTLS, TLS ─▶ a host, known by its key: options, open ─▶ the pool's thread
-//!            2048 places, 1024 of an address        4096 places, 512 of a host
+//!            4096 places, 2048 of an address        4096 places, 512 of a host
 //! ```
 //! Invariants: accepting waits for nobody who is in; a client has [`PROVE_MAX`] until TLS is there and [`LOGIN_MAX`] for what
 //! follows; identity comes from the TLS key or from the listener, never from what the client says. Runs on the control thread.
@@ -24,9 +24,8 @@ use wire::nbd::{
 };
 
 /// Clients of which nothing is proven, at all listeners together. One address has room for every disk of a busy host, which
-/// attaches all at once when the target is back; and a thousand connections are a tenth of a second of a flood: so long has a client to
-/// say its first word. Each costs a descriptor and a few KiB.
-const STRANGERS: Places = Places { all: 2048, of_one: 1024 };
+/// attaches all at once when the target is back. Each costs a descriptor and a few KiB.
+const STRANGERS: Places = Places { all: 4096, of_one: 2048 };
 /// Hosts in the handshake: the pool takes its time for each volume.
 const HOSTS: Places = Places { all: 4096, of_one: 512 };
 /// How long a client may take until TLS is there: four round trips and signatures of both sides on a slow machine.
