@@ -5,14 +5,17 @@
 mod accidents;
 mod agent;
 mod alone;
+mod api;
 mod certificates;
 mod cold;
 mod deadman;
 #[path = "../common/flood.rs"]
 mod flood;
+mod guard;
 mod images;
 mod membership;
 mod memory;
+mod restore;
 mod storage;
 mod support;
 mod unknown;
