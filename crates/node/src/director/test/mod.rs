@@ -5,6 +5,7 @@ mod place;
 mod refusals;
 mod shown;
 mod standing;
+mod tend;
 mod unknown;
 pub mod world;
 
