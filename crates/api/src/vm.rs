@@ -76,6 +76,9 @@ message! {
         /// The same, for programs; the newest first.
         #[serde(default)]
         pub events: Vec<Event>,
+        /// In the answer to a new description: what to know about it, for people.
+        #[serde(default)]
+        pub notes: Vec<String>,
     }
 }
 

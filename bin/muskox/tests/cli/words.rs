@@ -103,7 +103,9 @@ fn an_edit_keeps_what_was_typed() {
 fn what_is_gone_for_good_is_confirmed() {
     let node = Node::new(Box::new(|_, _| Some((200, json!({"text": "gone"})))));
     // D5: a machine like everything else; what goes with it is asked for, and only that.
-    for (words, asked) in [("volume remove web1-root", 0), ("vm delete web1", 0), ("node remove host2", 1)] {
+    for (words, asked) in
+        [("volume remove web1-root", 0), ("vm remove web1", 0), ("vm delete web1", 0), ("node remove host2", 1)]
+    {
         let came = node.run(words);
         assert!(came.code == 1 && came.err.contains("--yes"), "{came:?}");
         assert_eq!(node.heard(), ["GET /v1/nodes"][..asked]);

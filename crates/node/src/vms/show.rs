@@ -39,6 +39,7 @@ impl Desk {
             macs: object.shape.macs,
             history,
             events,
+            notes: Vec::new(),
         })
     }
 
