@@ -5,7 +5,8 @@ use crate::node::{
 };
 use crate::schema::Schema;
 use crate::storage::{
-    Pool, PoolCreateRequest, PoolList, PoolReplaceRequest, PoolStartRequest, Volume, VolumeCreateRequest, VolumeList,
+    Pool, PoolAddRequest, PoolCreateRequest, PoolList, PoolReplaceRequest, PoolStartRequest, Volume,
+    VolumeCreateRequest, VolumeList,
 };
 use crate::vm::{
     Begun, Doctor, Job, JobList, StoreChanges, VmDetails, VmList, VmMigrateRequest, VmSpecRequest, VmStartRequest,
@@ -91,7 +92,7 @@ const SPEC: Option<Shape> = Some(("VmSpecRequest", VmSpecRequest::schema));
 use Method::{Delete, Get, Post};
 
 /// Every call.
-pub const CALLS: [Call; 35] = [
+pub const CALLS: [Call; 36] = [
     members("node_list", (Get, "/v1/nodes"), "All machines of the cluster.", None, ("NodeList", NodeList::schema)),
     members(
         "node_remove",
@@ -116,6 +117,13 @@ pub const CALLS: [Call; 35] = [
         POOL,
     ),
     members("pool_show", (Get, "/v1/pools/{name}"), "One pool with its members.", None, POOL),
+    members(
+        "pool_add",
+        (Post, "/v1/pools/{name}/add"),
+        "Puts a disk in the place of one that failed or is missing, or takes that one back; a resync follows.",
+        Some(("PoolAddRequest", PoolAddRequest::schema)),
+        POOL,
+    ),
     members(
         "pool_replace",
         (Post, "/v1/pools/{name}/replace"),

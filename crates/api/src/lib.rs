@@ -22,8 +22,8 @@ pub use openapi::document;
 pub use problem::{Code, Problem};
 pub use schema::Schema;
 pub use storage::{
-    OtherVolume, Pool, PoolCreateRequest, PoolList, PoolMember, PoolReplaceRequest, PoolStartRequest, PoolState,
-    Progress, Volume, VolumeCreateRequest, VolumeList, VolumeState,
+    OtherVolume, Pool, PoolAddRequest, PoolCreateRequest, PoolList, PoolMember, PoolReplaceRequest, PoolStartRequest,
+    PoolState, Progress, Volume, VolumeCreateRequest, VolumeList, VolumeState,
 };
 pub use vm::{
     Begun, Check, Doctor, Grade, Job, JobList, JobNote, MigrationReceipt, StoreChange, StoreChanges, Vm, VmDetails,

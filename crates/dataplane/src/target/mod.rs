@@ -102,6 +102,7 @@ async fn serve(config: Config) -> Result<(), TargetError> {
             return Ok(());
         }
     }
+    doors.push(tokio::task::spawn_local(director.clone().start_what_waits()));
     for listening in listening {
         tracing::info!("serving on {listening}");
         doors.push(tokio::task::spawn_local(door::serve(listening, director.clone())));
