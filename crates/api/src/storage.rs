@@ -106,9 +106,11 @@ message! {
         /// Paths of block devices or files on that machine.
         pub members: Vec<String>,
         /// Use them even if they hold something.
+        #[serde(default)]
         pub wipe: bool,
         /// One disk is enough: no mirror.
-        pub single: Option<bool>,
+        #[serde(default)]
+        pub single: bool,
     }
 }
 
@@ -120,6 +122,7 @@ message! {
         /// The path of the disk.
         pub disk: String,
         /// Use it even if it holds something.
+        #[serde(default)]
         pub wipe: bool,
     }
 }
@@ -133,6 +136,7 @@ message! {
         /// The path of the disk that comes.
         pub new: String,
         /// Use the new disk even if it holds something.
+        #[serde(default)]
         pub wipe: bool,
     }
 }
@@ -142,8 +146,10 @@ message! {
     #[serde(deny_unknown_fields)]
     pub struct PoolStartRequest {
         /// Where to look besides the paths known already.
+        #[serde(default)]
         pub members: Vec<String>,
         /// Start although members are missing that may hold newer data: what only they hold is lost for good.
+        #[serde(default)]
         pub degraded: bool,
     }
 }

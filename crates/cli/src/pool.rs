@@ -118,7 +118,7 @@ impl Arguments {
         match &self.verb {
             Verb::Create { name, disks, node, wipe, single } => {
                 let (name, node, members) = (name.clone(), node.clone(), disks.clone());
-                let request = PoolCreateRequest { name, node, members, wipe: *wipe, single: single.then_some(true) };
+                let request = PoolCreateRequest { name, node, members, wipe: *wipe, single: *single };
                 finish(ask.json, ask.call(Call::named("pool_create"), "", Some(&request)), show)
             }
             Verb::List => finish(ask.json, ask.call(Call::named("pool_list"), "", None::<&()>), list),

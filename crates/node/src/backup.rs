@@ -7,7 +7,7 @@
 use crate::client;
 use crate::identity::Identity;
 use crate::registry;
-use crate::root::{Root, unusable};
+use crate::root::{Root, unusable, unusable_given};
 use crate::service::{Keeper, Node};
 use crate::store::failed;
 use api::{Call, Code, Done, Problem, StoreBackupRequest};
@@ -154,12 +154,12 @@ fn write(file: &Path, backup: &Backup) -> Result<Done, Problem> {
     }
     let bytes = serde_json::to_vec(backup).expect("plain data");
     let made = OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(file);
-    let mut made = made.map_err(|error| unusable(file, "made", &error))?;
+    let mut made = made.map_err(|error| unusable_given(file, "made", &error))?;
     let folder = file.parent().expect("an absolute file has a folder");
     let written = made.write_all(&bytes).and_then(|()| made.sync_all()).and_then(|()| File::open(folder)?.sync_all());
     if let Err(error) = written {
         let _ = std::fs::remove_file(file);
-        return Err(unusable(file, "written", &error));
+        return Err(unusable_given(file, "written", &error));
     }
     let (count, at) = (backup.objects.len(), backup.at.0);
     let text =

@@ -5,6 +5,7 @@
 mod accidents;
 mod agent;
 mod alone;
+mod api;
 mod certificates;
 mod cold;
 mod deadman;

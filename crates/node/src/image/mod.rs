@@ -16,7 +16,7 @@ pub use tool::find as find_tool;
 
 use crate::peer::{Ask, Claimed, Reply, to_the_store};
 use crate::rights::Caller;
-use crate::root::unusable;
+use crate::root::{unusable, unusable_given};
 use crate::service::Node;
 use crate::works::Ticket;
 use api::{Call, Code, ImageImportRequest, Problem, Progress, Volume, VolumeCreateRequest, VolumeState, Work};
@@ -104,7 +104,7 @@ fn open(path: &Path) -> Result<(File, u64, Vec<u8>), Problem> {
         return wrong("is no absolute path", "write it from / on");
     }
     let opened = OpenOptions::new().read(true).custom_flags(NONBLOCK).open(path);
-    let file = opened.map_err(|error| unusable(path, "read", &error))?;
+    let file = opened.map_err(|error| unusable_given(path, "read", &error))?;
     let facts = file.metadata().map_err(|error| unusable(path, "looked at", &error))?;
     if !facts.is_file() {
         return wrong("is not a file", "images are copied from plain files");

@@ -60,7 +60,6 @@ pub async fn create(node: &Node, keeper: &Keeper, request: PoolCreateRequest) ->
     let machine = storage_machine(keeper, wanted).await?;
     let object = PoolObject { version: object::FORM, name: name.clone(), node: machine.name.clone() };
     let fresh = intend(keeper, object).await?;
-    let single = single.unwrap_or_default();
     let asked = Request::PoolCreate { pool: name.clone(), members: members.clone(), wipe, single };
     let refused = match targets::ask(node, &machine, asked).await {
         Ok(Reply::Pool(report)) => return Ok(targets::pool(&machine.name, report)),

@@ -9,7 +9,8 @@ use block::raid::{
 use block::runtime::Rt;
 use block::volume::{Existing, GroupIds, VolumeError, VolumeGroup};
 use block::{DeviceError, IoFuture};
-use host::disk::{DiskError, Machine, Options, open as open_disk, open_when_free};
+use host::disk::{DiskError, DiskErrorKind, Machine, Options, open as open_disk, open_when_free};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -340,10 +341,32 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 fn refuse_disk(error: &DiskError) -> Refusal {
-    if error.is_busy() {
-        return Refusal::advised(Code::Busy, error.to_string(), Advice::ShowPool);
-    }
-    Refusal::new(Code::Failed, error.to_string(), "`lsblk` shows the disks of the machine that has them")
+    let code = match &error.kind {
+        DiskErrorKind::Busy { .. } => return Refusal::advised(Code::Busy, error.to_string(), Advice::ShowPool),
+        DiskErrorKind::Open(cause) if is_the_requests(cause.kind()) => Code::Invalid,
+        DiskErrorKind::NotADisk(_) | DiskErrorKind::Empty { .. } | DiskErrorKind::BlockSize(_) => Code::Invalid,
+        DiskErrorKind::Open(_) | DiskErrorKind::Replaced | DiskErrorKind::Probe(_) | DiskErrorKind::Ring(_) => {
+            Code::Failed
+        }
+    };
+    Refusal::new(code, error.to_string(), "`lsblk` shows the disks of the machine that has them")
+}
+
+/// Whether another path would do, and the same will fail again.
+const fn is_the_requests(kind: ErrorKind) -> bool {
+    use ErrorKind::{
+        InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+    };
+    matches!(
+        kind,
+        NotFound
+            | PermissionDenied
+            | NotADirectory
+            | IsADirectory
+            | InvalidFilename
+            | InvalidInput
+            | ReadOnlyFilesystem
+    )
 }
 
 /// What a failure of the array's administration is to who asked.
