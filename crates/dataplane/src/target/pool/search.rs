@@ -118,7 +118,8 @@ impl Survey {
         let all = std::mem::take(&mut self.members);
         let twin = |one: &Seen| {
             let mut others = all.iter().filter(|other| other.path != one.path);
-            others.find(|other| other.superblock.device == one.superblock.device).map(|other| other.path.clone())
+            let is = |other: &&Seen| identity(&other.superblock) == identity(&one.superblock);
+            others.find(is).map(|other| other.path.clone())
         };
         for one in &all {
             match twin(one) {
@@ -150,6 +151,10 @@ impl Survey {
     pub fn notes(&self) -> Vec<String> {
         self.unusable.iter().map(|it| format!("{}: {}", it.path.display(), it.why)).collect()
     }
+}
+
+fn identity(one: &Superblock) -> (ArrayId, [u8; 16]) {
+    (one.array, one.device)
 }
 
 /// A place, or what is in the folder there.

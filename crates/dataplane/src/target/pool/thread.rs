@@ -4,6 +4,7 @@ use super::array::{OpenedPool, PoolArray, open};
 use super::export::Exports;
 use super::membership::Members;
 use super::places::Places;
+use super::returning::Remark;
 use super::{Blueprint, Look, Message, Names, Start};
 use crate::target::audit::Audit;
 use block::runtime::{Rt, sleep};
@@ -38,10 +39,10 @@ pub struct Pool {
     pub places: RefCell<Places>,
     /// Where members are looked for besides.
     pub named: Vec<PathBuf>,
-    /// Disks that were left out at the start, and why: `PATH: why`.
+    /// Disks that were left out when they were last looked for, and why: `PATH: why`.
     pub left_out: RefCell<Vec<String>>,
-    /// What became of disks that were to be taken back, by path.
-    pub returns: RefCell<BTreeMap<PathBuf, String>>,
+    /// Why disks that are where a member was, or say to be one, were not taken back.
+    pub remarks: RefCell<BTreeMap<PathBuf, Remark>>,
     /// One change of members or volumes at a time: each is several steps.
     pub changing: Mutex<()>,
 }
@@ -103,7 +104,7 @@ async fn bring_up(rt: &Rt, blueprint: Blueprint, names: Names) -> Result<Rc<Pool
         places: RefCell::new(Places::load(&state_dir, array.array.status().id)),
         named,
         left_out: RefCell::new(notes),
-        returns: RefCell::default(),
+        remarks: RefCell::default(),
         changing: Mutex::new(()),
         array,
     });
