@@ -124,7 +124,7 @@ fn pools_and_volumes_come_and_go() {
 
     let volume = volume_of("web1", 8);
     alpha.ask_refused("POST", "/v1/volumes", &volume, "not_possible");
-    let missing = alpha.ask_refused("POST", "/v1/pools", &pool_of(&alpha, &["d0", "nothing"]), "failed");
+    let missing = alpha.ask_refused("POST", "/v1/pools", &pool_of(&alpha, &["d0", "nothing"]), "bad_request");
     assert!(missing.contains("nothing"), "{missing}");
     assert_eq!(alpha.ask("GET", "/v1/pools", &Value::Null)["pools"], json!([]), "a refusal leaves nothing");
 

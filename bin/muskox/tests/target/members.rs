@@ -174,7 +174,7 @@ fn a_pool_starts_when_its_disks_come() {
     move_disk(&storage, "d0", "away0");
     move_disk(&storage, "d1", "away1");
     storage.start();
-    assert!(storage.ctl(&["pool", "list"]).contains("no member of the pool 'tank'"));
+    assert!(storage.ctl(&["pool", "list"]).contains("none of the disks that were looked at is of the pool 'tank'"));
     move_disk(&storage, "away0", "d0");
     move_disk(&storage, "away1", "shelf/d1");
     storage.wait("a start", |it| it.ctl(&["pool", "list"]).contains("healthy"));

@@ -42,8 +42,8 @@ const FEATURE_NAMES: [(u32, &str); 10] = [
     (64, "a moving data offset"),
     (256, "a clustered bitmap"),
     (512, "a journal device"),
-    (1024, "a partial parity log"),
-    (2048, "several partial parity logs"),
+    (1024, "a partial parity log (PPL)"),
+    (2048, "several partial parity logs (PPL)"),
     (4096, "a RAID 0 layout"),
 ];
 

@@ -203,7 +203,7 @@ mod test {
             }
             create_dir_all(about.join("holders")).unwrap();
             create_dir_all(self.0.join("sys/class/block")).unwrap();
-            symlink(&about, self.0.join("sys/class/block").join(name)).unwrap();
+            symlink(&about, self.0.join("sys/class/block").join(Path::new(name).file_name().unwrap())).unwrap();
         }
     }
 

@@ -157,12 +157,12 @@ async fn find(rt: &Rt, assembly: Assembly<'_>, witness: Rc<dyn MembershipWitness
     let Assembly { wanted, named, everywhere, start } = assembly;
     let survey = wait_for_members(rt, &wanted, named, everywhere).await;
     let notes = survey.notes();
-    if survey.members.is_empty() {
-        return Err(nobody_here(&wanted.name, named, &notes).await);
-    }
     if let Some(unusable) = survey.unusable.iter().find(|it| it.forbids && start != raid::Start::Degraded) {
         let text = format!("{}: {}", unusable.path.display(), unusable.why);
         return Err(Refusal::new(Code::Failed, text, "the pool is left alone until that is done"));
+    }
+    if survey.members.is_empty() {
+        return Err(nobody_here(&wanted.name, named, notes).await);
     }
     let mine: Vec<PathBuf> = survey.members.into_iter().map(|seen| seen.path).collect();
     let opens = mine.iter().map(|path| open_when_free(path, Options::default(), MEMBERS_WAIT));
@@ -210,14 +210,13 @@ async fn wait_for_members(rt: &Rt, wanted: &Wanted, named: &[PathBuf], everywher
 }
 
 /// Why a pool has no member here: what each place that was named holds instead.
-async fn nobody_here(name: &PoolName, named: &[PathBuf], notes: &[String]) -> Refusal {
-    let mut notes = notes.to_vec();
+async fn nobody_here(name: &PoolName, named: &[PathBuf], mut notes: Vec<String>) -> Refusal {
     for path in named.iter().filter(|path| !path.is_dir()) {
         if !notes.iter().any(|note| note.starts_with(&format!("{}: ", path.display()))) {
             notes.push(content(path).await);
         }
     }
-    let text = format!("no member of the pool '{name}' is on {}", list(named));
+    let text = format!("none of the disks that were looked at is of the pool '{name}'");
     with_notes(Refusal::advised(Code::NotFound, text, Advice::CheckDisks), &notes)
 }
 
@@ -333,11 +332,6 @@ pub fn random() -> Result<[u8; 16], Refusal> {
 
 fn label(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn list(paths: &[PathBuf]) -> String {
-    let texts: Vec<String> = paths.iter().map(|path| label(path)).collect();
-    if texts.is_empty() { "any configured disk".to_owned() } else { texts.join(", ") }
 }
 
 fn refuse_disk(error: &DiskError) -> Refusal {

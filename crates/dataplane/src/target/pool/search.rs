@@ -270,7 +270,11 @@ mod test {
         assert_eq!(paths, [path.as_path(), &folder.0.join("y")]);
         assert!(found.is_complete() && found.unusable.is_empty());
         assert!(!survey(Some(ArrayId([7; 16])), &[path]).await.is_complete(), "one of two");
-        assert_eq!(survey(None, &[folder.0.clone()]).await.members.len(), 3, "by name alone, all of that name");
+        assert_eq!(
+            survey(None, std::slice::from_ref(&folder.0)).await.members.len(),
+            3,
+            "by name alone, all of that name"
+        );
     }
 
     /// Goal: of two disks with one identity neither is taken, and both are named. Method: a copy beside the member.
@@ -281,7 +285,7 @@ mod test {
         let (first, second) =
             (folder.disk("a", &a.encode()), folder.disk("copy", &Superblock { events: 9, ..a }.encode()));
         folder.disk("b", &b.encode());
-        let found = survey(Some(ArrayId([7; 16])), &[folder.0.clone()]).await;
+        let found = survey(Some(ArrayId([7; 16])), std::slice::from_ref(&folder.0)).await;
         let paths: Vec<&Path> = found.members.iter().map(|seen| seen.path.as_path()).collect();
         assert_eq!(paths, [folder.0.join("b")]);
         let notes = found.notes().join("; ");
@@ -305,7 +309,7 @@ mod test {
             (std::array::from_fn(|at| of(0, 1, 7)[at] ^ u8::from(at == 100)), "checksum", false),
         ] {
             let path = folder.disk("one", &bytes);
-            let found = survey(Some(ArrayId([7; 16])), &[path.clone()]).await;
+            let found = survey(Some(ArrayId([7; 16])), std::slice::from_ref(&path)).await;
             let [only] = &found.unusable[..] else { panic!("{words}: {found:?}") };
             assert!(only.why.contains(words) && only.path == path && only.forbids == forbids, "{only:?}");
             assert!(found.members.is_empty());
