@@ -215,8 +215,10 @@ impl Desk {
             let owner = view.owned.get(&vm.name).and_then(|(owned, _)| owned.owner);
             let guest = owner.and_then(|owner| hosts.guest(&vm.name, owner, at));
             let history = restarts.get(&vm.name);
+            // It is there, stopped, before it runs: that is not up yet.
+            let starting = self.is_starting(&vm.name);
             let running_ms = match guest {
-                _ if down.contains(&vm.name) => None,
+                _ if starting || down.contains(&vm.name) => None,
                 Some(Guest::Absent | Guest::Incoming) => None,
                 // Of a silent host nothing is known: those behind it wait for a while after a cold start.
                 None if owner.is_none() || cold => None,

@@ -37,6 +37,7 @@ const TAKE_OVER_PAUSE: Duration = Duration::from_millis(500);
 pub struct Handle {
     /// Which job.
     pub id: JobId,
+    starts: bool,
     to: mpsc::Sender<Said>,
     waits: Waits,
 }
@@ -120,6 +121,12 @@ impl Desk {
     #[must_use]
     pub fn working(&self, vm: &VmName) -> Option<JobId> {
         self.runs.borrow().get(vm).map(|handle| handle.id.clone())
+    }
+
+    /// Whether a job is starting this VM.
+    #[must_use]
+    pub fn is_starting(&self, vm: &VmName) -> bool {
+        self.runs.borrow().get(vm).is_some_and(|handle| handle.starts)
     }
 
     /// What a job says that it waits for, beside what is recorded.
@@ -224,7 +231,8 @@ fn carry(desk: &Rc<Desk>, run: Run<Task>, commands: Vec<Command>, begun: Option<
         return begun.into_iter().for_each(|begun| drop(begun.send(Err(busy.clone()))));
     }
     let waits = Waits::default();
-    desk.runs.borrow_mut().insert(vm, Handle { id, to: to.clone(), waits: Rc::clone(&waits) });
+    let starts = matches!(run.record().plan, Task::Recover(_));
+    desk.runs.borrow_mut().insert(vm, Handle { id, starts, to: to.clone(), waits: Rc::clone(&waits) });
     let desk = Rc::clone(desk);
     let blocked = run.record().blocked.clone();
     let (raised, stopped, measured) = (None, None, Measured::default());
@@ -314,6 +322,7 @@ impl Carrier {
         }
         self.measured.merge(measured);
         self.hear_of_silence(from, tell);
+        self.hear_of_leave(from, tell);
         if self.measured != Measured::default() && tell.at == self.run.at() {
             self.step(Event::Report(tell.at, Report::Measured(self.measured)));
         }
@@ -331,6 +340,14 @@ impl Carrier {
         let source = matches!(&self.run.record().plan, Task::Migrate(plan) if plan.source == from);
         if let (true, Guest::PreSwitchover, Some(why)) = (source, tell.guest, &tell.why) {
             self.waits_for(Some(words(why)));
+        }
+    }
+
+    /// A host that is to start a guest says why its dead-man does not let it.
+    fn hear_of_leave(&mut self, from: HostKey, tell: &Tell) {
+        let starts = matches!(&self.run.record().plan, Task::Recover(plan) if plan.to == from);
+        if let (true, true, Some(why)) = (starts && tell.at == self.run.at(), tell.paused, &tell.why) {
+            self.waits_for(Some(format!("its host lets no guest start now: {}", words(why))));
         }
     }
 

@@ -271,8 +271,11 @@ pub struct HostReport {
     pub qemu: Option<(u32, u32)>,
     /// `kvm` or `tcg`.
     pub accelerator: String,
-    /// Bridges that guests can be plugged into.
+    /// Bridges that guests can be plugged into, and that lead where they should.
     pub bridges: Vec<String>,
+    /// Bridges that no guest is sent to: those without their port or a carrier, each with why.
+    #[serde(default)]
+    pub bridges_out: Vec<(String, String)>,
     /// Guests that are here, whatever they do.
     pub guests: Vec<Tell>,
     /// Why others may be here that are not listed: then nobody is absent.
@@ -282,12 +285,15 @@ pub struct HostReport {
     pub target_up: Option<Millis>,
     /// Its dead-man answers.
     pub deadman: bool,
+    /// Why no guest is let run there now: its dead-man's word. It goes on by itself.
+    #[serde(default)]
+    pub withheld: Option<String>,
     /// The witnesses that its dead-man knows, sorted.
     #[serde(default)]
     pub witnesses: Vec<HostKey>,
     /// What is not as it should be, each with what to do.
     pub complaints: Vec<(String, String)>,
-    /// What keeps a process of the machine from its work, each with what to do.
+    /// What keeps a part of the machine from its work, a process or a bridge, each with what to do.
     #[serde(default)]
     pub faults: Vec<(String, String)>,
 }
