@@ -13,6 +13,7 @@ mod guard;
 mod images;
 mod membership;
 mod memory;
+mod restore;
 mod storage;
 mod support;
 mod unknown;

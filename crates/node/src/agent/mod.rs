@@ -15,6 +15,7 @@ mod guest;
 mod host_config;
 mod initiator;
 mod keep;
+mod keepsake;
 mod memory;
 mod network;
 mod place;
@@ -45,6 +46,7 @@ use cluster::store::Revision;
 use guest::{Guest, Shared, Voice};
 use host::users::User;
 use host::vm::Folder;
+use keepsake::Keepsake;
 use memory::Memory;
 use place::Place;
 use sequence::Sequences;
@@ -81,6 +83,8 @@ pub struct Agent {
     wanted_deadman: RefCell<Option<String>>,
     /// That changed.
     witnesses: Notify,
+    /// What this machine keeps of the cluster.
+    keepsake: Keepsake,
     qemu: Cell<Option<(u32, u32)>>,
 }
 
@@ -112,6 +116,7 @@ impl Agent {
         let this = Self {
             shared,
             guests: RefCell::default(),
+            keepsake: Keepsake::load(root),
             unknown: RefCell::default(),
             idle: RefCell::default(),
             state: RefCell::default(),
@@ -204,6 +209,7 @@ impl Agent {
 
     /// How everything here should be.
     pub fn synced(&self, synced: Synced) {
+        self.keep(&synced.keep);
         let wanted = Some(deadman::wanted(&self.shared.place, &synced));
         if self.wanted_deadman.replace(wanted.clone()) != wanted {
             self.witnesses.notify_one();

@@ -108,6 +108,7 @@ fn healthy() -> Findings {
         jobs: Vec::new(),
         unreadable: Vec::new(),
         behind: Vec::new(),
+        unheard: Vec::new(),
     }
 }
 

@@ -3,6 +3,7 @@
 mod behind;
 mod place;
 mod standing;
+mod tend;
 mod unknown;
 pub mod world;
 
