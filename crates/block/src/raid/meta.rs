@@ -29,6 +29,7 @@ struct Plan {
 
 /// Writes until nothing is dirty. There is one of these at a time ([`Inner::touch`]).
 pub(super) async fn write_all(inner: Rc<Inner>) {
+    assert!(!planted(Bug::TaskPanics), "planted");
     while inner.progress.settled.get() < inner.progress.wanted.get() {
         let plan = plan(&inner);
         let (generation, membership) = (plan.generation, plan.membership.clone());
@@ -71,6 +72,7 @@ async fn round(inner: &Rc<Inner>, plan: Plan) -> Result<bool, DeviceError> {
             }
             all = false;
             if let Err(LastOne) = inner.fail(&leg, &format!("writing its metadata: {error}")) {
+                leg.cause.replace(Some(format!("writing its metadata: {error}")));
                 return Err(error);
             }
         }

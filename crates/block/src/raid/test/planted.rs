@@ -6,12 +6,13 @@ use units::sabotage::{Bug, plant};
 
 #[test]
 fn every_planted_bug_is_found() {
-    let cases: [(Bug, fn()); 10] = [
+    let cases: [(Bug, fn()); 11] = [
         (Bug::ClearingUnannounced, pages::a_member_older_than_the_cleared_bits_is_filled_whole),
         (Bug::FlushNotPassedOn, serve::a_flush_and_fua_reach_every_member),
         (Bug::FuaIgnored, serve::a_flush_and_fua_reach_every_member),
         (Bug::ResyncOverwritesNewer, fill::a_resync_never_overwrites_a_newer_write),
         (Bug::ResyncOverwritesNewer, walk::members_in_sync_hold_what_was_acknowledged),
+        (Bug::MendWithoutWindow, serve::a_write_back_never_overwrites_a_newer_write),
         (Bug::EioRetried, serve::a_failed_member_is_never_asked_again),
         (Bug::DegradedAckFirst, serve::a_degraded_write_waits_for_the_record_of_the_failure),
         (Bug::BitmapAfterData, serve::the_bit_is_durable_before_the_data),

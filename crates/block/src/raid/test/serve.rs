@@ -56,7 +56,19 @@ pub(super) fn a_degraded_write_waits_for_the_record_of_the_failure() {
     assert_eq!(superblock_on(&world.disks[1]).roles[0], superblock::Role::Faulty);
     assert_eq!(world.state(), ArrayState::Degraded);
     let status = world.array.status();
-    assert_eq!(status.members[0].cause.as_deref(), Some("a write: the device answered with errno 5"));
+    assert_eq!(status.members[0].cause.as_deref(), Some("a write: the device answered with errno 5 (an I/O error)"));
+}
+
+/// Goal: an array that takes no writes any more says which disk is why. Method: the last member in sync fails a write.
+#[test]
+fn a_broken_array_names_its_disk() {
+    let world = World::new(2);
+    world.hand.run(world.array.fail(0)).unwrap();
+    world.disks[1].broken.set(true);
+    assert!(world.write(0, 1).is_err());
+    let status = world.array.status();
+    assert_eq!((status.state, status.members[1].standing), (ArrayState::Failed, Standing::InSync));
+    assert!(status.members[1].cause.as_deref().unwrap().contains("errno 5 (an I/O error)"), "{status:?}");
 }
 
 #[test]
@@ -103,6 +115,34 @@ fn a_bad_sector_is_answered_by_the_other_and_written_back() {
         assert_eq!(world.standings(), [expect, Standing::InSync], "bad sector {block}");
     }
     assert!(world.array.status().members[0].cause.as_ref().unwrap().starts_with("a read: "));
+}
+
+/// Goal: what is written back never overwrites a newer write (B-11, I6). Method: hold the write-back, write the same place
+/// meanwhile, let it go.
+#[test]
+pub(super) fn a_write_back_never_overwrites_a_newer_write() {
+    let world = World::new(2);
+    world.write(0, 7).unwrap();
+    let bad = &world.disks[0];
+    bad.unreadable.borrow_mut().insert(DATA as u64);
+    bad.held.set(true);
+    let device = world.array.disk();
+    let mut read = device.read(ByteOffset(0), IoBuf::new(4096));
+    assert!(!poll(&mut read));
+    world.hand.turn();
+    assert!(!poll(&mut read));
+    world.hand.turn();
+    // Only the write-back stays held; what comes now goes through at once, if it is let.
+    bad.held.set(false);
+    let mut write = device.write(ByteOffset(0), IoBuf::copy_of(&[8; 4096]).freeze(), Durability::Cached);
+    poll(&mut write);
+    world.hand.turn();
+    bad.release();
+    assert_eq!(world.hand.run(read).unwrap()[0], 7);
+    world.hand.run(write).unwrap();
+    assert_eq!(world.standings(), [Standing::InSync; 2]);
+    assert!(data_of(bad) == data_of(&world.disks[1]), "both members hold the same");
+    assert_eq!(byte_of(bad, 0), 8);
 }
 
 /// Goal: what neither member can read is an error, and costs no member. Method: the same sector on both, then a write.
