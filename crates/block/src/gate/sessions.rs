@@ -214,7 +214,7 @@ impl Sessions {
     /// Whether a session of `host` that may not go on still has operations below the gate.
     #[must_use]
     pub fn host_drains(&self, host: HostKey) -> bool {
-        let overlooked = |entry: &Entry| planted(Bug::SiblingNotDrained) && entry.session.0 % 2 == 0;
+        let overlooked = |entry: &Entry| planted(Bug::SiblingNotDrained) && entry.session.0.is_multiple_of(2);
         self.iter().any(|entry| entry.attachment.host == host && entry.is_draining() && !overlooked(entry))
     }
 
