@@ -51,11 +51,11 @@ pub const ALL: [Planted; 29] = [
     world(Bug::RequeueNewEpoch, &[Invariant::I1], 0),
     world(Bug::GrantNotDurable, &[Invariant::I12, Invariant::I1], 7),
     world(Bug::DegradedServes, &[Invariant::I12], 8),
-    world(Bug::IncarnationOvertakes, &[Invariant::B11], 30),
+    world(Bug::IncarnationOvertakes, &[Invariant::B11], 75),
     world(Bug::StockOvertakes, &[Invariant::B11, Invariant::I3, Invariant::I6], 30),
     world(Bug::SiblingNotDrained, &[Invariant::B11], 75),
-    world(Bug::FirstLegEndsTicket, &[Invariant::I1], 0),
-    world(Bug::FlushNotPassedOn, &[Invariant::I3], 11),
+    world(Bug::FirstLegEndsTicket, &[Invariant::I1], 26),
+    world(Bug::FlushNotPassedOn, &[Invariant::I3], 17),
     world(Bug::FuaIgnored, &[Invariant::I3], 9),
     world(Bug::ResyncOverwritesNewer, &[Invariant::I6, Invariant::I3], 8),
     world(Bug::EioRetried, &[Invariant::I11], 1),
@@ -72,9 +72,9 @@ pub const ALL: [Planted; 29] = [
     hunted(Ground::Volumes, Bug::LvmHeaderFirst, &[Invariant::I3], 0),
     hunted(Ground::Volumes, Bug::ZeroedTooEarly, &[Invariant::I3], 0),
     hunted(Ground::Held, Bug::LogNotRewritten, &[Invariant::I3], 1),
-    hunted(Ground::Held, Bug::LogKeptOverDiscard, &[Invariant::I3], 11),
+    hunted(Ground::Held, Bug::LogKeptOverDiscard, &[Invariant::I3], 3),
     hunted(Ground::Held, Bug::OldSessionBelieved, &[Invariant::I3], 3),
-    hunted(Ground::Held, Bug::FirstFlushLeftOut, &[Invariant::I3], 7),
+    hunted(Ground::Held, Bug::FirstFlushLeftOut, &[Invariant::I3], 3),
 ];
 
 /// Seeds a bug may take: the project's goal is a median of at most 200.
