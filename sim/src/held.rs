@@ -61,9 +61,21 @@ struct World {
     /// The cut of the session in use.
     line: RefCell<Rc<Cut>>,
     faults: Cell<bool>,
+    /// How often the box lost its power.
+    losses: Cell<u64>,
     busy: Cell<u64>,
     violation: RefCell<Option<Violation>>,
     deeds: RefCell<BTreeMap<&'static str, u64>>,
+}
+
+/// What a writer knows of one of its blocks.
+#[derive(Clone)]
+struct Block {
+    /// What it may read.
+    may: Vec<u8>,
+    /// What a discard took away, and how often the box had lost its power then: nobody writes a discard again, so what was
+    /// there may be back after the next loss, until a flush.
+    back: Option<(Vec<u8>, u64)>,
 }
 
 struct Target {
@@ -87,6 +99,7 @@ pub fn run(seed: u64) -> Report {
         hold: RefCell::default(),
         line: RefCell::default(),
         faults: Cell::new(true),
+        losses: Cell::new(0),
         busy: Cell::new(WRITERS),
         violation: RefCell::default(),
         deeds: RefCell::default(),
@@ -159,6 +172,7 @@ impl World {
         self.target.take().expect("it runs").thread.process.kill();
         if power {
             self.did("the box loses its power");
+            self.losses.set(self.losses.get() + 1);
             self.disks.iter().for_each(|disk| disk.power_cut(rng.coin()));
             self.memory.power_cut();
         } else {
@@ -212,44 +226,58 @@ impl World {
 
     /// A writer: random operations on its own blocks while there are faults, then everything is read once more.
     async fn write(self: Rc<Self>, writer: u64, mut rng: Rng) {
-        let mut may_hold: Vec<Vec<u8>> = vec![vec![0]; usize::try_from(BLOCKS_EACH).expect("few")];
+        // Everything ever written: a discard may bring back what was there before the last write, which was not flushed.
+        let mut ever: Vec<Vec<u8>> = vec![vec![0]; usize::try_from(BLOCKS_EACH).expect("few")];
+        let blank = Block { may: vec![0], back: None };
+        let mut blocks: Vec<Block> = vec![blank; usize::try_from(BLOCKS_EACH).expect("few")];
         while self.faults.get() && self.violation.borrow().is_none() {
             let block = rng.below(BLOCKS_EACH);
-            let slot = &mut may_hold[usize::try_from(block).expect("few")];
+            let slot = &mut blocks[usize::try_from(block).expect("few")];
             let at = ByteOffset((writer * BLOCKS_EACH + block) * BLOCK_BYTES);
             match rng.below(8) {
                 0..=3 => {
                     let letter = 1 + u8::try_from(rng.below(250)).expect("below 251");
-                    slot.push(letter);
+                    slot.may.push(letter);
+                    ever[usize::try_from(block).expect("few")].push(letter);
                     let how = if rng.below(4) == 0 { Durability::Fua } else { Durability::Cached };
                     if self.ask(move |disk| disk.write(at, filled(letter), how)).await {
-                        *slot = vec![letter];
+                        *slot = Block { may: vec![letter], back: None };
                     }
                 }
                 4 => {
-                    slot.push(0);
+                    let before = (ever[usize::try_from(block).expect("few")].clone(), self.losses.get());
+                    slot.may.push(0);
                     let len = ByteLen(BLOCK_BYTES);
                     if rng.coin() {
                         // What stands there afterwards is old or zeroes: whoever reads it settles that.
                         self.ask(move |disk| disk.discard(at, len)).await;
+                        slot.back = Some(before);
                         self.check(at, slot).await;
                     } else if self.ask(move |disk| disk.write_zeroes(at, len, Durability::Cached, true)).await {
-                        *slot = vec![0];
+                        *slot = Block { may: vec![0], back: None };
                     }
                 }
-                5 => drop(self.ask(|disk| disk.flush()).await),
+                5 => {
+                    if self.ask(|disk| disk.flush()).await {
+                        // What the power took before the flush is not brought back by it.
+                        let (kept, now) = (|block: &Block| block.back.clone(), self.losses.get());
+                        blocks
+                            .iter_mut()
+                            .for_each(|block| block.back = kept(block).filter(|(_, losses)| *losses != now));
+                    }
+                }
                 _ => self.check(at, slot).await,
             }
         }
         for block in 0..BLOCKS_EACH {
             let at = ByteOffset((writer * BLOCKS_EACH + block) * BLOCK_BYTES);
-            self.check(at, &mut may_hold[usize::try_from(block).expect("few")]).await;
+            self.check(at, &mut blocks[usize::try_from(block).expect("few")]).await;
         }
         self.busy.set(self.busy.get() - 1);
     }
 
     /// Reads a block. A write that was never answered may have happened in part, sector by sector.
-    async fn check(self: &Rc<Self>, at: ByteOffset, may_hold: &mut Vec<u8>) {
+    async fn check(self: &Rc<Self>, at: ByteOffset, block: &mut Block) {
         let seen: Rc<RefCell<Vec<u8>>> = Rc::default();
         let far = Rc::clone(&seen);
         let answered = self.ask(move |disk| {
@@ -263,13 +291,15 @@ impl World {
             return;
         }
         let bytes = seen.take();
+        let lost = block.back.as_ref().filter(|(_, losses)| *losses != self.losses.get());
+        let may_hold: Vec<u8> = block.may.iter().chain(lost.into_iter().flat_map(|(old, _)| old)).copied().collect();
         for sector in bytes.chunks_exact(512) {
             if !may_hold.contains(&sector[0]) || sector.iter().any(|byte| *byte != sector[0]) {
                 self.blame(Invariant::I3, format!("{at} reads {}, may be one of {may_hold:?}", sector[0]));
             }
         }
         if bytes.iter().all(|byte| *byte == bytes[0]) {
-            *may_hold = vec![bytes[0]];
+            block.may = vec![bytes[0]];
         }
     }
 

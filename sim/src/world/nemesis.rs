@@ -296,7 +296,9 @@ async fn restart(world: &Rc<World>, rng: &mut Rng, power: bool) {
     let floor_known = !(world.knobs.no_floor && rng.coin());
     if let Some(disk) = late {
         let start = Start { absent: Some(disk), floor: floor_known.then(|| world.store.get()) };
-        if try_boot(world, start).await {
+        // A disk that had no slot is not missed.
+        let lacks = members.contains(&disk) || members.len() < world.knobs.slots;
+        if try_boot(world, start, lacks).await {
             world.did("a member of a degraded mirror starts alone");
             return;
         }
@@ -338,7 +340,7 @@ async fn boot(world: &Rc<World>, absent: Option<usize>, floor_known: bool) {
     const AGAIN_US: u64 = 200_000;
     loop {
         let floor = floor_known.then(|| world.store.get());
-        if try_boot(world, Start { absent, floor }).await {
+        if try_boot(world, Start { absent, floor }, absent.is_some()).await {
             return;
         }
         world.did("a target cannot start yet");
@@ -346,11 +348,11 @@ async fn boot(world: &Rc<World>, absent: Option<usize>, floor_known: bool) {
     }
 }
 
-/// One attempt.
-async fn try_boot(world: &Rc<World>, start: Start) -> bool {
+/// One attempt; `lacks`: a slot is without its member.
+async fn try_boot(world: &Rc<World>, start: Start, lacks: bool) -> bool {
     match Target::start(world, Thread::new(&world.exec), start).await {
         Ok(target) => {
-            let blind = start.floor.is_none() && start.absent.is_some();
+            let blind = start.floor.is_none() && lacks;
             if blind {
                 world.did("a target starts with a member missing and no floor");
             }
