@@ -4,9 +4,9 @@
 //! Losing the file loses no data: the array then starts only with every member that its superblocks call active, or by
 //! an operator's word.
 
-use crate::durable::{replace, sync_folder_of};
 use block::raid::{Membership, MembershipWitness};
 use block::{DeviceError, IoFuture};
+use host::replace::{Outlives, replace, sync_folder_of};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ impl MembershipWitness for Members {
         let in_sync = membership.in_sync.iter().copied().map(ArrayId).collect();
         let document = Document { version: VERSION, events: membership.events, in_sync };
         let (path, text) = (self.path(array), serde_json::to_vec(&document).expect("numbers and digits are text"));
-        aside(move || replace(&path, &text))
+        aside(move || replace(&path, &text, 0o644, Outlives::PowerLoss))
     }
 }
 

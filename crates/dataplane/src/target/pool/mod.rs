@@ -15,6 +15,8 @@ mod grants;
 mod membership;
 mod thread;
 
+pub use export::not_here;
+
 use super::audit::Audit;
 use host::net::Parts;
 use host::runtime::DataThread;
