@@ -1,7 +1,8 @@
 //! Which pools this target serves: a small file in the state folder, replaced whole.
 //!
 //! Invariant: after a crash at any moment the file is the old or the new one. It only says *where to look*: what a pool
-//! holds and who may use it stands on its members, so losing this file loses no data (`muskox ctl pool start`).
+//! holds and who may use it stands on its members, so losing this file loses no data (`muskox ctl pool start`). Fields of a newer
+//! muskox are kept; a higher version is refused by its number.
 
 use crate::durable::replace;
 use serde::{Deserialize, Serialize};
@@ -19,12 +20,13 @@ const LOCK: &str = "lock";
 pub struct Known {
     dir: PathBuf,
     pools: BTreeMap<PoolName, KnownPool>,
+    /// What a newer version wrote: of the file, and of each pool.
+    unknown: (Unknown, BTreeMap<PoolName, Unknown>),
     _lock: File,
 }
 
 /// What is remembered of one pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownPool {
     /// Its array: members are known by this, not by their paths.
     pub array: ArrayId,
@@ -34,11 +36,29 @@ pub struct KnownPool {
     pub stopped: bool,
 }
 
+/// Fields that this muskox does not know.
+type Unknown = serde_json::Map<String, serde_json::Value>;
+
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Document {
     version: u16,
-    pools: BTreeMap<PoolName, KnownPool>,
+    pools: BTreeMap<PoolName, Entry>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Entry {
+    array: ArrayId,
+    members: Vec<PathBuf>,
+    stopped: bool,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+#[derive(Deserialize)]
+struct Form {
+    version: u64,
 }
 
 /// Why the state folder is of no use.
@@ -85,12 +105,20 @@ impl Known {
             Err(std::fs::TryLockError::Error(source)) => return Err(KnownError::Io { path: lock_path, source }),
         }
         let path = dir.join(FILE);
-        let pools = match std::fs::read(&path) {
+        let read = match std::fs::read(&path) {
             Ok(bytes) => parse(&path, &bytes)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Document { version: VERSION, pools: BTreeMap::new(), unknown: Unknown::new() }
+            }
             Err(error) => return Err(failed(&path)(error)),
         };
-        Ok(Self { dir: dir.to_owned(), pools, _lock: lock })
+        let (mut pools, mut unknown) = (BTreeMap::new(), BTreeMap::new());
+        for (name, entry) in read.pools {
+            let Entry { array, members, stopped, unknown: fields } = entry;
+            unknown.insert(name.clone(), fields);
+            pools.insert(name, KnownPool { array, members, stopped });
+        }
+        Ok(Self { dir: dir.to_owned(), pools, unknown: (read.unknown, unknown), _lock: lock })
     }
 
     /// All of them.
@@ -114,20 +142,26 @@ impl Known {
     }
 
     fn store(&self, pools: &BTreeMap<PoolName, KnownPool>) -> Result<(), KnownError> {
-        let document = Document { version: VERSION, pools: pools.clone() };
+        let (of_file, of_pools) = &self.unknown;
+        let entry = |(name, pool): (&PoolName, &KnownPool)| {
+            let KnownPool { array, members, stopped } = pool.clone();
+            (name.clone(), Entry { array, members, stopped, unknown: of_pools.get(name).cloned().unwrap_or_default() })
+        };
+        let document =
+            Document { version: VERSION, pools: pools.iter().map(entry).collect(), unknown: of_file.clone() };
         let text = serde_json::to_vec_pretty(&document).expect("names and paths in UTF-8 are text");
         let path = self.dir.join(FILE);
         replace(&path, &text).map_err(|source| KnownError::Io { path, source })
     }
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<BTreeMap<PoolName, KnownPool>, KnownError> {
+fn parse(path: &Path, bytes: &[u8]) -> Result<Document, KnownError> {
     let unreadable = |what: String| KnownError::Unreadable { path: path.to_owned(), what };
-    let document: Document = serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))?;
-    if document.version != VERSION {
-        return Err(unreadable(format!("it has version {}", document.version)));
+    let form: Form = serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))?;
+    if form.version != u64::from(VERSION) {
+        return Err(unreadable(format!("it has version {}", form.version)));
     }
-    Ok(document.pools)
+    serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))
 }
 
 impl KnownError {
@@ -180,6 +214,43 @@ mod test {
         known.remember(&name, pool(true)).unwrap();
         drop(known);
         assert_eq!(Known::open(&folder.0).unwrap().pools().get(&name), Some(&pool(true)));
+    }
+
+    /// CA2, CA14. Goal: fields of a newer version are kept where the list is written again, a field too few is named, a newer version is
+    /// refused by its number and not overwritten. Method: lists of each kind.
+    #[test]
+    fn a_list_of_another_version_is_read_or_refused_by_name() {
+        let folder = Folder::new("version");
+        let name: PoolName = "tank".parse().unwrap();
+        Known::open(&folder.0).unwrap().remember(&name, pool(false)).unwrap();
+        let file = folder.0.join(FILE);
+        let good: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let mut more = good.clone();
+        (more["colour"], more["pools"]["tank"]["colour"]) = ("red".into(), "blue".into());
+        std::fs::write(&file, more.to_string()).unwrap();
+        Known::open(&folder.0).unwrap().remember(&name, pool(true)).unwrap();
+        more["pools"]["tank"]["stopped"] = true.into();
+        let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert_eq!(written, more);
+        let refused = |text: &serde_json::Value| {
+            std::fs::write(&file, text.to_string()).unwrap();
+            let why = Known::open(&folder.0).err().expect("it is spoilt").to_string();
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), text.to_string());
+            why
+        };
+        for field in ["version", "pools"] {
+            let mut less = good.clone();
+            less.as_object_mut().unwrap().remove(field);
+            assert!(refused(&less).contains(field));
+        }
+        for field in ["array", "members", "stopped"] {
+            let mut less = good.clone();
+            less["pools"]["tank"].as_object_mut().unwrap().remove(field);
+            assert!(refused(&less).contains(field));
+        }
+        let mut newer = more;
+        (newer["version"], newer["pools"]) = (9.into(), "elsewhere".into());
+        assert!(refused(&newer).contains("it has version 9"));
     }
 
     #[test]

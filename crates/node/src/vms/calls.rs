@@ -49,7 +49,7 @@ impl Desk {
         let behind = self.behind_on(&vm).await?;
         let off = match behind {
             Some(problem) => Err(problem),
-            None => self.is_off(&self.view().await?, &vm)?,
+            None => self.is_off(&*self.view().await?, &vm)?,
         };
         self.store.ask(move |engine| edit(engine, &text, &spec, off.is_ok())).await?;
         self.vm_show(name).await
@@ -63,7 +63,7 @@ impl Desk {
         let vm = parse_vm(name)?;
         let _placing = self.placing.lock().await;
         self.refuse_if_behind(&vm).await?;
-        self.is_off(&self.view().await?, &vm)??;
+        self.is_off(&*self.view().await?, &vm)??;
         let gone = vm.clone();
         let volumes = self.store.ask(move |engine| delete(engine, &gone)).await?;
         let volumes: Vec<String> = volumes.iter().map(ToString::to_string).collect();
