@@ -1,8 +1,7 @@
 //! Which pools this target serves: a small file in the state folder, replaced whole.
 //!
 //! Invariant: after a crash at any moment the file is the old or the new one. It only says *where to look*: what a pool
-//! holds and who may use it stands on its members, so losing this file loses no data (`muskox ctl pool start`). Fields of a newer
-//! muskox are kept; a higher version is refused by its number.
+//! holds and who may use it stands on its members, so losing this file loses no data (`muskox ctl pool start`).
 
 use crate::durable::replace;
 use serde::{Deserialize, Serialize};
@@ -19,14 +18,12 @@ const LOCK: &str = "lock";
 /// The pools of one state folder. While it lives no other target uses the folder.
 pub struct Known {
     dir: PathBuf,
-    pools: BTreeMap<PoolName, KnownPool>,
-    /// What a newer version wrote: of the file, and of each pool.
-    unknown: (Unknown, BTreeMap<PoolName, Unknown>),
+    document: Document,
     _lock: File,
 }
 
 /// What is remembered of one pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownPool {
     /// Its array: members are known by this, not by their paths.
     pub array: ArrayId,
@@ -34,26 +31,17 @@ pub struct KnownPool {
     pub members: Vec<PathBuf>,
     /// It was stopped by hand and stays so.
     pub stopped: bool,
-}
-
-/// Fields that this muskox does not know.
-type Unknown = serde_json::Map<String, serde_json::Value>;
-
-#[derive(Serialize, Deserialize)]
-struct Document {
-    version: u16,
-    pools: BTreeMap<PoolName, Entry>,
+    /// What a newer version wrote.
     #[serde(flatten)]
-    unknown: Unknown,
+    pub more: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-struct Entry {
-    array: ArrayId,
-    members: Vec<PathBuf>,
-    stopped: bool,
+struct Document {
+    version: u16,
+    pools: BTreeMap<PoolName, KnownPool>,
     #[serde(flatten)]
-    unknown: Unknown,
+    more: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -105,53 +93,40 @@ impl Known {
             Err(std::fs::TryLockError::Error(source)) => return Err(KnownError::Io { path: lock_path, source }),
         }
         let path = dir.join(FILE);
-        let read = match std::fs::read(&path) {
+        let document = match std::fs::read(&path) {
             Ok(bytes) => parse(&path, &bytes)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Document { version: VERSION, pools: BTreeMap::new(), unknown: Unknown::new() }
+                Document { version: VERSION, pools: BTreeMap::new(), more: BTreeMap::new() }
             }
             Err(error) => return Err(failed(&path)(error)),
         };
-        let (mut pools, mut unknown) = (BTreeMap::new(), BTreeMap::new());
-        for (name, entry) in read.pools {
-            let Entry { array, members, stopped, unknown: fields } = entry;
-            unknown.insert(name.clone(), fields);
-            pools.insert(name, KnownPool { array, members, stopped });
-        }
-        Ok(Self { dir: dir.to_owned(), pools, unknown: (read.unknown, unknown), _lock: lock })
+        Ok(Self { dir: dir.to_owned(), document, _lock: lock })
     }
 
     /// All of them.
     pub fn pools(&self) -> &BTreeMap<PoolName, KnownPool> {
-        &self.pools
+        &self.document.pools
     }
 
     /// Remembers a pool durably, in place of what was known under its name.
     ///
     /// # Errors
     /// [`KnownError::Io`]; then the old list stands.
-    pub fn remember(&mut self, name: &PoolName, pool: KnownPool) -> Result<(), KnownError> {
-        if self.pools.get(name) == Some(&pool) {
+    pub fn remember(&mut self, name: &PoolName, mut pool: KnownPool) -> Result<(), KnownError> {
+        let before = self.document.pools.get(name);
+        if let Some(before) = before {
+            pool.more.clone_from(&before.more);
+        }
+        if before == Some(&pool) {
             return Ok(());
         }
-        let mut pools = self.pools.clone();
-        pools.insert(name.clone(), pool);
-        self.store(&pools)?;
-        self.pools = pools;
-        Ok(())
-    }
-
-    fn store(&self, pools: &BTreeMap<PoolName, KnownPool>) -> Result<(), KnownError> {
-        let (of_file, of_pools) = &self.unknown;
-        let entry = |(name, pool): (&PoolName, &KnownPool)| {
-            let KnownPool { array, members, stopped } = pool.clone();
-            (name.clone(), Entry { array, members, stopped, unknown: of_pools.get(name).cloned().unwrap_or_default() })
-        };
-        let document =
-            Document { version: VERSION, pools: pools.iter().map(entry).collect(), unknown: of_file.clone() };
+        let mut document = self.document.clone();
+        document.pools.insert(name.clone(), pool);
         let text = serde_json::to_vec_pretty(&document).expect("names and paths in UTF-8 are text");
         let path = self.dir.join(FILE);
-        replace(&path, &text).map_err(|source| KnownError::Io { path, source })
+        replace(&path, &text).map_err(|source| KnownError::Io { path, source })?;
+        self.document = document;
+        Ok(())
     }
 }
 
@@ -201,7 +176,12 @@ mod test {
     }
 
     fn pool(stopped: bool) -> KnownPool {
-        KnownPool { array: ArrayId([7; 16]), members: vec!["/dev/a".into(), "/dev/b".into()], stopped }
+        KnownPool {
+            array: ArrayId([7; 16]),
+            members: vec!["/dev/a".into(), "/dev/b".into()],
+            stopped,
+            more: BTreeMap::new(),
+        }
     }
 
     #[test]
@@ -214,6 +194,25 @@ mod test {
         known.remember(&name, pool(true)).unwrap();
         drop(known);
         assert_eq!(Known::open(&folder.0).unwrap().pools().get(&name), Some(&pool(true)));
+    }
+
+    /// Goal: a newer version's fields outlive an older one's writing. Method: a field too many at both places; what lacks one
+    /// that is needed is refused.
+    #[test]
+    fn unknown_fields_are_kept() {
+        let folder = Folder::new("fields");
+        let name: PoolName = "tank".parse().unwrap();
+        Known::open(&folder.0).unwrap().remember(&name, pool(false)).unwrap();
+        let path = folder.0.join(FILE);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let more = text.replace("\"version\": 1", "\"version\": 1, \"colour\": \"red\"");
+        std::fs::write(&path, more.replace("\"stopped\"", "\"shelf\": 7, \"stopped\"")).unwrap();
+        Known::open(&folder.0).unwrap().remember(&name, pool(true)).unwrap();
+        let kept = std::fs::read_to_string(&path).unwrap();
+        assert!(kept.contains("\"colour\": \"red\"") && kept.contains("\"shelf\": 7"), "{kept}");
+        assert!(kept.contains("\"stopped\": true"), "{kept}");
+        std::fs::write(&path, text.replace("\"stopped\"", "\"stood\"")).unwrap();
+        assert!(matches!(Known::open(&folder.0), Err(KnownError::Unreadable { .. })));
     }
 
     /// CA2, CA14. Goal: fields of a newer version are kept where the list is written again, a field too few is named, a newer version is
