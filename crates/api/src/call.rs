@@ -98,7 +98,7 @@ const SPEC: Option<Shape> = Some(of::<VmSpecRequest>());
 use Method::{Delete, Get, Post};
 
 /// Every call.
-pub const CALLS: [Call; 36] = [
+pub const CALLS: [Call; 37] = [
     members("node_list", (Get, "/v1/nodes"), "All machines of the cluster.", None, of::<NodeList>()),
     members(
         "node_remove",
