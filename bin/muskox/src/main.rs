@@ -92,7 +92,10 @@ enum NodeVerb {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
     if let Err(complaint) = plant_bug() {
         eprintln!("error: {complaint}");
         return ExitCode::FAILURE;
@@ -139,6 +142,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is wrong with the words, for people; with `--json` among them for programs too. Help and the version are results.
+fn usage(error: &clap::Error) -> ExitCode {
+    let words = std::env::args_os().skip(1).take_while(|word| word != "--");
+    if error.use_stderr() && words.into_iter().any(|word| word == "--json") {
+        cli::say_usage(&error.to_string());
+    } else {
+        // A closed pipe is not worth a complaint.
+        let _ = error.print();
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
 /// What a role came to, for people and for the shell.
 fn ended(outcome: Result<(), (String, String)>) -> ExitCode {
     let Err((error, hint)) = outcome else { return ExitCode::SUCCESS };
@@ -178,5 +193,37 @@ mod test {
     #[test]
     fn the_arguments_are_sound() {
         Arguments::command().debug_assert();
+    }
+
+    /// Commands of ours that a page shows in its blocks, each as its words.
+    fn shown(page: &str) -> Vec<String> {
+        let blocks = page.split("\n```").skip(1).step_by(2);
+        let lines = blocks.filter(|block| block.starts_with("console") || block.starts_with("sh\n"));
+        let commands = lines.flat_map(str::lines).filter_map(|line| {
+            let line = line.strip_prefix("# ").or_else(|| line.strip_prefix("$ ")).unwrap_or(line);
+            let line = line.split("   ").next().unwrap_or_default().split(" #").next().unwrap_or_default().trim();
+            line.strip_prefix("muskox ").map(|words| words.trim_end_matches(" &").to_owned())
+        });
+        // What the shell puts in, and names that a reader puts in.
+        commands.map(|words| words.replace("$(date +%F)", "2026-01-01").replace("NAME", "web1")).collect()
+    }
+
+    /// Goal: the commands of README and of the manuals are understood as they are printed. Method: every line of every block.
+    #[test]
+    fn what_our_pages_show_is_understood() {
+        let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut pages = vec![top.join("README.md")];
+        pages.extend(
+            std::fs::read_dir(top.join("docs/runbooks")).expect("it is there").map(|it| it.expect("read").path()),
+        );
+        let mut count = 0;
+        for page in pages {
+            for words in shown(&std::fs::read_to_string(&page).expect("a page")) {
+                let read = Arguments::try_parse_from(std::iter::once("muskox").chain(words.split_whitespace()));
+                assert!(read.is_ok(), "{}: muskox {words}\n{}", page.display(), read.err().expect("it is one"));
+                count += 1;
+            }
+        }
+        assert!(count > 25, "they are looked for where they stand: {count}");
     }
 }

@@ -5,13 +5,14 @@ use crate::node::{
 };
 use crate::openapi::CONSOLE_PATH;
 use crate::storage::{
-    Pool, PoolCreateRequest, PoolList, PoolReplaceRequest, PoolStartRequest, Volume, VolumeCreateRequest, VolumeList,
+    Pool, PoolAddRequest, PoolCreateRequest, PoolList, PoolReplaceRequest, PoolStartRequest, Volume,
+    VolumeCreateRequest, VolumeList,
 };
 use crate::vm::{
     Begun, Doctor, Job, JobList, StoreChanges, VmDetails, VmList, VmMigrateRequest, VmSpecRequest, VmStartRequest,
     VmStopRequest, Why,
 };
-use crate::work::{ImageImportRequest, Work};
+use crate::work::{ImageImportRequest, Work, WorkList};
 use percent_encoding::percent_decode_str;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use std::borrow::Cow;
@@ -97,7 +98,7 @@ const SPEC: Option<Shape> = Some(of::<VmSpecRequest>());
 use Method::{Delete, Get, Post};
 
 /// Every call.
-pub const CALLS: [Call; 35] = [
+pub const CALLS: [Call; 37] = [
     members("node_list", (Get, "/v1/nodes"), "All machines of the cluster.", None, of::<NodeList>()),
     members(
         "node_remove",
@@ -122,6 +123,13 @@ pub const CALLS: [Call; 35] = [
         POOL,
     ),
     members("pool_show", (Get, "/v1/pools/{name}"), "One pool with its members.", None, POOL),
+    members(
+        "pool_add",
+        (Post, "/v1/pools/{name}/add"),
+        "Puts a disk in the place of one that failed or is missing, or takes that one back; a resync follows.",
+        Some(of::<PoolAddRequest>()),
+        POOL,
+    ),
     members(
         "pool_replace",
         (Post, "/v1/pools/{name}/replace"),
@@ -244,6 +252,7 @@ pub const CALLS: [Call; 35] = [
         Some(of::<StoreBackupRequest>()),
         DONE,
     ),
+    owner("work_list", (Get, "/v1/works"), "Long work of this machine, the newest first.", None, of::<WorkList>()),
     owner("work_show", (Get, "/v1/works/{name}"), "A piece of long work of this machine.", None, WORK),
     owner("work_cancel", (Post, "/v1/works/{name}/cancel"), "Ends a piece of long work before its time.", None, WORK),
     Call {

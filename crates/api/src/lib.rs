@@ -21,14 +21,14 @@ pub use node::{
 pub use openapi::{CONSOLE_PATH, CONSOLE_PROTOCOL, document};
 pub use problem::{Code, Problem};
 pub use storage::{
-    OtherVolume, Pool, PoolCreateRequest, PoolList, PoolMember, PoolReplaceRequest, PoolStartRequest, PoolState,
-    Progress, Volume, VolumeCreateRequest, VolumeList, VolumeState,
+    OtherVolume, Pool, PoolAddRequest, PoolCreateRequest, PoolList, PoolMember, PoolReplaceRequest, PoolStartRequest,
+    PoolState, Progress, Volume, VolumeCreateRequest, VolumeList, VolumeState,
 };
 pub use vm::{
-    Begun, Check, Doctor, Grade, Job, JobList, JobNote, MigrationReceipt, StoreChange, StoreChanges, Vm, VmDetails,
-    VmList, VmMigrateRequest, VmSpecRequest, VmStartRequest, VmState, VmStopRequest, Why,
+    Begun, Check, Doctor, Event, Grade, Job, JobList, JobNote, MigrationReceipt, StoreChange, StoreChanges, Vm,
+    VmDetails, VmList, VmMigrateRequest, VmSpecRequest, VmStartRequest, VmState, VmStopRequest, Why,
 };
-pub use work::{ImageImportRequest, Work, WorkState};
+pub use work::{ImageImportRequest, Work, WorkList, WorkState};
 
 /// The version in every path.
 pub const VERSION: &str = "v1";
