@@ -13,7 +13,7 @@ use super::leg::{Leg, Standing};
 use super::meta::superblock_of;
 use super::records::FactsTable;
 use super::status::ArrayStatus;
-use super::superblock::{FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, ROLES_KEPT, Role, Superblock};
+use super::superblock::{FEATURE_BAD_BLOCKS, FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, ROLES_KEPT, Role, Superblock};
 use super::witness::MembershipWitness;
 use super::{Member, RaidError, SLOTS_MAX};
 use crate::device::Disk;
@@ -133,13 +133,15 @@ impl Array {
         self.check_open()?;
         self.free_slot()?;
         let known = self.known_member(&member).await?;
+        let returning = known.clone().filter(|_| !wipe).map_or(Ok(None), |own| self.recognise(&member, own))?;
+        let place = if returning.is_none() { Some(self.place_new(&member, wipe).await?) } else { None };
+        // Only of a disk that is taken: a refusal changes nothing.
         if let Some(own) = &known {
             self.take_epochs(&member, own).await?;
         }
-        let returning = known.filter(|_| !wipe).map_or(Ok(None), |own| self.recognise(&member, own))?;
-        let own = match &returning {
-            Some(superblock) => superblock.clone(),
-            None => self.prepare_new(&member, wipe, device).await?,
+        let own = match (&returning, place) {
+            (None, Some(offset)) => self.prepare_new(&member, offset, wipe, device).await?,
+            (returning, _) => returning.clone().expect("it has one or the other"),
         };
         self.check_open()?;
         self.refuse_member(&member, Some(&own))?;
@@ -201,7 +203,7 @@ impl Array {
 
     /// What a disk was in this array, if it may be a member now.
     async fn known_member(&self, member: &Member) -> Result<Option<Superblock>, RaidError> {
-        let (served, found) = (self.0.geometry.get().block_bytes, member.disk.geometry().block_bytes);
+        let (served, found) = (self.0.shape.block_bytes, member.disk.geometry().block_bytes);
         if found > served {
             return Err(RaidError::BlockSize { label: member.label.clone(), found, served });
         }
@@ -280,14 +282,21 @@ impl Array {
         let bytes = super::bitmap::bytes_on_disk(bitmap.set().possible()) as u64;
         let fits = own.data_offset.bytes() + own.size.bytes() <= member.disk.geometry().size.0
             && layout::bitmap_at(&own, bytes).is_some();
+        // What its log of bad blocks names is filled with the rest.
+        let complete = complete && !own.has(FEATURE_BAD_BLOCKS);
         let by_bitmap = known && complete && was_active && unused && same && fits;
         Ok((by_bitmap && own.events >= bitmap.events_cleared()).then_some(own))
     }
 
-    /// Empties a new disk's head, and says where its data will lie.
-    async fn prepare_new(&self, member: &Member, wipe: bool, device: [u8; 16]) -> Result<Superblock, RaidError> {
+    /// Empties a new disk's head, its data beginning at `offset`.
+    async fn prepare_new(
+        &self,
+        member: &Member,
+        offset: Sectors,
+        wipe: bool,
+        device: [u8; 16],
+    ) -> Result<Superblock, RaidError> {
         let (len, size) = (member.disk.geometry().size, self.0.shape.size);
-        let offset = self.place_new(member, wipe).await?;
         clear_head(&member.disk, wipe).await.map_err(|source| disk_error(member, source))?;
         let number = self.new_number();
         Ok(own_superblock_at(len, offset, size, number, device))

@@ -4,7 +4,7 @@ use super::array::{PoolArray, random, refuse_raid, refuse_volume, unix_seconds};
 use super::export::{Export, Progress, Served};
 use super::thread::Pool;
 use block::gate::{Blocked, Found, GatedVolume, Parts, State};
-use block::raid::{ArrayState, ArrayStatus, Member, Standing};
+use block::raid::{ArrayState, ArrayStatus, Member, MemberStatus, Standing};
 use block::volume::{VolumeError, VolumeState, ZeroProgress};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -304,7 +304,8 @@ fn state_of(status: &ArrayStatus) -> (PoolState, Option<String>) {
         .iter()
         .filter_map(|member| member.cause.as_ref().map(|cause| format!("{}: {cause}", member.label)));
     let blocked = status.witness_blocked.iter().chain(&status.resync_blocked).cloned();
-    let reasons: Vec<String> = blocked.chain(failed).chain(outsiders).collect();
+    let lacking = status.members.iter().filter_map(MemberStatus::lacks);
+    let reasons: Vec<String> = blocked.chain(failed).chain(lacking).chain(outsiders).collect();
     let recovering = status.members.iter().any(|member| member.standing == Standing::Recovering);
     let state = match status.state {
         ArrayState::Clean | ArrayState::Active => PoolState::Healthy,

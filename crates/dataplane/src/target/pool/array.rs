@@ -124,6 +124,10 @@ async fn find(
     }
     let options = AssembleOptions { start, unix_seconds: unix_seconds() };
     let array = raid::assemble_witnessed(members, rt, options, witness).await.map_err(|error| refuse_raid(&error))?;
+    if let Err(error) = array.facts().has_room() {
+        let _ = array.stop().await;
+        return Err(refuse_raid(&error));
+    }
     let group = VolumeGroup::open(rt, &array.disk()).await;
     match group {
         Ok(group) => Ok(OpenedPool { array: PoolArray { array }, group }),
@@ -157,7 +161,7 @@ fn is_of(superblock: &Superblock, name: &PoolName, id: Option<ArrayId>) -> bool 
     match id {
         Some(id) => superblock.array == id,
         // mdadm puts "HOST:" before a name.
-        None => superblock.name.rsplit(':').next() == Some(name.as_str()),
+        None => superblock.name.to_string().rsplit(':').next() == Some(name.as_str()),
     }
 }
 
@@ -313,6 +317,13 @@ pub fn refuse_raid(error: &RaidError) -> Refusal {
         ),
         RaidError::StillBusy { .. } => (Code::Busy, "wait until the disk has answered, or restart the target"),
         RaidError::AlreadyMember { .. } => (Code::Exists, "`muskox ctl pool show` lists the members"),
+        RaidError::Superblock { .. } | RaidError::Unsupported { .. } => {
+            (Code::Failed, "`mdadm --examine DISK` shows what it is; nothing was changed")
+        }
+        RaidError::NoFactsRoom(_) => (
+            Code::Failed,
+            "make a pool of other disks and copy the volumes: an array of stock mdadm needs --data-offset=16M to be served",
+        ),
         RaidError::LastMember(_) => (Code::Busy, "add a disk and wait for its resync first"),
         _ => (Code::Failed, "look at `dmesg` and at `muskox ctl pool show`"),
     };
