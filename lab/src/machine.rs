@@ -53,6 +53,12 @@ impl Role {
         }
     }
 
+    /// Its number, where it is to have an address: a host's interface for guests is a bridge's alone.
+    fn number_on(self, network: Network) -> Option<u8> {
+        let is_bridges = network == Network::Guest && self != Self::Client;
+        (!is_bridges).then(|| self.number())
+    }
+
     fn is_on(self, network: Network) -> bool {
         match self {
             Self::Storage => network != Network::Guest,
@@ -110,7 +116,7 @@ impl Machine {
         ledger.record(Thing::Cgroup { path: cgroup.path().to_owned() })?;
         cgroup.make()?;
         let networks = NETWORKS.into_iter().filter(|network| role.is_on(*network));
-        let plug = |network| switch.plug(role.name(), &namespace, network, role.number());
+        let plug = |network| switch.plug(role.name(), &namespace, network, role.number_on(network));
         let ports = networks.map(plug).collect::<Result<_, _>>()?;
         Ok(Self { role, namespace, cgroup, ports, ledger: Arc::clone(ledger) })
     }

@@ -101,11 +101,11 @@ impl Switch {
         Ok(Self { namespace })
     }
 
-    /// Plugs the machine in `namespace` into `network`, with the address of `number`.
+    /// Plugs the machine in `namespace` into `network`, with the address of `number`, if it is to have one there.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn plug(&self, machine: &str, namespace: &str, network: Network, number: u8) -> anyhow::Result<Port> {
+    pub fn plug(&self, machine: &str, namespace: &str, network: Network, number: Option<u8>) -> anyhow::Result<Port> {
         let port = Port { machine: machine.to_owned(), network };
         let (name, inside) = (port.name(), network.name());
         anyhow::ensure!(name.len() <= 15, "the port's name {name} is longer than 15 characters");
@@ -116,7 +116,8 @@ impl Switch {
                  link set dev {name} master {inside} up\n"
             ),
         )?;
-        batch(namespace, &format!("addr add {}/24 dev {inside}\nlink set dev {inside} up\n", network.address(number)))?;
+        let address = number.map(|number| format!("addr add {}/24 dev {inside}\n", network.address(number)));
+        batch(namespace, &format!("{}link set dev {inside} up\n", address.unwrap_or_default()))?;
         Ok(port)
     }
 

@@ -3,7 +3,7 @@
 use crate::node::{
     Certificate, Done, JoinRequest, Joined, NodeList, RenewRequest, StoreBackupRequest, Token, TokenRequest,
 };
-use crate::schema::Schema;
+use crate::openapi::CONSOLE_PATH;
 use crate::storage::{
     Pool, PoolCreateRequest, PoolList, PoolReplaceRequest, PoolStartRequest, Volume, VolumeCreateRequest, VolumeList,
 };
@@ -12,7 +12,9 @@ use crate::vm::{
     VmStopRequest, Why,
 };
 use crate::work::{ImageImportRequest, Work};
-use serde_json::Value;
+use percent_encoding::percent_decode_str;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use std::borrow::Cow;
 
 /// An HTTP method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +38,12 @@ pub enum Who {
     Owner,
 }
 
-/// A type of a call: its name in the document, and how its schema is made.
-pub type Shape = (&'static str, fn() -> Value);
+/// A type of a call: how a generator comes to a reference to its schema.
+pub type Shape = fn(&mut SchemaGenerator) -> Schema;
+
+const fn of<T: JsonSchema>() -> Shape {
+    SchemaGenerator::subschema_for::<T>
+}
 
 /// A call.
 #[derive(Clone, Copy, Debug)]
@@ -80,19 +86,19 @@ const fn owner(
     Call { name, method, path, who: Who::Owner, what, request, reply }
 }
 
-const DONE: Shape = ("Done", Done::schema);
-const BEGUN: Shape = ("Begun", Begun::schema);
-const POOL: Shape = ("Pool", Pool::schema);
-const VOLUME: Shape = ("Volume", Volume::schema);
-const VM: Shape = ("VmDetails", VmDetails::schema);
-const JOB: Shape = ("Job", Job::schema);
-const WORK: Shape = ("Work", Work::schema);
-const SPEC: Option<Shape> = Some(("VmSpecRequest", VmSpecRequest::schema));
+const DONE: Shape = of::<Done>();
+const BEGUN: Shape = of::<Begun>();
+const POOL: Shape = of::<Pool>();
+const VOLUME: Shape = of::<Volume>();
+const VM: Shape = of::<VmDetails>();
+const JOB: Shape = of::<Job>();
+const WORK: Shape = of::<Work>();
+const SPEC: Option<Shape> = Some(of::<VmSpecRequest>());
 use Method::{Delete, Get, Post};
 
 /// Every call.
 pub const CALLS: [Call; 35] = [
-    members("node_list", (Get, "/v1/nodes"), "All machines of the cluster.", None, ("NodeList", NodeList::schema)),
+    members("node_list", (Get, "/v1/nodes"), "All machines of the cluster.", None, of::<NodeList>()),
     members(
         "node_remove",
         (Delete, "/v1/nodes/{name}"),
@@ -104,15 +110,15 @@ pub const CALLS: [Call; 35] = [
         "token_create",
         (Post, "/v1/tokens"),
         "A token with which one machine may join, once.",
-        Some(("TokenRequest", TokenRequest::schema)),
-        ("Token", Token::schema),
+        Some(of::<TokenRequest>()),
+        of::<Token>(),
     ),
-    members("pool_list", (Get, "/v1/pools"), "All pools.", None, ("PoolList", PoolList::schema)),
+    members("pool_list", (Get, "/v1/pools"), "All pools.", None, of::<PoolList>()),
     members(
         "pool_create",
         (Post, "/v1/pools"),
         "Makes a pool of disks of one machine.",
-        Some(("PoolCreateRequest", PoolCreateRequest::schema)),
+        Some(of::<PoolCreateRequest>()),
         POOL,
     ),
     members("pool_show", (Get, "/v1/pools/{name}"), "One pool with its members.", None, POOL),
@@ -120,14 +126,14 @@ pub const CALLS: [Call; 35] = [
         "pool_replace",
         (Post, "/v1/pools/{name}/replace"),
         "Puts a new disk in the place of another; a resync follows.",
-        Some(("PoolReplaceRequest", PoolReplaceRequest::schema)),
+        Some(of::<PoolReplaceRequest>()),
         POOL,
     ),
     members(
         "pool_start",
         (Post, "/v1/pools/{name}/start"),
         "Assembles a pool that was stopped, or lost too many members.",
-        Some(("PoolStartRequest", PoolStartRequest::schema)),
+        Some(of::<PoolStartRequest>()),
         POOL,
     ),
     members(
@@ -137,12 +143,12 @@ pub const CALLS: [Call; 35] = [
         None,
         POOL,
     ),
-    members("volume_list", (Get, "/v1/volumes"), "All volumes.", None, ("VolumeList", VolumeList::schema)),
+    members("volume_list", (Get, "/v1/volumes"), "All volumes.", None, of::<VolumeList>()),
     members(
         "volume_create",
         (Post, "/v1/volumes"),
         "Makes a volume; it can be used when its zeroing is over.",
-        Some(("VolumeCreateRequest", VolumeCreateRequest::schema)),
+        Some(of::<VolumeCreateRequest>()),
         VOLUME,
     ),
     members("volume_show", (Get, "/v1/volumes/{name}"), "One volume.", None, VOLUME),
@@ -153,7 +159,7 @@ pub const CALLS: [Call; 35] = [
         None,
         DONE,
     ),
-    members("vm_list", (Get, "/v1/vms"), "All VMs.", None, ("VmList", VmList::schema)),
+    members("vm_list", (Get, "/v1/vms"), "All VMs.", None, of::<VmList>()),
     members("vm_create", (Post, "/v1/vms"), "Makes a VM from a description; it does not run yet.", SPEC, VM),
     members("vm_show", (Get, "/v1/vms/{name}"), "One VM with its description.", None, VM),
     members(
@@ -168,21 +174,21 @@ pub const CALLS: [Call; 35] = [
         "vm_start",
         (Post, "/v1/vms/{name}/start"),
         "Wishes that a VM run, now and after whatever happens.",
-        Some(("VmStartRequest", VmStartRequest::schema)),
+        Some(of::<VmStartRequest>()),
         BEGUN,
     ),
     members(
         "vm_stop",
         (Post, "/v1/vms/{name}/stop"),
         "Shuts a VM down and wishes that it not run.",
-        Some(("VmStopRequest", VmStopRequest::schema)),
+        Some(of::<VmStopRequest>()),
         BEGUN,
     ),
     members(
         "vm_migrate",
         (Post, "/v1/vms/{name}/migrate"),
         "Moves a VM to another host while it runs.",
-        Some(("VmMigrateRequest", VmMigrateRequest::schema)),
+        Some(of::<VmMigrateRequest>()),
         BEGUN,
     ),
     members(
@@ -200,20 +206,8 @@ pub const CALLS: [Call; 35] = [
         None,
         DONE,
     ),
-    members(
-        "vm_why",
-        (Get, "/v1/vms/{name}/why"),
-        "Why a VM is as it is, from recorded facts.",
-        None,
-        ("Why", Why::schema),
-    ),
-    members(
-        "job_list",
-        (Get, "/v1/jobs"),
-        "Jobs that go on, and the newest that have ended.",
-        None,
-        ("JobList", JobList::schema),
-    ),
+    members("vm_why", (Get, "/v1/vms/{name}/why"), "Why a VM is as it is, from recorded facts.", None, of::<Why>()),
+    members("job_list", (Get, "/v1/jobs"), "Jobs that go on, and the newest that have ended.", None, of::<JobList>()),
     members("job_show", (Get, "/v1/jobs/{name}"), "One job with its history.", None, JOB),
     members(
         "job_cancel",
@@ -227,27 +221,27 @@ pub const CALLS: [Call; 35] = [
         (Get, "/v1/doctor"),
         "Looks at every machine and says what is wrong and what to do.",
         None,
-        ("Doctor", Doctor::schema),
+        of::<Doctor>(),
     ),
     members(
         "store_changes",
         (Get, "/v1/store/changes/{name}"),
         "Changes of the store after a revision, for audits; zero: as far back as they are kept.",
         None,
-        ("StoreChanges", StoreChanges::schema),
+        of::<StoreChanges>(),
     ),
     owner(
         "image_import",
         (Post, "/v1/images"),
         "Begins to copy an image file of this machine into a volume.",
-        Some(("ImageImportRequest", ImageImportRequest::schema)),
+        Some(of::<ImageImportRequest>()),
         WORK,
     ),
     owner(
         "store_backup",
         (Post, "/v1/store/backup"),
         "Writes the store's objects into a new file of this machine; only where the store is.",
-        Some(("StoreBackupRequest", StoreBackupRequest::schema)),
+        Some(of::<StoreBackupRequest>()),
         DONE,
     ),
     owner("work_show", (Get, "/v1/works/{name}"), "A piece of long work of this machine.", None, WORK),
@@ -259,8 +253,8 @@ pub const CALLS: [Call; 35] = [
         who: Who::Anybody,
         what: "Makes the caller's machine a member. The token proves that it may. Asking again with the same key gives \
                the same answer, so a lost answer is no loss.",
-        request: Some(("JoinRequest", JoinRequest::schema)),
-        reply: ("Joined", Joined::schema),
+        request: Some(of::<JoinRequest>()),
+        reply: of::<Joined>(),
     },
     Call {
         name: "renew",
@@ -268,8 +262,8 @@ pub const CALLS: [Call; 35] = [
         path: "/v1/renew",
         who: Who::Anybody,
         what: "A new certificate for a member's key. The signature of the request proves that the caller has it.",
-        request: Some(("RenewRequest", RenewRequest::schema)),
-        reply: ("Certificate", Certificate::schema),
+        request: Some(of::<RenewRequest>()),
+        reply: of::<Certificate>(),
     },
 ];
 
@@ -302,31 +296,84 @@ impl Call {
     }
 }
 
-/// Which call that is, and what stands for `{name}`.
+/// What a method and a path ask for.
+#[derive(Clone, Debug)]
+pub enum Found<'a> {
+    /// A call, and what stands for `{name}`.
+    Call(&'static Call, Cow<'a, str>),
+    /// The console of the VM of this name: what follows the answer is no HTTP.
+    Console(Cow<'a, str>),
+    /// The path is one of a call's, and these are its methods, as HTTP writes them.
+    Methods(Vec<&'static str>),
+    /// No call has this path.
+    Nothing,
+    /// The path is one of a call's, but for `{name}`: it is not UTF-8.
+    NotText,
+}
+
+/// Which call that is. HEAD asks as GET does (RFC 9110 §9.3.2); what stands for `{name}` may be percent-encoded (RFC 3986 §2.1).
 #[must_use]
-pub fn find<'a>(method: &str, path: &'a str) -> Option<(&'static Call, &'a str)> {
-    CALLS.iter().filter(|call| call.method.as_str() == method).find_map(|call| match call.path.split_once("{name}") {
-        None => (call.path == path).then_some((call, "")),
-        Some((before, after)) => {
-            let name = path.strip_prefix(before)?.strip_suffix(after)?;
-            (!name.contains('/')).then_some((call, name))
+pub fn find<'a>(method: &str, path: &'a str) -> Found<'a> {
+    if let Some(name) = name_in(CONSOLE_PATH, path) {
+        return if method == "POST" { decoded(name, Found::Console) } else { Found::Methods(vec!["POST"]) };
+    }
+    let wanted = if method == "HEAD" { "GET" } else { method };
+    let here: Vec<(&'static Call, &'a str)> =
+        CALLS.iter().filter_map(|call| name_in(call.path, path).map(|name| (call, name))).collect();
+    match here.iter().find(|(call, _)| call.method.as_str() == wanted) {
+        Some(&(call, name)) => decoded(name, |name| Found::Call(call, name)),
+        None if here.is_empty() => Found::Nothing,
+        None => {
+            let head = here.iter().any(|(call, _)| call.method == Method::Get).then_some("HEAD");
+            Found::Methods(here.iter().map(|(call, _)| call.method.as_str()).chain(head).collect())
         }
-    })
+    }
+}
+
+/// What stands for `{name}` in a path, as it was written; nothing where the path is another's.
+fn name_in<'a>(template: &str, path: &'a str) -> Option<&'a str> {
+    let Some((before, after)) = template.split_once("{name}") else { return (template == path).then_some("") };
+    let name = path.strip_prefix(before)?.strip_suffix(after)?;
+    (!name.contains('/')).then_some(name)
+}
+
+fn decoded<'a>(name: &'a str, found: impl FnOnce(Cow<'a, str>) -> Found<'a>) -> Found<'a> {
+    percent_decode_str(name).decode_utf8().map_or(Found::NotText, found)
 }
 
 #[cfg(test)]
 mod test {
     use super::*;
 
+    /// Goal: D8: a call is found by method and path, and whoever errs learns in which of them. Method: one of each kind.
     #[test]
     fn calls_are_found_by_method_and_path() {
-        let found = |method, path| find(method, path).map(|(call, name)| (call.name, name.to_owned()));
-        assert_eq!(found("GET", "/v1/nodes"), Some(("node_list", String::new())));
-        assert_eq!(found("DELETE", "/v1/nodes/beta"), Some(("node_remove", "beta".into())));
-        assert_eq!(found("POST", "/v1/vms/web1/migrate"), Some(("vm_migrate", "web1".into())));
-        assert_eq!(found("POST", "/v1/vms/web1"), Some(("vm_edit", "web1".into())));
-        for (method, path) in [("GET", "/v1/node"), ("PUT", "/v1/nodes"), ("DELETE", "/v1/nodes/a/b"), ("GET", "")] {
-            assert_eq!(found(method, path), None, "{method} {path}");
+        let found = |method, path| match find(method, path) {
+            Found::Call(call, name) => format!("{} {name}", call.name),
+            Found::Console(name) => format!("console of {name}"),
+            Found::Methods(methods) => methods.join(", "),
+            Found::Nothing => "nothing".to_owned(),
+            Found::NotText => "no text".to_owned(),
+        };
+        for (method, path, expect) in [
+            ("GET", "/v1/nodes", "node_list "),
+            ("HEAD", "/v1/nodes", "node_list "),
+            ("DELETE", "/v1/nodes/beta", "node_remove beta"),
+            ("POST", "/v1/vms/web1/migrate", "vm_migrate web1"),
+            ("POST", "/v1/vms/web1", "vm_edit web1"),
+            ("GET", "/v1/vms/web%31", "vm_show web1"),
+            ("GET", "/v1/vms/a%2Fb", "vm_show a/b"),
+            ("GET", "/v1/vms/%ff", "no text"),
+            ("POST", "/v1/vms/web%31/console", "console of web1"),
+            ("GET", "/v1/vms/web1/console", "POST"),
+            ("PUT", "/v1/nodes", "GET, HEAD"),
+            ("HEAD", "/v1/tokens", "POST"),
+            ("PATCH", "/v1/vms/web1", "GET, POST, DELETE, HEAD"),
+            ("GET", "/v1/node", "nothing"),
+            ("DELETE", "/v1/nodes/a/b", "nothing"),
+            ("GET", "", "nothing"),
+        ] {
+            assert_eq!(found(method, path), expect, "{method} {path}");
         }
         assert_eq!(Call::named("node_remove").path_for("beta"), "/v1/nodes/beta");
     }

@@ -13,14 +13,13 @@ mod storage;
 mod vm;
 mod work;
 
-pub use call::{CALLS, Call, Method, Who, find};
+pub use call::{CALLS, Call, Found, Method, Who, find};
 pub use node::{
     Certificate, Done, JoinRequest, Joined, Member, NodeList, NodeState, RenewRequest, Role, StoreBackupRequest, Token,
     TokenRequest,
 };
-pub use openapi::document;
+pub use openapi::{CONSOLE_PATH, CONSOLE_PROTOCOL, document};
 pub use problem::{Code, Problem};
-pub use schema::Schema;
 pub use storage::{
     OtherVolume, Pool, PoolCreateRequest, PoolList, PoolMember, PoolReplaceRequest, PoolStartRequest, PoolState,
     Progress, Volume, VolumeCreateRequest, VolumeList, VolumeState,

@@ -36,6 +36,7 @@ message! {
         /// Its name.
         pub name: NodeName,
         /// Where its node listens.
+        #[schemars(extend("format" = "ip:port"))]
         pub address: SocketAddr,
         /// Its addresses on the storage segments; none: that of its node.
         pub portals: Vec<IpAddr>,
@@ -71,6 +72,7 @@ message! {
     #[serde(deny_unknown_fields)]
     pub struct TokenRequest {
         /// How long it may be used, in seconds; at most a week.
+        #[schemars(range(min = 1, max = 604_800))]
         pub lifetime_s: u64,
     }
 }
@@ -94,6 +96,7 @@ message! {
         /// The name the machine wants.
         pub name: NodeName,
         /// Where its node will listen.
+        #[schemars(extend("format" = "ip:port"))]
         pub address: SocketAddr,
         /// Its addresses on the storage segments; none: that of its node.
         pub portals: Vec<IpAddr>,

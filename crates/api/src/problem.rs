@@ -1,17 +1,20 @@
 //! Why a call did nothing: RFC 9457 problem details with a stable code, what is wrong, and what to do.
 
 use crate::schema::words;
-use crate::{Schema, schema::described};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 words! {
     /// What kind of problem; programs decide by this word. A word never changes its meaning.
     pub enum Code {
         /// The request cannot be read or says something that is not allowed.
         BadRequest = "bad_request",
+        /// The request is longer than any may be.
+        TooLarge = "too_large",
         /// There is no such call.
         NoSuchCall = "no_such_call",
+        /// There is a call of that path, with another method.
+        WrongMethod = "wrong_method",
         /// There is nothing of that name.
         NotFound = "not_found",
         /// The request came from where this call is not allowed.
@@ -38,7 +41,7 @@ words! {
         StoreUnreachable = "store_unreachable",
         /// The store does not work; nothing was decided.
         StoreFailed = "store_failed",
-        /// Others changed the same thing at the same time, again and again.
+        /// Somebody else is changing the same thing; ask again.
         Busy = "busy",
         /// It is being used, or a job works on it.
         InUse = "in_use",
@@ -56,7 +59,7 @@ words! {
         Unreachable = "unreachable",
         /// A file or folder of this machine cannot be used.
         Files = "files",
-        /// A failure that is nobody's request.
+        /// An internal failure.
         Failed = "failed",
     }
 }
@@ -69,6 +72,8 @@ impl Code {
             Self::BadRequest => 400,
             Self::Forbidden | Self::NotAMember | Self::Removed | Self::TokenUnknown | Self::TokenExpired => 403,
             Self::NotFound | Self::NoSuchCall => 404,
+            Self::WrongMethod => 405,
+            Self::TooLarge => 413,
             Self::NameTaken
             | Self::AddressTaken
             | Self::HoldsStore
@@ -78,14 +83,14 @@ impl Code {
             | Self::HoldsData
             | Self::NotPossible => 409,
             Self::NotTheStore => 421,
-            Self::StoreUnreachable | Self::StoreFailed | Self::Busy => 503,
-            Self::ClockSkew | Self::WrongPeer | Self::Unreachable | Self::Files | Self::Failed => 500,
+            Self::StoreUnreachable | Self::StoreFailed | Self::Busy | Self::Unreachable => 503,
+            Self::ClockSkew | Self::WrongPeer | Self::Files | Self::Failed => 500,
         }
     }
 }
 
-/// A problem, as it goes over the wire and to people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Why a call did nothing (RFC 9457).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(from = "Wire", into = "Wire")]
 pub struct Problem {
     /// What kind.
@@ -97,16 +102,22 @@ pub struct Problem {
 }
 
 /// RFC 9457 §3.1's members, and two of ours: `code` and `hint`.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
 struct Wire {
+    /// A URN that ends in the code.
     #[serde(rename = "type", default)]
     kind: String,
+    /// What the code means.
     #[serde(default)]
     title: String,
+    /// The HTTP status.
     #[serde(default)]
     status: u16,
+    /// What is wrong, and where.
     detail: String,
     code: Code,
+    /// What to do.
     #[serde(default)]
     hint: String,
 }
@@ -146,29 +157,10 @@ impl From<Wire> for Problem {
     }
 }
 
-impl Schema for Problem {
-    fn schema() -> Value {
-        let text = |what: &str| json!({"type": "string", "description": what});
-        let meanings: Vec<String> = Code::ALL.iter().map(|code| format!("`{code}`: {}", code.meaning())).collect();
-        let object = json!({
-            "type": "object",
-            "properties": {
-                "type": text("A URN that ends in the code."),
-                "title": text("What the code means."),
-                "status": {"type": "integer", "description": "The HTTP status."},
-                "detail": text("What is wrong, and where."),
-                "code": described(Code::schema(), &[&meanings.join(" ")]),
-                "hint": text("What to do."),
-            },
-            "required": ["type", "title", "status", "detail", "code", "hint"],
-        });
-        described(object, &["Why a call did nothing (RFC 9457)."])
-    }
-}
-
 #[cfg(test)]
 mod test {
     use super::*;
+    use serde_json::json;
 
     /// Goal: what goes over the wire is RFC 9457 and comes back the same. Method: there and back.
     #[test]

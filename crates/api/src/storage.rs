@@ -104,6 +104,7 @@ message! {
         /// Paths of block devices or files on that machine.
         pub members: Vec<String>,
         /// Use them even if they hold something.
+        #[serde(default)]
         pub wipe: bool,
     }
 }
@@ -117,6 +118,7 @@ message! {
         /// The path of the disk that comes.
         pub new: String,
         /// Use the new disk even if it holds something.
+        #[serde(default)]
         pub wipe: bool,
     }
 }
@@ -126,8 +128,10 @@ message! {
     #[serde(deny_unknown_fields)]
     pub struct PoolStartRequest {
         /// Where to look besides the paths known already.
+        #[serde(default)]
         pub members: Vec<String>,
         /// Start although members are missing that may hold newer data: what only they hold is lost for good.
+        #[serde(default)]
         pub degraded: bool,
     }
 }

@@ -89,6 +89,7 @@ message! {
         /// Where; without it where there is the most room.
         pub host: Option<NodeName>,
         /// Start it although the cluster would then not survive the loss of one host.
+        #[serde(default)]
         pub overcommit: bool,
     }
 }

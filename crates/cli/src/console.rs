@@ -6,7 +6,7 @@
 
 use crate::client::{Ask, Body, collect, connect, lost, not_understood};
 use crate::watch::Interrupts;
-use api::{Code, Problem};
+use api::{CONSOLE_PROTOCOL, Code, Problem};
 use hyper::header::{CONNECTION, HOST, UPGRADE};
 use hyper::upgrade::Upgraded;
 use hyper::{Request, StatusCode};
@@ -18,8 +18,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use units::VmName;
 
-/// What the connection becomes; `node` has the other end.
-const PROTOCOL: &str = "muskox-console";
 /// Ctrl-]: leaves, as in telnet and `virsh console`.
 const DETACH: u8 = 0x1d;
 /// Pieces typed and not yet sent: a paste of some size, then the keyboard waits.
@@ -63,7 +61,7 @@ pub async fn visit(ask: &Ask, name: &VmName) -> Result<(), Problem> {
 
 async fn open(socket: &Path, name: &VmName) -> Result<Upgraded, Problem> {
     let request = Request::post(format!("/v1/vms/{name}/console")).header(HOST, "muskox");
-    let request = request.header(CONNECTION, "upgrade").header(UPGRADE, PROTOCOL).body(Body::default());
+    let request = request.header(CONNECTION, "upgrade").header(UPGRADE, CONSOLE_PROTOCOL).body(Body::default());
     let request = request.map_err(|error| lost(socket, &error))?;
     let (mut sender, connection) = connect(socket).await?;
     tokio::spawn(async move { drop(connection.with_upgrades().await) });

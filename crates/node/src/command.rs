@@ -152,7 +152,7 @@ impl InstallArguments {
     #[must_use]
     pub fn run(&self) -> ExitCode {
         if self.print {
-            return finish(false, install::own_unit(&self.place.root), String::clone);
+            return finish(false, install::printed(&self.place.root), String::clone);
         }
         finish(self.json, install::install(&self.place.root), |done| format!("{}\n", done.text))
     }
@@ -166,6 +166,7 @@ impl InitArguments {
         let root = Root::new(&machine.place.root);
         let made = in_runtime(async {
             let bridges = HostConfig::from_words(&machine.bridges)?;
+            bridges.check_bridges()?;
             let made = init(&root, &machine.seat(&self.name), self.certificate_lifetime)?;
             bridges.save_if_any(&root).map(|()| made)
         });
@@ -186,6 +187,7 @@ impl JoinArguments {
         let root = Root::new(&machine.place.root);
         let joined = in_runtime(async {
             let bridges = HostConfig::from_words(&machine.bridges)?;
+            bridges.check_bridges()?;
             let token: JoinToken = self.token()?.parse()?;
             let joined = join(&root, &token, &machine.seat(&self.name()?)).await?;
             bridges.save_if_any(&root).map(|()| joined)

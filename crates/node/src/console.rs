@@ -7,19 +7,17 @@
 //! member that comes by TLS for a user of its own gets a VM of this machine, and never another's: nothing is passed on twice. Who
 //! is a member is asked of the store at each visit, so a machine that was removed is out at once; who visits is in the audit log.
 //!
-//! Invariant: a visit holds one of [`VISITORS_MAX`] places, and ends with either side. Not part of the API document:
-//! OpenAPI has no words for what follows an upgrade.
+//! Invariant: a visit holds one of [`VISITORS_MAX`] places, and ends with either side.
 
 use crate::client::{self, Answer};
 use crate::rights::{self, Caller};
 use crate::service::{Node, refusal};
-use api::{Call, Code, NodeList, Problem, VmDetails};
+use api::{CONSOLE_PROTOCOL, Call, Code, NodeList, Problem, VmDetails};
 use host::net::Transport;
 use host::vm::Folder;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
-use hyper::http::request::Parts;
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -30,8 +28,6 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use units::{NodeName, VmName};
 
-/// What the connection becomes; `cli` has the other end.
-const PROTOCOL: &str = "muskox-console";
 /// Consoles somebody looks at, on one machine.
 const VISITORS_MAX: usize = 64;
 /// Their places: a visit is no longer one of the door's connections.
@@ -51,14 +47,7 @@ enum Far {
     There(Upgraded),
 }
 
-/// The VM whose console a request asks for.
-#[must_use]
-pub fn asked(head: &Parts) -> Option<String> {
-    let name = head.uri.path().strip_prefix("/v1/vms/")?.strip_suffix("/console")?;
-    (head.method == "POST" && !name.contains('/')).then(|| name.to_owned())
-}
-
-/// Answers such a request: with the upgrade, then bytes, or with a problem.
+/// Answers who asks for a VM's console: with the upgrade, then bytes, or with a problem.
 pub async fn answer(node: &Node, caller: Caller, name: &str, request: Request<Incoming>) -> Response<Full<Bytes>> {
     match open(node, caller, name, request.headers().get(UPGRADE)).await {
         Ok((far, place)) => {
@@ -71,7 +60,7 @@ pub async fn answer(node: &Node, caller: Caller, name: &str, request: Request<In
                 drop(place);
             });
             let answer = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
-            let answer = answer.header(CONNECTION, "upgrade").header(UPGRADE, PROTOCOL);
+            let answer = answer.header(CONNECTION, "upgrade").header(UPGRADE, CONSOLE_PROTOCOL);
             answer.body(Full::default()).expect("plain headers")
         }
         Err(problem) => crate::door::to_http(refusal(&problem)),
@@ -89,8 +78,8 @@ async fn open(
         Ok(name) => name,
         Err(error) => return bad(format!("{error}"), "see `muskox vm list`"),
     };
-    if upgrade.is_none_or(|wished| wished != PROTOCOL) {
-        return bad(format!("a console needs 'Upgrade: {PROTOCOL}'"), "use `muskox vm console NAME`");
+    if upgrade.is_none_or(|wished| wished != CONSOLE_PROTOCOL) {
+        return bad(format!("a console needs 'Upgrade: {CONSOLE_PROTOCOL}'"), "use `muskox vm console NAME`");
     }
     let (user, asks) = visitor(node, caller).await?;
     let host = if matches!(caller, Caller::Local(_)) { whereabouts(node, caller, &name).await? } else { None };
@@ -193,7 +182,8 @@ async fn upgrade(transport: Transport, user: Option<u32>, name: &VmName) -> Resu
         Some(user) => request.header(rights::FOR_USER, rights::mark(user)),
         None => request,
     };
-    let request = request.header(CONNECTION, "upgrade").header(UPGRADE, PROTOCOL).body(Full::<Bytes>::default());
+    let request =
+        request.header(CONNECTION, "upgrade").header(UPGRADE, CONSOLE_PROTOCOL).body(Full::<Bytes>::default());
     let request = request.expect("a name of ours and plain headers");
     let shaken = hyper::client::conn::http1::handshake(TokioIo::new(transport)).await;
     let (mut sender, connection) = shaken.map_err(|error| lost(&error))?;

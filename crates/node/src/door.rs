@@ -6,11 +6,12 @@ use crate::console;
 use crate::peer;
 use crate::rights::Caller;
 use crate::service::{Node, refusal};
-use api::{Code, JSON, PROBLEM_JSON, Problem};
+use api::{Code, Found, JSON, PROBLEM_JSON, Problem};
 use host::net::{Listener, Peer, ServerTls, Transport};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -118,31 +119,51 @@ async fn connection(node: Rc<Node>, plain: Transport, tls: Option<ServerTls>, st
 async fn respond(node: &Node, caller: Caller, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let caller = caller.of_request(&head.headers);
-    if let Some(name) = console::asked(&head) {
-        return console::answer(node, caller, &name, Request::from_parts(head, body)).await;
-    }
-    let path = head.uri.path().to_owned();
-    let answer = match api::find(head.method.as_str(), &path) {
-        None if head.method == "POST" && path == peer::PATH => match Limited::new(body, PEER_MAX_BYTES).collect().await
-        {
-            Ok(body) => node.peer(caller, body.to_bytes()).await,
-            Err(error) => refusal(&too_long(&*error, PEER_MAX_BYTES)),
+    let path = head.uri.path();
+    let answer = match api::find(head.method.as_str(), path) {
+        Found::Console(name) => {
+            let name = name.into_owned();
+            return console::answer(node, caller, &name, Request::from_parts(head, body)).await;
+        }
+        Found::Call(call, name) => match read(body, REQUEST_MAX_BYTES).await {
+            Ok(body) => node.answer(caller, call, path, &name, body).await,
+            Err(problem) => refusal(&problem),
         },
-        None => {
+        Found::Nothing if head.method == "POST" && path == peer::PATH => match read(body, PEER_MAX_BYTES).await {
+            Ok(body) => node.peer(caller, body).await,
+            Err(problem) => refusal(&problem),
+        },
+        Found::Methods(methods) => return wrong_method(&head, &methods.join(", ")),
+        Found::Nothing => {
             let text = format!("there is no call {} {path}", head.method);
             refusal(&Problem::new(Code::NoSuchCall, text, "docs/openapi.json has them all"))
         }
-        Some((call, name)) => match Limited::new(body, REQUEST_MAX_BYTES).collect().await {
-            Ok(body) => node.answer(caller, call, &path, name, body.to_bytes()).await,
-            Err(error) => refusal(&too_long(&*error, REQUEST_MAX_BYTES)),
-        },
+        Found::NotText => {
+            let text = format!("the name in {path} is not UTF-8 when it is percent-decoded");
+            refusal(&Problem::new(Code::BadRequest, text, "names are made of a-z 0-9 - _ ."))
+        }
     };
     to_http(answer)
 }
 
-fn too_long(error: &dyn std::error::Error, most: usize) -> Problem {
-    let text = format!("the request cannot be read: {error}");
-    Problem::new(Code::BadRequest, text, format!("send at most {most} bytes"))
+/// A body to its end.
+async fn read(body: Incoming, most: usize) -> Result<Bytes, Problem> {
+    let read = Limited::new(body, most).collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            let text = format!("the request is longer than {most} bytes");
+            return Problem::new(Code::TooLarge, text, "docs/openapi.json says what the call takes");
+        }
+        Problem::new(Code::BadRequest, format!("the request cannot be read: {error}"), "send it again")
+    });
+    read.map(http_body_util::Collected::to_bytes)
+}
+
+/// Source: RFC 9110 §15.5.6: the answer lists what is possible.
+fn wrong_method(head: &Parts, methods: &str) -> Response<Full<Bytes>> {
+    let text = format!("there is no call {} {}", head.method, head.uri.path());
+    let mut response = to_http(refusal(&Problem::new(Code::WrongMethod, text, format!("this path takes {methods}"))));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_str(methods).expect("methods are plain words"));
+    response
 }
 
 /// An answer as HTTP has it.

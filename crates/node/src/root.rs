@@ -213,6 +213,24 @@ pub fn unusable(path: &Path, deed: &str, error: &io::Error) -> Problem {
     Problem::new(Code::Files, format!("'{}' cannot be {deed}: {error}", path.display()), hint)
 }
 
+/// The same of a path that a request gave: that is the caller's to mend.
+#[must_use]
+pub fn unusable_given(path: &Path, deed: &str, error: &io::Error) -> Problem {
+    let problem = unusable(path, deed, error);
+    match error.kind() {
+        io::ErrorKind::NotFound => Problem { code: Code::BadRequest, hint: "check the path".to_owned(), ..problem },
+        io::ErrorKind::AlreadyExists => Problem { code: Code::Exists, ..problem },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Problem { code: Code::NoRoom, ..problem },
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::InvalidFilename
+        | io::ErrorKind::InvalidInput
+        | io::ErrorKind::ReadOnlyFilesystem => Problem { code: Code::BadRequest, ..problem },
+        _ => problem,
+    }
+}
+
 #[cfg(test)]
 mod test {
     use super::*;

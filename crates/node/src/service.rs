@@ -483,12 +483,12 @@ pub fn done(reply: &impl Serialize) -> Answer {
     Answer { status: 200, body: serde_json::to_vec(reply).expect("replies are JSON").into() }
 }
 
-/// A request.
+/// A request; nothing at all says nothing of what may be left out.
 ///
 /// # Errors
 /// [`Code::BadRequest`].
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| {
+    serde_json::from_slice(if body.is_empty() { b"{}" } else { body }).map_err(|error| {
         let hint = "docs/openapi.json says what it takes; both sides should be the same muskox version";
         Problem::new(Code::BadRequest, format!("the request is not understood: {error}"), hint)
     })

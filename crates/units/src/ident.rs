@@ -53,6 +53,16 @@ macro_rules! hex_id {
                 String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
             }
         }
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let digits = 2 * $bytes;
+                schemars::json_schema!({"type": "string", "pattern": format!("^[0-9a-fA-F]{{{digits}}}$")})
+            }
+        }
     };
 }
 
@@ -108,6 +118,16 @@ macro_rules! name {
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
                 String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let pattern = format!("^[a-z0-9][a-z0-9._-]{{0,{}}}$", NAME_MAX - 1);
+                schemars::json_schema!({"type": "string", "pattern": pattern})
             }
         }
     };

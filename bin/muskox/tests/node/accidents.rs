@@ -66,6 +66,26 @@ fn addresses_are_tried_first() {
     assert!(String::from_utf8_lossy(&done.stderr).contains("storage, host, witness"));
 }
 
+/// Goal: D2, A22: an interface that this machine needs is refused as a bridge's port, by name, before anything is made. Method: the
+/// loopback, which carries 127.0.0.1; one that there is not; one that is no bridge.
+#[test]
+fn an_interface_that_is_needed_is_no_port_of_a_bridge() {
+    let machines = Machines::new();
+    let alpha = machines.machine("alpha");
+    for (bridge, says) in [
+        ("mxlan=lo", "'lo' carries the address 127.0.0.1; on the bridge 'mxlan' this machine would lose that"),
+        ("mxlan=mxeth9", "there is no interface 'mxeth9'"),
+        ("lo", "'lo' is no bridge"),
+    ] {
+        for (verb, what) in [("init", "alpha"), ("join", "token")] {
+            let problem = alpha.refused(verb, &[what, "--address", &alpha.address, "--bridge", bridge]);
+            let text = problem["detail"].as_str().unwrap();
+            assert!(problem["code"] == "bad_request" && text.contains(says), "{verb}: {problem}");
+        }
+    }
+    assert!(alpha.files().is_empty() && !std::path::Path::new("/sys/class/net/mxlan").exists());
+}
+
 /// Goal: a store that is damaged or gone is never replaced by an empty one. Method: spoil it, take it away, start.
 #[test]
 fn a_damaged_store_is_not_served() {

@@ -54,7 +54,7 @@ fn what_ran_comes_back_in_order_after_a_cold_start() {
     });
     let up = up.into_inner();
     println!("after a cold start: {up:?}");
-    assert!(up["a-late"] >= up["z-early"] + AFTER_THE_FIRST, "{up:?}");
+    assert!(up["a-late"] >= up["z-early"] + AFTER_THE_FIRST, "{up:?}; the log:\n{}", alpha.log());
     let after = states(&alpha);
     assert_eq!(up.len(), 2, "{after:?}");
     assert_eq!(after["b-off"], before["b-off"]);

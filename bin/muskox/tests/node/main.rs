@@ -5,12 +5,15 @@
 mod accidents;
 mod agent;
 mod alone;
+mod api;
 mod certificates;
 mod cold;
 mod deadman;
+mod guard;
 mod images;
 mod membership;
 mod memory;
+mod restore;
 mod storage;
 mod support;
 mod unknown;

@@ -166,16 +166,23 @@ impl Machine {
 
     /// A call of the API, as `curl --unix-socket` makes it: the status and what was answered.
     pub fn api(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let mut stream = UnixStream::connect(self.path("run/muskox/node.sock")).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        let len = body.len();
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: node\r\nContent-Length: {len}\r\n\r\n{body}").unwrap();
-        let mut answer = String::new();
-        std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+        let answer = self.raw(method, path, &body);
         let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
         let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
         (status, serde_json::from_str(body).expect("JSON"))
+    }
+
+    /// The same with any body, and the answer as it is.
+    pub fn raw(&self, method: &str, path: &str, body: &str) -> String {
+        let mut stream = UnixStream::connect(self.path("run/muskox/node.sock")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let len = body.len();
+        // Who sends too much is answered before it is through.
+        let _ = write!(stream, "{method} {path} HTTP/1.1\r\nHost: node\r\nContent-Length: {len}\r\n\r\n{body}");
+        let mut answer = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut stream, &mut answer);
+        String::from_utf8(answer).unwrap()
     }
 
     /// A call that must work.
@@ -353,7 +360,8 @@ impl Drop for Machine {
 impl Machine {
     /// What the node started and noted, and still lives.
     pub fn outliving(&self) -> Vec<Process> {
-        let mut notes = vec![self.path("run/muskox/target.process"), self.path("run/muskox/deadman.process")];
+        let own = ["target", "guard", "deadman"].map(|name| self.path(&format!("run/muskox/{name}.process")));
+        let mut notes = own.to_vec();
         for (folder, name) in [("run/muskox/vm", "process"), ("var/lib/muskox/vm", "initiator.process")] {
             let folders = std::fs::read_dir(self.path(folder)).into_iter().flatten();
             notes.extend(folders.map(|entry| entry.unwrap().path().join(name)));

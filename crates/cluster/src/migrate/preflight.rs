@@ -17,8 +17,8 @@ pub struct Side {
     pub has_machine: bool,
     /// Memory free for guests.
     pub free: ByteLen,
-    /// Bridges the VM is plugged into that this host does not have.
-    pub missing_bridges: Vec<String>,
+    /// Bridges the VM is plugged into that this host does not have or that lead nowhere there, each with why.
+    pub missing_bridges: Vec<(String, String)>,
     /// Volumes of the VM whose target it cannot reach.
     pub unreachable_volumes: Vec<String>,
     /// It is being drained: nothing new is placed there.
@@ -101,12 +101,14 @@ pub enum Refusal {
         needs: ByteLen,
     },
     /// See the text.
-    #[error("host {host} has no bridge '{bridge}', which the VM is plugged into")]
+    #[error("host {host} cannot give the VM its bridge '{bridge}': {why}")]
     Bridge {
         /// Where.
         host: String,
         /// Which.
         bridge: String,
+        /// Why not.
+        why: String,
     },
     /// See the text.
     #[error("host {host} cannot reach the target of volume '{volume}': see `muskox path show`")]
@@ -184,7 +186,8 @@ fn against_destination(side: &Side, found: &mut Vec<Refusal>) {
     } else if !side.has_machine {
         found.push(Refusal::Machine(name()));
     }
-    let bridge = |bridge: &String| Refusal::Bridge { host: name(), bridge: bridge.clone() };
+    let bridge =
+        |(bridge, why): &(String, String)| Refusal::Bridge { host: name(), bridge: bridge.clone(), why: why.clone() };
     found.extend(side.missing_bridges.iter().map(bridge));
     let volume = |volume: &String| Refusal::Volume { host: name(), volume: volume.clone() };
     found.extend(side.unreachable_volumes.iter().map(volume));
@@ -216,7 +219,7 @@ mod test {
         assert_eq!(refusals(&vm, &good), []);
         let bad = Side {
             qemu: Some((7, 2)),
-            missing_bridges: vec!["lan".into()],
+            missing_bridges: vec![("lan".into(), "its port 'eth1' has no carrier".into())],
             unreachable_volumes: vec!["web1".into()],
             draining: true,
             ..side(2)
@@ -228,7 +231,7 @@ mod test {
             [
                 "host host2 has QEMU 7.2, older than the source's 10.0: update it first",
                 "host host2 is being drained: choose another one",
-                "host host2 has no bridge 'lan', which the VM is plugged into",
+                "host host2 cannot give the VM its bridge 'lan': its port 'eth1' has no carrier",
                 "host host2 cannot reach the target of volume 'web1': see `muskox path show`",
                 "host host2 has 512 MiB of memory free and VM 'web1' needs 513 MiB",
             ]

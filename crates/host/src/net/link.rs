@@ -8,12 +8,14 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::ioctl::{Opcode, ioctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 /// With its final zero. Source: `if.h`, `IFNAMSIZ`.
 pub(super) const NAME_MAX: usize = 15;
 const SIOCGIFFLAGS: Opcode = 0x8913;
 const SIOCSIFFLAGS: Opcode = 0x8914;
+const SIOCGIFADDR: Opcode = 0x8915;
 const SIOCBRADDBR: Opcode = 0x89a0;
 const SIOCBRADDIF: Opcode = 0x89a2;
 const IFF_UP: i16 = 1;
@@ -96,6 +98,28 @@ pub(super) fn set_up(name: &str) -> io::Result<()> {
     let asked = exchange::<SIOCGIFFLAGS>(&socket, Request::new(name, &[])?)?;
     let flags = i16::from_ne_bytes([asked.value[0], asked.value[1]]) | IFF_UP;
     exchange::<SIOCSIFFLAGS>(&socket, Request::new(name, &flags.to_ne_bytes())?).map(drop)
+}
+
+/// The first IPv4 address of an interface, if it has one.
+pub(super) fn address(name: &str) -> io::Result<Option<Ipv4Addr>> {
+    match exchange::<SIOCGIFADDR>(asking()?, Request::new(name, &[])?) {
+        // A `struct sockaddr_in`: family, port, address in the order of the network.
+        Ok(Request { value: [_, _, _, _, a, b, c, d, ..], .. }) => Ok(Some(Ipv4Addr::new(a, b, c, d))),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an interface is up and has somebody at the other end of its cable.
+pub(super) fn has_carrier(name: &str) -> bool {
+    // Of one that is down the kernel says EINVAL. Source: its `Documentation/ABI/testing/sysfs-class-net`, `carrier`.
+    std::fs::read_to_string(sysfs(name).join("carrier")).is_ok_and(|text| text.trim() == "1")
+}
+
+/// Which interface this one belongs to: a bridge, a bond.
+pub(super) fn master(name: &str) -> Option<String> {
+    let master = std::fs::read_link(sysfs(name).join("master")).ok()?;
+    Some(master.file_name()?.to_string_lossy().into_owned())
 }
 
 /// Makes a bridge.

@@ -6,6 +6,7 @@
 
 mod acked;
 mod bridge;
+mod duty;
 mod link;
 mod listen;
 mod stream;
@@ -14,7 +15,8 @@ mod tls;
 mod transport;
 
 pub use acked::Acknowledged;
-pub use bridge::{bridges, keep_bridge};
+pub use bridge::{bridges, check_bridge, check_uplink, keep_bridge};
+pub use duty::duties;
 pub use listen::{Listener, NetError, connect_tcp, connect_unix};
 pub use tap::{TapOwner, keep_tap, remove_tap};
 pub use tls::{ClientTls, Expect, ServerTls, StrangerTls, TlsError, TlsFiles, fingerprint_of, host_key_of};

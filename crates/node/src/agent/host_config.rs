@@ -2,6 +2,7 @@
 
 use crate::root::{Root, write_public};
 use api::{Code, Problem};
+use host::net::check_bridge;
 use host::users::UserRange;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -102,6 +103,17 @@ impl HostConfig {
             "# Bridges that this host keeps; see docs/runbooks/node.md. Edit it; the node reads it again by itself.\n";
         let text = toml::to_string(self).expect("plain values are TOML");
         write_public(&root.below("etc/muskox/host.toml"), &format!("{head}{text}"))
+    }
+
+    /// Whether this machine could keep these bridges, as it is now; nothing is changed.
+    ///
+    /// # Errors
+    /// [`Code::BadRequest`]: a port is missing, is somebody else's, or carries what this machine needs, by name.
+    pub fn check_bridges(&self) -> Result<(), Problem> {
+        let checked = self.bridges.iter().try_for_each(|bridge| check_bridge(&bridge.name, &bridge.ports));
+        let hint = "give the bridge an interface of its own, or first make it yourself and move the addresses to it \
+                    (docs/runbooks/node.md, Bridges); nothing was changed";
+        checked.map_err(|error| Problem::new(Code::BadRequest, format!("--bridge: {error}"), hint))
     }
 
     /// Bridges as on the command line: `NAME` or `NAME=PORT`, a name again for another port.

@@ -10,10 +10,12 @@ mod accepted;
 mod configuration;
 mod deadman;
 mod facts;
+mod guard;
 mod guest;
 mod host_config;
 mod initiator;
 mod keep;
+mod keepsake;
 mod memory;
 mod network;
 mod place;
@@ -22,10 +24,15 @@ mod supervise;
 mod takeover;
 mod target;
 mod tasks;
+mod unit;
 mod unknown;
 #[cfg(test)]
 pub mod versions;
 
+pub use deadman::{arguments as deadman_arguments, file_of as deadman_file};
+pub use guard::arguments as guard_arguments;
+#[cfg(test)]
+pub use guest::{machine_of, seed_of};
 pub use host_config::HostConfig;
 
 use crate::identity::Identity;
@@ -39,6 +46,7 @@ use cluster::store::Revision;
 use guest::{Guest, Shared, Voice};
 use host::users::User;
 use host::vm::Folder;
+use keepsake::Keepsake;
 use memory::Memory;
 use place::Place;
 use sequence::Sequences;
@@ -75,6 +83,8 @@ pub struct Agent {
     wanted_deadman: RefCell<Option<String>>,
     /// That changed.
     witnesses: Notify,
+    /// What this machine keeps of the cluster.
+    keepsake: Keepsake,
     qemu: Cell<Option<(u32, u32)>>,
 }
 
@@ -85,7 +95,8 @@ struct MachineState {
     target_since: Option<Moment>,
     /// What the dead-man says.
     deadman: Option<Result<DeadmanReport, String>>,
-    complaints: Vec<(String, String)>,
+    /// What is wrong with its bridges.
+    bridges: Vec<(String, String)>,
     /// Why there may be VMs here that nobody knows of.
     unlisted: Option<String>,
     /// Files where VMs' are that are none.
@@ -105,6 +116,7 @@ impl Agent {
         let this = Self {
             shared,
             guests: RefCell::default(),
+            keepsake: Keepsake::load(root),
             unknown: RefCell::default(),
             idle: RefCell::default(),
             state: RefCell::default(),
@@ -134,10 +146,11 @@ impl Agent {
         // From here on at one moment: who is not in it was not there.
         let (sequence, guests) = (self.shared.sequences.next(), self.all());
         let (memory, free) = facts::memory(&guests);
+        let (bridges, bridges_out) = if place.is(Role::Host) { network::there(place) } else { Default::default() };
         let state = self.state.borrow();
         let said = state.deadman.as_ref().and_then(|said| said.as_ref().ok());
         let troubles = said.into_iter().flat_map(|said| &said.troubles).map(|text| {
-            let hint = "see var/log/muskox/deadman.log there";
+            let hint = "see `journalctl -u muskox-deadman` or var/log/muskox/deadman.log there";
             (format!("the dead-man has trouble: {text}"), hint.to_owned())
         });
         let complaints = facts::complaints(place).into_iter().chain(self.unreadable(&state));
@@ -148,14 +161,16 @@ impl Agent {
             cpus: facts::cpus(),
             qemu,
             accelerator: self.shared.accelerators.found().map_or("tcg", host::vm::Accelerator::word).to_owned(),
-            bridges: if place.is(Role::Host) { network::there() } else { Vec::new() },
+            bridges,
+            bridges_out,
             guests: guests.iter().map(|guest| guest.tell()).chain(self.tell_unknown()).collect(),
             unlisted: state.unlisted.clone(),
             target_up: state.target_since.map(|since| host::runtime::now().since(since)),
             deadman: said.is_some(),
+            withheld: said.and_then(|said| deadman::withheld(said.standing)),
             witnesses: said.map(deadman::witnesses_of).unwrap_or_default(),
-            complaints: complaints.chain(state.complaints.clone()).collect(),
-            faults: state.faults.values().cloned().chain(troubles).collect(),
+            complaints: complaints.collect(),
+            faults: state.faults.values().cloned().chain(troubles).chain(state.bridges.clone()).collect(),
         }
     }
 
@@ -194,6 +209,7 @@ impl Agent {
 
     /// How everything here should be.
     pub fn synced(&self, synced: Synced) {
+        self.keep(&synced.keep);
         let wanted = Some(deadman::wanted(&self.shared.place, &synced));
         if self.wanted_deadman.replace(wanted.clone()) != wanted {
             self.witnesses.notify_one();
@@ -273,6 +289,7 @@ pub async fn run(node: Rc<Node>) {
     node.agent.put_to_work();
     tasks.spawn_local(keep::target(Rc::clone(&node)));
     tasks.spawn_local(keep::deadman(Rc::clone(&node)));
+    tasks.spawn_local(keep::guard(Rc::clone(&node)));
     tasks.spawn_local(look_around(Rc::clone(&node)));
     tasks.spawn_local(takeover::look_for_unknown(Rc::clone(&node)));
     tasks.spawn_local(tell(Rc::clone(&node)));
@@ -312,10 +329,13 @@ async fn look_around(node: Rc<Node>) {
             _ => None,
         };
         let deadman = Some(deadman::status(place).await);
-        let complaints = if place.is(Role::Host) { network::keep_bridges(place) } else { Vec::new() };
+        let bridges = if place.is(Role::Host) { network::keep_bridges(place) } else { Vec::new() };
+        if place.is(Role::Host) && guard::has_record(place) {
+            node.agent.fault("guard", guard::fault(place).as_ref());
+        }
         {
             let mut state = node.agent.state.borrow_mut();
-            (state.target_since, state.deadman, state.complaints) = (target_since, deadman, complaints);
+            (state.target_since, state.deadman, state.bridges) = (target_since, deadman, bridges);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -1,9 +1,9 @@
 //! The network of this host: its bridges, and the taps of its guests.
 
-use super::host_config::HostConfig;
+use super::host_config::{Bridge, HostConfig};
 use super::place::Place;
 use crate::peer::Brief;
-use host::net::{bridges, keep_bridge, keep_tap, remove_tap};
+use host::net::{bridges, check_uplink, keep_bridge, keep_tap, remove_tap};
 use host::vm::{NICS_MAX, Nic, Owner};
 use units::VmName;
 
@@ -14,17 +14,36 @@ pub fn keep_bridges(place: &Place) -> Vec<(String, String)> {
     let edit = format!("correct '{}'; the node reads it again by itself", file.display());
     match HostConfig::load(&file) {
         Err(text) => vec![(text, edit)],
-        Ok(config) => {
-            let kept = config.bridges.iter().map(|bridge| keep_bridge(&bridge.name, &bridge.ports));
-            kept.filter_map(Result::err).map(|error| (error.to_string(), edit.clone())).collect()
-        }
+        Ok(config) => config.bridges.iter().filter_map(|bridge| keep(bridge, &edit)).collect(),
     }
 }
 
-/// The bridges there are.
+fn keep(Bridge { name, ports }: &Bridge, edit: &str) -> Option<(String, String)> {
+    if let Err(error) = keep_bridge(name, ports) {
+        return Some((error.to_string(), edit.to_owned()));
+    }
+    let why = check_uplink(name, ports).err()?;
+    let hint = "plug the cable in, or take the port out of host.toml; until then no VM with this bridge is placed here";
+    Some((format!("the bridge '{name}' leads nowhere: {why}"), hint.to_owned()))
+}
+
+/// The bridges there are that lead where they should, and those that do not, each with why.
 #[must_use]
-pub fn there() -> Vec<String> {
-    bridges().unwrap_or_default()
+pub fn there(place: &Place) -> (Vec<String>, Vec<(String, String)>) {
+    let kept = place.bridges();
+    let mut names = bridges().unwrap_or_default();
+    names.extend(kept.iter().map(|bridge| bridge.name.clone()));
+    names.sort();
+    names.dedup();
+    let ports = |name: &String| kept.iter().find(|bridge| bridge.name == *name).map_or(&[][..], |it| &it.ports[..]);
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for name in names {
+        match check_uplink(&name, ports(&name)) {
+            Ok(()) => good.push(name),
+            Err(why) => bad.push((name, why)),
+        }
+    }
+    (good, bad)
 }
 
 /// Makes the taps of a VM, for the user of its QEMU, and plugs them in.
@@ -84,6 +103,33 @@ fn mac(text: &str) -> Option<[u8; 6]> {
 #[cfg(test)]
 mod test {
     use super::*;
+
+    /// Goal: A23: a bridge that leads nowhere is not among those that guests are sent to, and the reason is; also while host.toml cannot be
+    /// read. Method: a bridge that there is not, by the file, and when the file is spoilt.
+    #[test]
+    fn a_bridge_that_leads_nowhere_is_named() {
+        let base = std::env::temp_dir().join(format!("muskox-bridges-{}", std::process::id()));
+        let root = crate::root::Root::new(&base);
+        root.make_folders().unwrap();
+        let seat = crate::identity::Seat {
+            name: "box".parse().unwrap(),
+            address: "127.0.0.1:1".parse().unwrap(),
+            portals: Vec::new(),
+            roles: vec![api::Role::Host],
+        };
+        let identity = crate::identity::Identity::new(units::CaFingerprint([0; 32]), seat, None);
+        let place = Place::new(&root, &identity, units::HostKey([0; 32]));
+        let file = place.etc("host.toml");
+        let missing = ("mxnowhere".to_owned(), "there is none".to_owned());
+        assert!(!there(&place).1.contains(&missing), "nobody wants it yet");
+        for text in ["[[bridge]]\nname = \"mxnowhere\"\nports = [\"mxeth9\"]\n", "torn ["] {
+            std::fs::write(&file, text).unwrap();
+            let (good, bad) = there(&place);
+            assert!(bad.contains(&missing) && !good.contains(&missing.0), "{text}: {good:?} {bad:?}");
+        }
+        assert_eq!(keep_bridges(&place).len(), 1, "the file is complained of");
+        std::fs::remove_dir_all(base).unwrap();
+    }
 
     #[test]
     fn addresses_and_names() {

@@ -1,13 +1,13 @@
 //! Where things of this machine are, and who it is: what every part of the agent has to know.
 
-use super::host_config::HostConfig;
+use super::host_config::{Bridge, HostConfig};
 use crate::identity::Identity;
 use crate::root::Root;
 use api::Role;
 use host::net::TlsFiles;
 use host::users::{User, UserRange, Users, give};
 use host::vm::{Folder, Owner};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -39,6 +39,8 @@ pub struct Place {
     users: Rc<Users>,
     /// As `host.toml` said when it could be read.
     range: Cell<Option<UserRange>>,
+    /// Likewise.
+    bridges: RefCell<Vec<Bridge>>,
 }
 
 impl Place {
@@ -51,8 +53,8 @@ impl Place {
         let storage = if identity.portals.is_empty() { vec![ip] } else { identity.portals.clone() };
         let (name, roles) = (identity.name.clone(), identity.roles.clone());
         let absolute = std::path::absolute(root.below("")).unwrap_or_else(|_| root.below(""));
-        let (root, users, range) = (Root::new(&absolute), Rc::default(), Cell::new(None));
-        Self { root, name, key, ip, storage, roles, program, users, range }
+        let (root, users, range, bridges) = (Root::new(&absolute), Rc::default(), Cell::new(None), RefCell::default());
+        Self { root, name, key, ip, storage, roles, program, users, range, bridges }
     }
 
     /// Whether this machine is for that.
@@ -71,6 +73,18 @@ impl Place {
     #[must_use]
     pub fn tls(&self) -> TlsFiles {
         TlsFiles { certificate: self.root.certificate(), key: self.root.key(), ca: self.root.ca() }
+    }
+
+    /// The node's files.
+    #[must_use]
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The file of a systemd unit; none, where the files are a rehearsal's.
+    #[must_use]
+    pub fn unit(&self, name: &str) -> Option<PathBuf> {
+        (self.root.below("") == Path::new("/")).then(|| self.root.units().join(name))
     }
 
     /// A file of the configuration.
@@ -174,6 +188,15 @@ impl Place {
             }
             Err(error) => self.range.get().ok_or(error),
         }
+    }
+
+    /// The bridges of `host.toml`; while it cannot be read, as it said before.
+    #[must_use]
+    pub fn bridges(&self) -> Vec<Bridge> {
+        if let Ok(config) = HostConfig::load(&self.etc("host.toml")) {
+            self.bridges.replace(config.bridges);
+        }
+        self.bridges.borrow().clone()
     }
 
     /// Who a QEMU is: a user of its own, in a group of its own; where it needs KVM and that is a group's, in that group.

@@ -140,7 +140,7 @@ fn a_visit_is_passed_on_to_a_member_only() {
         assert!(problem.code == Code::NotPossible && problem.text.contains("'web2'"), "{problem:?}");
         let problem = pass_on(&node, 0, &"beta".parse().unwrap(), &web1).await.expect_err("there is no such machine");
         assert_eq!(problem.code, Code::NotFound);
-        let protocol = HeaderValue::from_static(PROTOCOL);
+        let protocol = HeaderValue::from_static(CONSOLE_PROTOCOL);
         let visit = async |key, user| {
             let visit = open(&node, Caller::Machine { key, user }, "web1", Some(&protocol)).await;
             visit.err().map(|problem| problem.code)

@@ -76,6 +76,12 @@ impl Hosts {
         self.reports.get(&host).filter(|(_, when)| now.since(*when) < FRESH).map(|(report, _)| report)
     }
 
+    /// When a machine called last.
+    #[must_use]
+    pub fn heard_at(&self, host: HostKey) -> Option<Moment> {
+        self.reports.get(&host).map(|(_, when)| *when)
+    }
+
     /// Which witnesses each machine's dead-man knows, by its newest report.
     #[must_use]
     pub fn witnesses(&self) -> BTreeMap<HostKey, Vec<HostKey>> {
@@ -147,10 +153,12 @@ pub mod test {
             qemu: Some((10, 0)),
             accelerator: "tcg".to_owned(),
             bridges: vec!["lan".to_owned()],
+            bridges_out: Vec::new(),
             guests,
             unlisted: None,
             target_up: None,
             deadman: true,
+            withheld: None,
             witnesses: Vec::new(),
             complaints: Vec::new(),
             faults: Vec::new(),

@@ -5,6 +5,7 @@
 use super::Desk;
 use super::hosts::Hosts;
 use super::view::View;
+use crate::peer::HostReport;
 use crate::vms::spec::Spec;
 use api::Role;
 use cluster::ha::{self, Candidate, Capacity, Load, NoRoom};
@@ -12,6 +13,7 @@ use cluster::job::Guest;
 use cluster::lease::WITNESSES_MIN;
 use cluster::migrate::Side;
 use host::runtime::now;
+use std::collections::BTreeSet;
 use units::{ByteLen, HostKey, Millis, Moment, NodeName, VmName};
 
 /// A host, and what is in the way of a VM there.
@@ -43,13 +45,24 @@ impl Desk {
         fits
     }
 
+    /// Why a host would let no guest run that was started there now, as far as it has said lately.
+    #[must_use]
+    pub fn lets_none_start(&self, name: &NodeName, host: HostKey) -> Option<String> {
+        lets_none_start(name, self.hosts.borrow().fresh(host, now())?)
+    }
+
     /// For how long votes against a host bind the witnesses, also after it is back: until then it gets no lease, so a guest
     /// there would stand still.
     #[must_use]
     pub fn voted_dead(&self, host: HostKey) -> Option<Millis> {
-        let until = self.verdicts.borrow().get(&host).copied();
-        until.map(|until| until.since(now())).filter(|left| left.0 > 0)
+        let known = self.verdicts.borrow().get(&host).copied();
+        known.map(|known| known.until.since(now())).filter(|left| left.0 > 0)
     }
+}
+
+/// Why a host would let no guest run that was started there now.
+fn lets_none_start(name: &NodeName, report: &HostReport) -> Option<String> {
+    report.withheld.as_ref().map(|why| format!("'{name}' lets no guest start now: {why}"))
 }
 
 /// Why a host that is back gets no guest yet.
@@ -75,9 +88,9 @@ fn fit(view: &View, hosts: &Hosts, spec: &Spec, (host, name): (HostKey, &NodeNam
     if !report.deadman && view.members.len() >= WITNESSES_MIN {
         objections.push(format!("the dead-man of '{name}' does not answer"));
     }
-    for bridge in missing_bridges(spec, &report.bridges) {
-        objections.push(format!("'{name}' has no bridge '{bridge}'"));
-    }
+    objections.extend(lets_none_start(name, report));
+    let bridges = missing_bridges(spec, report).into_iter();
+    objections.extend(bridges.map(|(bridge, why)| format!("'{name}' cannot give the VM its bridge '{bridge}': {why}")));
     let ready = objections.is_empty();
     let unreachable = unreachable_volumes(view, hosts, spec, now);
     let reaches_volumes = unreachable.is_empty();
@@ -101,12 +114,15 @@ pub fn memory(spec: &Spec) -> ByteLen {
     ByteLen::mib(u64::from(spec.memory_mib))
 }
 
-fn missing_bridges(spec: &Spec, there: &[String]) -> Vec<String> {
-    let mut missing: Vec<String> =
-        spec.nics.iter().map(|nic| nic.bridge.clone()).filter(|bridge| !there.contains(bridge)).collect();
-    missing.sort();
-    missing.dedup();
-    missing
+/// Bridges of a VM that lead nowhere on a host, each with why.
+fn missing_bridges(spec: &Spec, report: &HostReport) -> Vec<(String, String)> {
+    let wanted: BTreeSet<&String> = spec.nics.iter().map(|nic| &nic.bridge).collect();
+    let missing = wanted.into_iter().filter(|bridge| !report.bridges.contains(bridge));
+    let why = |bridge: &String| {
+        let known = report.bridges_out.iter().find(|(name, _)| name == bridge);
+        known.map_or_else(|| "there is none".to_owned(), |(_, why)| why.clone())
+    };
+    missing.map(|bridge| (bridge.clone(), why(bridge))).collect()
 }
 
 /// Volumes whose machine has not called lately: hosts reach targets over the same networks.
@@ -161,7 +177,7 @@ pub fn side(view: &View, hosts: &Hosts, spec: &Spec, fit: &Fit, now: Moment) -> 
         qemu: report.and_then(|report| report.qemu),
         has_machine: true,
         free: fit.candidate.free,
-        missing_bridges: report.map(|report| missing_bridges(spec, &report.bridges)).unwrap_or_default(),
+        missing_bridges: report.map(|report| missing_bridges(spec, report)).unwrap_or_default(),
         unreachable_volumes: unreachable_volumes(view, hosts, spec, now),
         draining: fit.candidate.draining,
     }

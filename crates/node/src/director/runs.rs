@@ -37,6 +37,7 @@ const TAKE_OVER_PAUSE: Duration = Duration::from_millis(500);
 pub struct Handle {
     /// Which job.
     pub id: JobId,
+    starts: bool,
     to: mpsc::Sender<Said>,
     waits: Waits,
 }
@@ -122,6 +123,12 @@ impl Desk {
         self.runs.borrow().get(vm).map(|handle| handle.id.clone())
     }
 
+    /// Whether a job is starting this VM.
+    #[must_use]
+    pub fn is_starting(&self, vm: &VmName) -> bool {
+        self.runs.borrow().get(vm).is_some_and(|handle| handle.starts)
+    }
+
     /// What a job says that it waits for, beside what is recorded.
     #[must_use]
     pub fn waits_for(&self, id: &JobId) -> Option<String> {
@@ -159,8 +166,8 @@ impl Desk {
                 let (desk, vm) = (Rc::clone(self), tell.vm.clone());
                 tokio::task::spawn_local(async move {
                     let name = vm.clone();
-                    let view = desk.store.ask(move |engine| View::of(engine, &name)).await.unwrap_or_default();
-                    desk.happened(&vm, Happened::Paused { host: view.name(from) });
+                    let view = desk.store.ask(move |engine| View::of(engine, &name)).await;
+                    desk.happened(&vm, Happened::Paused { host: View::name_in(&view, from) });
                 });
             }
             Some(since) if !tell.paused => {
@@ -224,7 +231,8 @@ fn carry(desk: &Rc<Desk>, run: Run<Task>, commands: Vec<Command>, begun: Option<
         return begun.into_iter().for_each(|begun| drop(begun.send(Err(busy.clone()))));
     }
     let waits = Waits::default();
-    desk.runs.borrow_mut().insert(vm, Handle { id, to: to.clone(), waits: Rc::clone(&waits) });
+    let starts = matches!(run.record().plan, Task::Recover(_));
+    desk.runs.borrow_mut().insert(vm, Handle { id, starts, to: to.clone(), waits: Rc::clone(&waits) });
     let desk = Rc::clone(desk);
     let blocked = run.record().blocked.clone();
     let (raised, stopped, measured) = (None, None, Measured::default());
@@ -314,6 +322,7 @@ impl Carrier {
         }
         self.measured.merge(measured);
         self.hear_of_silence(from, tell);
+        self.hear_of_leave(from, tell);
         if self.measured != Measured::default() && tell.at == self.run.at() {
             self.step(Event::Report(tell.at, Report::Measured(self.measured)));
         }
@@ -331,6 +340,14 @@ impl Carrier {
         let source = matches!(&self.run.record().plan, Task::Migrate(plan) if plan.source == from);
         if let (true, Guest::PreSwitchover, Some(why)) = (source, tell.guest, &tell.why) {
             self.waits_for(Some(words(why)));
+        }
+    }
+
+    /// A host that is to start a guest says why its dead-man does not let it.
+    fn hear_of_leave(&mut self, from: HostKey, tell: &Tell) {
+        let starts = matches!(&self.run.record().plan, Task::Recover(plan) if plan.to == from);
+        if let (true, true, Some(why)) = (starts && tell.at == self.run.at(), tell.paused, &tell.why) {
+            self.waits_for(Some(format!("its host lets no guest start now: {}", words(why))));
         }
     }
 
@@ -454,8 +471,8 @@ impl Carrier {
         };
         tracing::info!("job {} on VM '{vm}' ended: {outcome:?}", record.id);
         let name = vm.clone();
-        let view = self.desk.store.ask(move |engine| View::of(engine, &name)).await.unwrap_or_default();
-        self.desk.happened(&vm, ended(&view, record, outcome));
+        let view = self.desk.store.ask(move |engine| View::of(engine, &name)).await;
+        self.desk.happened(&vm, ended(|key| View::name_in(&view, key), record, outcome));
         self.desk.note_end(&vm, &record.plan, outcome);
         let cleared = self.desk.store.ask(clear_old_jobs).await;
         if let Err(problem) = cleared {
@@ -465,25 +482,21 @@ impl Carrier {
 }
 
 /// A job's end as a fact.
-fn ended(view: &View, record: &Record<Task>, outcome: &Outcome) -> Happened {
+fn ended(name: impl Fn(HostKey) -> String, record: &Record<Task>, outcome: &Outcome) -> Happened {
     match (&record.plan, outcome) {
         (Task::Migrate(plan), Outcome::Done) => Happened::Moved {
-            from: view.name(plan.source),
-            to: view.name(plan.destination),
+            from: name(plan.source),
+            to: name(plan.destination),
             total_ms: record.spent_ms,
             blackout_ms: plan.receipt.measured.cpu_blackout_ms,
         },
         (Task::Migrate(plan), Outcome::Undone { why }) => {
-            Happened::MoveUndone { host: view.name(plan.source), why: words(why) }
+            Happened::MoveUndone { host: name(plan.source), why: words(why) }
         }
-        (Task::Recover(plan), Outcome::Done) => {
-            Happened::Started { host: view.name(plan.to), epoch: record.owned.epoch }
-        }
-        (Task::Migrate(plan), Outcome::Lost { why }) => {
-            Happened::Died { host: view.name(lost_with(plan)), why: words(why) }
-        }
+        (Task::Recover(plan), Outcome::Done) => Happened::Started { host: name(plan.to), epoch: record.owned.epoch },
+        (Task::Migrate(plan), Outcome::Lost { why }) => Happened::Died { host: name(lost_with(plan)), why: words(why) },
         (Task::Recover(plan), Outcome::Lost { why } | Outcome::Undone { why }) => {
-            Happened::Died { host: view.name(plan.to), why: words(why) }
+            Happened::Died { host: name(plan.to), why: words(why) }
         }
         (_, Outcome::Conflict) => {
             Happened::NothingDone { why: Outcome::Conflict.why().expect("a conflict has a reason").to_owned() }

@@ -52,7 +52,7 @@ fn machine(findings: &Findings, member: &Member) -> Vec<Check> {
     let complaint =
         |(text, hint): &(String, String)| check(&member.name, "machine", Grade::Warning, text.clone(), hint);
     checks.extend(report.complaints.iter().map(complaint));
-    let fault = |(text, hint): &(String, String)| check(&member.name, "process", Grade::Bad, text.clone(), hint);
+    let fault = |(text, hint): &(String, String)| check(&member.name, "machine", Grade::Bad, text.clone(), hint);
     checks.extend(report.faults.iter().map(fault));
     checks
 }

@@ -36,10 +36,12 @@ fn report() -> HostReport {
         qemu: Some((10, 0)),
         accelerator: "kvm".to_owned(),
         bridges: Vec::new(),
+        bridges_out: Vec::new(),
         guests: Vec::new(),
         unlisted: None,
         target_up: Some(Millis(1)),
         deadman: true,
+        withheld: None,
         witnesses: Vec::new(),
         complaints: Vec::new(),
         faults: Vec::new(),
@@ -105,6 +107,7 @@ fn healthy() -> Findings {
         jobs: Vec::new(),
         unreadable: Vec::new(),
         behind: Vec::new(),
+        unheard: Vec::new(),
     }
 }
 

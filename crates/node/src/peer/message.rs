@@ -2,6 +2,7 @@
 //! ends are the same version, or one is updated first. A guest's state that is not known is [`Guest::Unknown`].
 
 use super::Brief;
+use crate::past::{Kept, ToKeep};
 use crate::secret::Secret;
 use api::{NodeList, Problem};
 use cluster::job::{Action, Guest, Order};
@@ -271,8 +272,11 @@ pub struct HostReport {
     pub qemu: Option<(u32, u32)>,
     /// `kvm` or `tcg`.
     pub accelerator: String,
-    /// Bridges that guests can be plugged into.
+    /// Bridges that guests can be plugged into, and that lead where they should.
     pub bridges: Vec<String>,
+    /// Bridges that no guest is sent to: those without their port or a carrier, each with why.
+    #[serde(default)]
+    pub bridges_out: Vec<(String, String)>,
     /// Guests that are here, whatever they do.
     pub guests: Vec<Tell>,
     /// Why others may be here that are not listed: then nobody is absent.
@@ -282,12 +286,15 @@ pub struct HostReport {
     pub target_up: Option<Millis>,
     /// Its dead-man answers.
     pub deadman: bool,
+    /// Why no guest is let run there now: its dead-man's word. It goes on by itself.
+    #[serde(default)]
+    pub withheld: Option<String>,
     /// The witnesses that its dead-man knows, sorted.
     #[serde(default)]
     pub witnesses: Vec<HostKey>,
     /// What is not as it should be, each with what to do.
     pub complaints: Vec<(String, String)>,
-    /// What keeps a process of the machine from its work, each with what to do.
+    /// What keeps a part of the machine from its work, a process or a bridge, each with what to do.
     #[serde(default)]
     pub faults: Vec<(String, String)>,
 }
@@ -301,6 +308,12 @@ pub struct SyncReport {
     pub version: String,
     /// How it is.
     pub report: HostReport,
+    /// How many removed machines it keeps (`cluster.json`); none: that cannot be read there.
+    #[serde(default)]
+    pub keeps: Option<usize>,
+    /// What it keeps of the cluster, if the store asked for it.
+    #[serde(default)]
+    pub kept: Option<Kept>,
 }
 
 /// How it should be.
@@ -321,6 +334,9 @@ pub struct Synced {
     /// store that was brought back from a backup knows less than its hosts.
     #[serde(default)]
     pub unknown: Vec<VmName>,
+    /// What it is to keep of the cluster.
+    #[serde(default)]
+    pub keep: ToKeep,
 }
 
 /// What the store says about one VM, for one host. Acted on only while no job works on it. What the VM is its host knows: only

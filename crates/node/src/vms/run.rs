@@ -134,6 +134,7 @@ impl Desk {
         reasons.extend(not_allowed(&fits, &spec, destination));
         let name = fits.iter().find(|fit| fit.candidate.host == destination).map(|fit| &fit.name);
         reasons.extend(name.zip(self.voted_dead(destination)).map(|(name, left)| still_bound(name, left)));
+        reasons.extend(name.and_then(|name| self.lets_none_start(name, destination)));
         let from = match (owned.owner, reasons.is_empty()) {
             (Some(owner), true) => owner,
             _ => return Err(Problem::new(Code::NotPossible, reasons.join("; "), "nothing was changed")),

@@ -7,7 +7,8 @@ use block::raid::{self, Array, AssembleOptions, CreateOptions, Member, Membershi
 use block::runtime::Rt;
 use block::volume::{Existing, GroupIds, VolumeError, VolumeGroup};
 use block::{DeviceError, IoFuture};
-use host::disk::{DiskError, Options, open as open_disk, open_when_free};
+use host::disk::{DiskError, DiskErrorKind, Options, open as open_disk, open_when_free};
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -288,12 +289,35 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 fn refuse_disk(error: &DiskError) -> Refusal {
-    let (code, hint) = if error.is_busy() {
-        (Code::Busy, "`muskox ctl pool show` says which disks a pool has")
-    } else {
-        (Code::Failed, "`lsblk` shows the disks of the machine that has them")
+    let lsblk = "`lsblk` shows the disks of the machine that has them";
+    let (code, hint) = match &error.kind {
+        DiskErrorKind::Busy { .. } => (Code::Busy, "`muskox ctl pool show` says which disks a pool has"),
+        DiskErrorKind::Open(cause) if is_the_requests(cause.kind()) => (Code::Invalid, lsblk),
+        DiskErrorKind::NotADisk(_) | DiskErrorKind::Empty { .. } | DiskErrorKind::BlockSize(_) => {
+            (Code::Invalid, lsblk)
+        }
+        DiskErrorKind::Open(_) | DiskErrorKind::Replaced | DiskErrorKind::Probe(_) | DiskErrorKind::Ring(_) => {
+            (Code::Failed, lsblk)
+        }
     };
     Refusal::new(code, error.to_string(), hint)
+}
+
+/// Whether another path would do, and the same will fail again.
+const fn is_the_requests(kind: ErrorKind) -> bool {
+    use ErrorKind::{
+        InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+    };
+    matches!(
+        kind,
+        NotFound
+            | PermissionDenied
+            | NotADirectory
+            | IsADirectory
+            | InvalidFilename
+            | InvalidInput
+            | ReadOnlyFilesystem
+    )
 }
 
 /// What a failure of the array's administration is to who asked.

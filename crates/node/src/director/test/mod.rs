@@ -1,6 +1,9 @@
 //! The director with a real store and real jobs against scripted machines.
 
 mod behind;
+mod place;
+mod standing;
+mod tend;
 mod unknown;
 pub mod world;
 
@@ -12,7 +15,7 @@ use cluster::store::{Engine, Key, Op, Txn};
 use host::runtime::now;
 use std::rc::Rc;
 use std::time::Duration;
-use units::{Epoch, Millis, VmName};
+use units::{Epoch, Millis, Moment, VmName};
 use world::{World, ended, key, local, record, running, spec, until};
 
 fn name(text: &str) -> VmName {
@@ -193,6 +196,35 @@ fn a_guest_left_behind_is_started_anew() {
         until("a start at the next epoch", async || world.state.borrow().starts.len() == 2).await;
         until("its end", async || desk.working(&name("web1")).is_none()).await;
         assert_eq!(desk.vm_show("web1").await.unwrap().vm.epoch, epoch + 1);
+    });
+}
+
+/// Goal: a VM of a higher order waits until those of a lower one run and have settled; one that stands, about to be started, does
+/// not run. Method: after a cold start a host makes a guest and takes its time to let it run.
+#[test]
+fn an_order_waits_for_what_is_being_started() {
+    local(async {
+        let world = World::new(&["first", "second"]).await;
+        let desk = world.direct_since(Moment(now().0.saturating_sub(recover::SETTLE.0))).await;
+        for (vm, more) in [("first", "order=1"), ("second", "order=2")] {
+            desk.vm_create(&spec(vm, more)).await.expect("it is made");
+            running(&desk, vm, 1).await;
+            world.becomes(1, vm, |tell| tell.guest = Guest::Absent);
+        }
+        world.state.borrow_mut().sluggish = [0, 1, 2].into();
+        let tending = Rc::clone(&desk);
+        tokio::task::spawn_local(async move { recover::tend(&tending).await });
+        until("the first one's job", async || desk.working(&name("first")).is_some()).await;
+        world.becomes(1, "first", |tell| (tell.guest, tell.epoch) = (Guest::Stopped, Some(Epoch(2))));
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        assert!(desk.working(&name("first")).is_some(), "it is still being started");
+        assert!(desk.working(&name("second")).is_none(), "the second one did not wait");
+        world.state.borrow_mut().sluggish.clear();
+        world.becomes(1, "first", |tell| tell.guest = Guest::Running);
+        until("its end", async || desk.working(&name("first")).is_none()).await;
+        let ran = now();
+        until("the second one's start", async || desk.vm_show("second").await.unwrap().vm.epoch == 2).await;
+        assert!(now().since(ran) >= Millis(2_500), "{}", now().since(ran));
     });
 }
 

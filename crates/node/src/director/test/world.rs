@@ -44,6 +44,12 @@ pub struct State {
     /// Hosts whose guests do not start.
     pub sluggish: BTreeSet<usize>,
     pub no_qemu: BTreeSet<usize>,
+    /// Hosts that call, and do not answer when they are looked at.
+    pub mute: BTreeSet<usize>,
+    /// Hosts whose dead-men let no guest run.
+    pub withheld: BTreeSet<usize>,
+    /// Hosts whose bridge `lan` has no carrier.
+    pub unplugged: BTreeSet<usize>,
     pub floors: BTreeMap<VolumeName, Epoch>,
     pub guests: BTreeMap<(usize, VmName), Tell>,
     pub orders: BTreeMap<(usize, VmName), Orders>,
@@ -147,6 +153,11 @@ impl World {
         report.sequence.life = state.life;
         if state.no_qemu.contains(&n) {
             report.qemu = None;
+        }
+        report.withheld = state.withheld.contains(&n).then(|| "the dead-man pauses all guests".to_owned());
+        if state.unplugged.contains(&n) {
+            let why = "its port 'eth1' has no carrier".to_owned();
+            (report.bridges, report.bridges_out) = (Vec::new(), vec![("lan".to_owned(), why)]);
         }
         if state.blind.contains(&n) {
             (report.unlisted, report.guests) = (Some("the disk fails".to_owned()), Vec::new());
@@ -277,6 +288,9 @@ impl Machines for World {
             let silent = || Problem::new(Code::Unreachable, "it does not answer", "");
             if self.state.borrow().dead.contains(&n) {
                 return Err(silent());
+            }
+            if matches!(ask, Ask::Look) && self.state.borrow().mute.contains(&n) {
+                std::future::pending::<()>().await;
             }
             match ask {
                 Ask::Target { .. } if self.state.borrow().target_down => Err(silent()),
