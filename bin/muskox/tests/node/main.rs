@@ -9,6 +9,8 @@ mod api;
 mod certificates;
 mod cold;
 mod deadman;
+#[path = "../common/flood.rs"]
+mod flood;
 mod guard;
 mod images;
 mod membership;

@@ -56,9 +56,20 @@ impl StorageBox {
 
     /// Starts the target and waits until it is ready.
     pub fn start(&mut self) {
+        self.start_by(Command::new(MUSKOX));
+    }
+
+    /// The same in a network that has a loopback and nothing else; needs root.
+    pub fn start_in_own_network(&mut self) {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\"", MUSKOX]);
+        self.start_by(command);
+    }
+
+    fn start_by(&mut self, mut command: Command) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let before = self.log().matches("ready").count();
-        let child = Command::new(MUSKOX).args(["target", "--config"]).arg(self.path("target.toml")).stderr(log).spawn();
+        let child = command.args(["target", "--config"]).arg(self.path("target.toml")).stderr(log).spawn();
         self.process = Some(child.unwrap());
         self.wait("ready", |this| this.log().matches("ready").count() > before);
     }

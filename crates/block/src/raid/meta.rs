@@ -16,6 +16,7 @@ use super::witness::Membership;
 use crate::device::{DeviceError, Durability, IoFuture};
 use crate::{IoBuf, IoData};
 use std::rc::Rc;
+use units::sabotage::{Bug, planted};
 use units::{ByteOffset, Sectors};
 
 type Writes = Vec<(ByteOffset, IoData)>;
@@ -30,6 +31,7 @@ struct Plan {
 
 /// Writes until nothing is dirty. There is one of these at a time ([`Inner::touch`]).
 pub(super) async fn write_all(inner: Rc<Inner>) {
+    assert!(!planted(Bug::TaskPanics), "planted");
     while inner.progress.settled.get() < inner.progress.wanted.get() {
         let plan = plan(&inner);
         let (generation, membership) = (plan.generation, plan.membership.clone());

@@ -37,6 +37,9 @@ pub fn refusal(refusal: &Refusal) -> String {
 
 fn status_text(status: &StatusReport) -> String {
     let mut text = format!("muskox target {}, up {}\n", status.version, status.up);
+    for trouble in &status.troubles {
+        line(&mut text, format_args!("TROUBLE: {trouble}"));
+    }
     for (title, body, count) in [
         ("pools", pools(&status.pools), status.pools.len()),
         ("volumes", volumes(&status.volumes), status.volumes.len()),

@@ -8,6 +8,7 @@ use crate::target::audit::Audit;
 use crate::target::config::Config;
 use crate::target::known::{Known, KnownError, KnownPool};
 use crate::target::pool::{Blueprint, Handle, Knock, Look, Opened, Start};
+use crate::trouble::Troubles;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ pub struct Director {
     /// Volumes being made: a name is given once on the whole target.
     naming: RefCell<BTreeSet<VolumeName>>,
     audit: Audit,
+    troubles: Rc<Troubles>,
 }
 
 enum Entry {
@@ -45,10 +47,10 @@ enum Entry {
 
 impl Director {
     /// A director of what is known, nothing started yet.
-    pub fn new(config: Config, known: Known) -> Rc<Self> {
+    pub fn new(config: Config, known: Known, troubles: Rc<Troubles>) -> Rc<Self> {
         let started = host::runtime::now();
         let (known, audit) = (RefCell::new(known), Audit::new(&config.state_dir));
-        Rc::new(Self { config, started, known, pools: RefCell::default(), naming: RefCell::default(), audit })
+        Rc::new(Self { config, started, known, pools: RefCell::default(), naming: RefCell::default(), audit, troubles })
     }
 
     /// Starts every known pool that was not stopped by hand. A pool that cannot be started keeps the others from nothing.
@@ -185,6 +187,7 @@ impl Director {
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             up: host::runtime::now().since(self.started),
+            troubles: self.troubles.list(),
             ..self.look().await
         }
     }
@@ -197,6 +200,7 @@ impl Director {
             pools: Vec::new(),
             volumes: Vec::new(),
             sessions: Vec::new(),
+            troubles: Vec::new(),
         };
         let names: Vec<PoolName> = self.pools.borrow().keys().cloned().collect();
         let looks = futures_util::future::join_all(names.iter().map(|name| self.look_at(name))).await;

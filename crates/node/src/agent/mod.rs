@@ -93,6 +93,7 @@ pub struct Agent {
 struct MachineState {
     /// When the target was started, by its own word.
     target_since: Option<Moment>,
+    target_troubles: Vec<String>,
     /// What the dead-man says.
     deadman: Option<Result<DeadmanReport, String>>,
     /// What is wrong with its bridges.
@@ -149,10 +150,13 @@ impl Agent {
         let (bridges, bridges_out) = if place.is(Role::Host) { network::there(place) } else { Default::default() };
         let state = self.state.borrow();
         let said = state.deadman.as_ref().and_then(|said| said.as_ref().ok());
-        let troubles = said.into_iter().flat_map(|said| &said.troubles).map(|text| {
-            let hint = "see `journalctl -u muskox-deadman` or var/log/muskox/deadman.log there";
-            (format!("the dead-man has trouble: {text}"), hint.to_owned())
-        });
+        let trouble =
+            |who: &str, log: &str, text: &str| (format!("the {who} has trouble: {text}"), format!("see {log} there"));
+        let log = "`journalctl -u muskox-deadman` or var/log/muskox/deadman.log";
+        let of_deadman = said.into_iter().flat_map(|said| &said.troubles).map(|text| trouble("dead-man", log, text));
+        let log = "var/log/muskox/target.log";
+        let of_target = state.target_troubles.iter().map(|text| trouble("target", log, text));
+        let troubles = of_deadman.chain(of_target);
         let complaints = facts::complaints(place).into_iter().chain(self.unreadable(&state));
         HostReport {
             sequence,
@@ -243,7 +247,7 @@ impl Agent {
     }
 
     /// Takes note of what keeps a process of this machine from its work, or that nothing does any more.
-    fn fault(&self, process: &'static str, problem: Option<&Problem>) {
+    pub(crate) fn fault(&self, process: &'static str, problem: Option<&Problem>) {
         let faults = &mut self.state.borrow_mut().faults;
         let Some(problem) = problem else {
             faults.remove(process);
@@ -324,9 +328,9 @@ async fn look_around(node: Rc<Node>) {
             false => None,
         };
         let since = |up: Millis| Moment(host::runtime::now().0.saturating_sub(up.0));
-        let target_since = match status {
-            Some(Reply::Status(report)) => Some(since(report.up)),
-            _ => None,
+        let (target_since, target_troubles) = match status {
+            Some(Reply::Status(report)) => (Some(since(report.up)), report.troubles),
+            _ => (None, Vec::new()),
         };
         let deadman = Some(deadman::status(place).await);
         let bridges = if place.is(Role::Host) { network::keep_bridges(place) } else { Vec::new() };
@@ -335,7 +339,8 @@ async fn look_around(node: Rc<Node>) {
         }
         {
             let mut state = node.agent.state.borrow_mut();
-            (state.target_since, state.deadman, state.bridges) = (target_since, deadman, bridges);
+            (state.target_since, state.target_troubles) = (target_since, target_troubles);
+            (state.deadman, state.bridges) = (deadman, bridges);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -71,7 +71,14 @@ fn status() -> StatusReport {
         zeroing: None,
     };
     let (pools, volumes) = (vec![pool], vec![volume]);
-    StatusReport { version: String::new(), up: Millis(5_000), pools, volumes, sessions: Vec::new() }
+    StatusReport {
+        version: String::new(),
+        up: Millis(5_000),
+        pools,
+        volumes,
+        sessions: Vec::new(),
+        troubles: Vec::new(),
+    }
 }
 
 /// A cluster in which nothing is wrong.

@@ -17,6 +17,9 @@ pub struct StatusReport {
     pub volumes: Vec<VolumeReport>,
     /// Who is attached.
     pub sessions: Vec<SessionReport>,
+    /// What keeps it from its work besides, in sentences: an address it cannot listen on.
+    #[serde(default)]
+    pub troubles: Vec<String>,
 }
 
 /// An initiator at a glance.
