@@ -26,6 +26,8 @@ fn every_verb_is_understood() {
         "pool create fast /dev/sda /dev/sdb --node store1 --wipe",
         "pool list --json",
         "pool show fast --root /srv/rehearsal --timeout 5",
+        "pool add fast /dev/sdc --wipe --wait",
+        "pool create fast /dev/sda --single",
         "pool replace fast /dev/sda /dev/sdc --wipe --wait",
         "pool start fast",
         "pool start fast /dev/sda --degraded",

@@ -148,7 +148,10 @@ impl StorageBox {
         let mut process = self.process.take().expect("it runs");
         let told = Command::new("kill").arg(process.id().to_string()).status().unwrap();
         assert!(told.success());
-        process.wait().unwrap().success()
+        let well = process.wait().unwrap().success();
+        // OD7: nothing sleeps on beside a pool that has stopped.
+        assert!(!self.log().contains("operations were still running"), "{}", self.log());
+        well
     }
 }
 

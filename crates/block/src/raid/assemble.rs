@@ -13,7 +13,7 @@ use super::layout::{self, FACTS_AT, FACTS_BYTES};
 use super::leg::{Leg, Standing};
 use super::roster::{self, Roster};
 use super::superblock::{
-    CLEAN, FEATURE_BAD_BLOCKS, FEATURE_BITMAP, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock, SuperblockError,
+    CLEAN, FEATURE_BAD_BLOCKS, FEATURE_BITMAP, Role, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock, SuperblockError,
 };
 use super::watchdog::SILENCE_MAX;
 use super::witness::{Membership, MembershipWitness};
@@ -105,7 +105,8 @@ async fn bring_up(
 
     let complete = legs.iter().all(|leg| leg.as_ref().is_some_and(|leg| has_facts(&found, &newest, leg)));
     let (all_facts, records) = merge_facts(&found, &newest)?;
-    let behind = legs.iter().flatten().any(|leg| leg.own.events != newest.events);
+    let missing: Vec<(u32, usize)> = missing.into_iter().filter_map(|number| slot_of(&newest, number)).collect();
+    let behind = !missing.is_empty() || legs.iter().flatten().any(|leg| leg.own.events != newest.events);
     let board = Board {
         legs,
         roles,
@@ -120,6 +121,7 @@ async fn bring_up(
         superblock_dirty: false,
         facts_dirty: false,
         outsiders,
+        missing,
     };
     let inner = Inner::new(rt, shape(&newest, chunk_bytes, block_bytes, rt, options), board);
     inner.watch.witness.replace(witness);
@@ -128,7 +130,7 @@ async fn bring_up(
         inner.touch();
     }
     // What could not be read is written again: a disk relocates it.
-    if behind || unread || !missing.is_empty() {
+    if behind || unread {
         inner.touch_superblocks();
     }
     // Degraded from the start is recorded before anything is served (I6).
@@ -160,6 +162,15 @@ fn shape(newest: &Superblock, chunk_bytes: u64, block_bytes: u32, rt: &Rt, optio
         block_bytes,
         unix_seconds: options.unix_seconds,
         since: rt.now(),
+    }
+}
+
+/// A number with its slot, if it has one.
+fn slot_of(newest: &Superblock, number: usize) -> Option<(u32, usize)> {
+    let number = u32::try_from(number).ok()?;
+    match newest.role_of(number) {
+        Role::Active(slot) => Some((number, usize::from(slot))),
+        Role::Spare | Role::Faulty => None,
     }
 }
 

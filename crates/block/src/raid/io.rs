@@ -192,6 +192,7 @@ impl Inner {
                         refused = Some(error);
                         self.progress.answers_need.set(self.touch_superblocks());
                     } else {
+                        leg.cause.replace(Some(format!("{what}: {error}")));
                         self.become_broken(error);
                     }
                 }

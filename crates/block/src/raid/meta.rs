@@ -68,6 +68,7 @@ async fn round(inner: &Rc<Inner>, plan: Plan) -> Result<bool, DeviceError> {
         if let Outcome::Answered(Err(error)) = outcome {
             all = false;
             if let Err(LastOne) = inner.fail(&leg, &format!("writing its metadata: {error}")) {
+                leg.cause.replace(Some(format!("writing its metadata: {error}")));
                 return Err(error);
             }
         }

@@ -114,6 +114,7 @@ async fn serve(config: Config) -> Result<(), TargetError> {
             return Ok(());
         }
     }
+    doors.push(tokio::task::spawn_local(director.clone().start_what_waits()));
     let all = Doors::new(director.clone());
     for (wanted, about, socket) in listening {
         let (all, troubles) = (Rc::clone(&all), Rc::clone(&troubles));
