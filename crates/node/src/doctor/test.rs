@@ -27,7 +27,8 @@ fn member(text: &str) -> Member {
     }
 }
 
-fn report() -> HostReport {
+/// A machine that is well.
+pub fn report() -> HostReport {
     HostReport {
         sequence: crate::peer::Sequence::default(),
         memory: ByteLen::mib(1024),
@@ -174,7 +175,7 @@ fn each_disease_is_named() {
             target(it).volumes.push(other);
         }),
         ("VM vm1", Grade::Bad, |it| {
-            it.vms.push(VmAtAGlance { name: "vm1".parse().unwrap(), wish: "running".to_owned() });
+            it.vms.push(VmAtAGlance { name: "vm1".parse().unwrap(), wish: "running".to_owned(), down: None });
             look(it).guests.push(guest(Guest::Absent));
         }),
         ("VM vm1", Grade::Bad, |it| look(it).guests.push(guest(Guest::Stopped))),
