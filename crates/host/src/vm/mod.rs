@@ -23,9 +23,11 @@ mod hierarchy;
 mod life;
 mod machine;
 mod monitor;
+mod offers;
 mod process;
 pub mod seed;
 mod spawn;
+mod strays;
 mod tear;
 
 pub use accelerator::accelerator;
@@ -36,10 +38,12 @@ pub use daemon::Daemon;
 pub use folder::{Folder, Monitor};
 pub use hierarchy::{make_group, remove_group};
 pub use life::{Ended, Launch, Owner, Patience, Stopped, Vm};
-pub use machine::{Accelerator, Boot, DISKS_MAX, Disk, Machine, NICS_MAX, Nic, Start, VCPUS_MAX};
+pub use machine::{Accelerator, Boot, DISKS_MAX, Disk, MACHINE_TYPE, Machine, NICS_MAX, Nic, Start, VCPUS_MAX};
 pub use monitor::{Heard, MonitorError, Qmp};
+pub use offers::{Offers, offers};
 pub use process::{How, Identity, Process};
 pub use rustix::process::Signal;
+pub use strays::Strays;
 
 use std::io;
 use units::Millis;

@@ -2,14 +2,16 @@
 //! failover cannot wait for it.
 
 use super::place::Place;
-use host::vm::{Accelerator, accelerator};
-use std::cell::Cell;
+use crate::peer::Processor;
+use host::vm::{Accelerator, MACHINE_TYPE, Offers, accelerator, offers};
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 
 /// What was found.
 #[derive(Default)]
 pub struct Accelerators {
     found: Cell<Option<Accelerator>>,
+    offers: RefCell<Option<Offers>>,
 }
 
 impl Accelerators {
@@ -17,6 +19,33 @@ impl Accelerators {
     #[must_use]
     pub fn found(&self) -> Option<Accelerator> {
         self.found.get()
+    }
+
+    /// Finds out what guests get here.
+    ///
+    /// # Errors
+    /// If QEMU does not say.
+    pub async fn ask_offers(&self, place: &Place) -> Result<(), String> {
+        let accelerator = self.get(place).await?;
+        let qemu = place.qemu().ok_or("there is no QEMU on this host")?;
+        let user = place.user("accelerator", None)?;
+        let owner = place.owner(user.as_ref(), accelerator == Accelerator::Kvm);
+        let offers = offers(&qemu, &place.run(""), accelerator, owner).await;
+        self.offers.replace(Some(offers.map_err(|error| error.to_string())?));
+        Ok(())
+    }
+
+    /// The machine type that is missing here; what guests see of the processor. Nothing, while that is not known.
+    #[must_use]
+    pub fn offered(&self) -> (Option<String>, Option<Processor>) {
+        let offers = self.offers.borrow();
+        let lacks = offers.as_ref().filter(|offers| !offers.has_machine_type).map(|_| MACHINE_TYPE.to_owned());
+        let processor = offers.as_ref().map(|Offers { vendor, flags, lacking, .. }| Processor {
+            vendor: vendor.clone(),
+            flags: flags.clone(),
+            lacking: lacking.clone(),
+        });
+        (lacks, processor)
     }
 
     /// What there is; found out if it is not known.

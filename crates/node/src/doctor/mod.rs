@@ -2,11 +2,13 @@
 //!
 //! Here it is asked and read; what that comes to is judged in `machines` and `storage`, from [`Findings`] alone.
 
+mod alone;
 mod guests;
 mod local;
 mod machines;
 mod storage;
 
+pub use alone::examine_alone;
 pub use local::complaints;
 
 use crate::clock::now_s;
@@ -51,6 +53,28 @@ struct Findings {
     unreadable: Vec<(Key, String)>,
     /// VMs on which the store is behind, and what shows it.
     behind: Vec<(VmName, Problem)>,
+}
+
+impl Findings {
+    /// Nothing was asked or read yet.
+    fn empty(store: NodeName, now_s: u64) -> Self {
+        Self {
+            now_s,
+            certificate_s: 0,
+            store,
+            members: Vec::new(),
+            looks: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            pools: Vec::new(),
+            volumes: Vec::new(),
+            claims: Vec::new(),
+            filling: Vec::new(),
+            vms: Vec::new(),
+            jobs: Vec::new(),
+            unreadable: Vec::new(),
+            behind: Vec::new(),
+        }
+    }
 }
 
 /// What lies in the store, read at one moment.

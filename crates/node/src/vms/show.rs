@@ -85,11 +85,14 @@ impl Desk {
     pub fn shown(&self, view: &View, vm: &VmName) -> Result<Shown, Problem> {
         let (object, owned) = (view.vm(vm)?, view.ownership(vm)?);
         let spec = object.spec()?;
+        // Where the store is behind, its word on the host is of the past: whoever says that it has the guest has it.
+        let behind = self.seems_behind(view, vm);
+        let owner = if behind { self.hosts.borrow().who_has(vm).or(owned.owner) } else { owned.owner };
         Ok(Shown {
             name: vm.clone(),
-            state: self.state(view, vm)?,
+            state: if behind { VmState::Unknown } else { self.state(view, vm)? },
             wished: object.wished(),
-            host: owned.owner.and_then(|owner| view.member(owner)).map(|record| record.name.clone()),
+            host: owner.and_then(|owner| view.member(owner)).map(|record| record.name.clone()),
             epoch: owned.epoch.0,
             memory: u64::from(spec.memory_mib) << 20,
             vcpus: u64::from(spec.vcpus),
