@@ -27,9 +27,10 @@ enum Verb {
     /// Copy an image file of this machine into a volume. Ctrl-C cancels it.
     #[command(after_help = "Examples:
   muskox image import debian-12.qcow2 web1-root --size 20G
-  muskox image import old-server.raw web1-root --pool fast --format raw
+  muskox image import old-server.img web1-root --pool fast
+  muskox image import database.img web1-data --raw
 
-The volume is made if there is none; otherwise it must be nobody's and large enough.")]
+The volume is made if there is none; otherwise it must be nobody's and large enough. What is plainly no disk is refused.")]
     Import {
         /// The image file.
         file: PathBuf,
@@ -44,6 +45,9 @@ The volume is made if there is none; otherwise it must be nobody's and large eno
         /// What the file is; without it what it looks like.
         #[arg(long, value_parser = PossibleValuesParser::new(["raw", "qcow2"]))]
         format: Option<String>,
+        /// The same as --format raw: its bytes are the disk's, whatever they look like.
+        #[arg(long, conflicts_with = "format")]
+        raw: bool,
         /// Only begin it.
         #[arg(long)]
         no_wait: bool,
@@ -53,8 +57,8 @@ The volume is made if there is none; otherwise it must be nobody's and large eno
 impl Arguments {
     /// Asks and prints the answer.
     pub fn run(&self) -> ExitCode {
-        let Verb::Import { file, volume, pool, size, format, no_wait } = &self.verb;
-        let (ask, format) = (&self.ask, format.clone());
+        let Verb::Import { file, volume, pool, size, format, raw, no_wait } = &self.verb;
+        let (ask, format) = (&self.ask, if *raw { Some("raw".to_owned()) } else { format.clone() });
         let request = absolute(file).map(|path| {
             let (volume, pool) = (volume.clone(), pool.clone());
             ImageImportRequest { path, format, volume, pool, size: size.map(|size| size.0) }

@@ -270,23 +270,29 @@ fn example_seed() -> seed::Seed {
     }
 }
 
-/// Goal: the seed is a sound FAT with the names cloud-init asks for. Method: dosfstools, mtools and `blkid` read it.
+/// A05. Goal: the seed is a sound FAT with the names cloud-init asks for, and with those that people give. Method: dosfstools, mtools and
+/// `blkid` read it.
 #[test]
 fn peers_read_the_seed() {
     assert!(have("fsck.vfat") && have("mcopy") && have("blkid"));
     let scratch = Scratch::new("vm-seed");
     let image = scratch.path("seed.img");
-    let seed = seed::Seed { network_config: Some("version: 2\n".repeat(300)), ..example_seed() };
+    let long = "x".repeat(63);
+    let files = ["cloud.cfg", "a.b.c", long.as_str()].map(|name| (name.to_owned(), format!("{name}\n"))).into();
+    let seed = seed::Seed { network_config: Some("version: 2\n".repeat(300)), files, ..example_seed() };
     seed.write(&image).unwrap();
     let checked = tool(Command::new("fsck.vfat").args(["-n", "-v"]).arg(&image));
     // fsck counts the label as a file.
-    assert!(checked.contains("4 files, 9/2847 clusters") && !checked.contains("differ"), "{checked}");
+    assert!(checked.contains("7 files, 12/2847 clusters") && !checked.contains("differ"), "{checked}");
     let facts = tool(Command::new("blkid").args(["-p", "-o", "export"]).arg(&image));
     assert!(facts.contains("LABEL=CIDATA") && facts.contains("TYPE=vfat"), "{facts}");
     let read = |name: &str| tool(Command::new("mtype").arg("-i").arg(&image).arg(format!("::{name}")));
-    assert!(read("meta-data").contains("local-hostname: web1"));
+    assert!(read("meta-data").contains("local-hostname: \"web1\""));
     assert!(read("user-data").starts_with("#cloud-config\n"));
     assert_eq!(read("network-config"), seed.network_config.unwrap());
+    for (name, text) in &seed.files {
+        assert_eq!(read(name), *text);
+    }
 }
 
 /// Goal: QEMU takes a tap that belongs to its user, without any right of its own. Method: a tap in a network namespace of

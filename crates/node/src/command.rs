@@ -156,7 +156,7 @@ impl InstallArguments {
     #[must_use]
     pub fn run(&self) -> ExitCode {
         if self.print {
-            return finish(false, install::own_unit(&self.place.root), String::clone);
+            return finish(false, install::printed(&self.place.root), String::clone);
         }
         finish(self.json, install::install(&self.place.root), |done| format!("{}\n", done.text))
     }

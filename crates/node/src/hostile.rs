@@ -37,7 +37,7 @@ fn changed(text: &str, number: u64) -> String {
 
 const DESCRIPTION: &str = "name = \"web1\"\nmemory = \"1 GiB\"\nvcpus = 2\norder = 3\nhosts = [\"host1\"]\n\
     shutdown_s = 5\ncpu = \"max\"\n[[disk]]\nvolume = \"web1\"\nserial = \"a\"\n[[nic]]\nbridge = \"lan\"\n\
-    mac = \"52:54:00:12:34:56\"\n[seed]\nhostname = \"web1\"\nssh_keys = [\"ssh-ed25519 A b\"]\n\
+    mac = \"52:54:00:12:34:56\"\n[seed]\nhostname = \"web1\"\nssh_keys = [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE1vc3RseUhhcm1sZXNzTW9zdGx5SGFybWxlc3NPISEh\"]\n\
     [[seed.file]]\nname = \"x\"\ntext = \"y\"\n";
 
 /// Goal: no description ends the node; a mistake has a place in the text and a way out. Method: a good one, changed.

@@ -2,6 +2,7 @@
 
 use crate::qemu::Fake;
 use crate::support::{Cluster, LEASE, STOP_COST, runs, until};
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wire::control::{HeldState, StandingReport};
@@ -135,4 +136,28 @@ fn a_write_that_hangs_delays_no_pause() {
     until("a stop", || !fake.runs());
     let stopped = fake.monitor.stopped.lock().unwrap().unwrap().duration_since(begun);
     assert!(stopped < LEASE + STOP_COST, "stopped after {stopped:?}: {}", cluster.log(0));
+}
+
+/// CA5. Goal: the service manager hears that a dead-man is up when its record is there, and then several times in each second, for as
+/// long as it does its work; of one that hangs it hears nothing. Method: a socket in the manager's place.
+#[test]
+fn the_manager_hears_of_a_dead_man_that_is_well() {
+    let mut cluster = Cluster::new(3);
+    let at = cluster.path(0, "manager");
+    let manager = UnixDatagram::bind(&at).unwrap();
+    // Less than the units' `WatchdogSec`.
+    manager.set_read_timeout(Some(Duration::from_millis(800))).unwrap();
+    let hear = || {
+        let mut said = [0; 64];
+        manager.recv(&mut said).map(|len| String::from_utf8_lossy(&said[..len]).into_owned()).unwrap_or_default()
+    };
+    cluster.start_managed(0, &at);
+    assert!((0..50).any(|_| hear() == "READY=1"), "{}", cluster.log(0));
+    assert!(cluster.path(0, "deadman.lease").exists());
+    (0..8).for_each(|n| assert_eq!(hear(), "WATCHDOG=1", "{n}: {}", cluster.log(0)));
+    cluster.signal(0, "-STOP");
+    while hear() == "WATCHDOG=1" {}
+    assert_eq!(hear(), "");
+    cluster.signal(0, "-CONT");
+    assert_eq!(hear(), "WATCHDOG=1");
 }

@@ -130,6 +130,14 @@ impl Cluster {
         until("a guard", || self.guard_log(n).contains("guarding"));
     }
 
+    /// As the service manager starts it.
+    pub fn start_managed(&mut self, n: usize, manager: &std::path::Path) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path(n, "log")).unwrap();
+        let mut command = Command::new(MUSKOX);
+        command.args(["deadman", "--config"]).arg(self.path(n, "deadman.toml")).env("NOTIFY_SOCKET", manager);
+        self.machines[n].process = Some(command.stderr(log).spawn().unwrap());
+    }
+
     pub fn guard_log(&self, n: usize) -> String {
         std::fs::read_to_string(self.path(n, "guard.log")).unwrap_or_default()
     }

@@ -20,6 +20,7 @@ fn images(machine: &Machine) -> (PathBuf, PathBuf) {
         *byte = u8::try_from(index * 7 % 251).expect("below 256");
     }
     bytes[(6 << 20) - 1001] = 0x5a;
+    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
     std::fs::write(&raw, bytes).unwrap();
     qemu_img(&["convert", "-f", "raw", "-O", "qcow2", raw.to_str().unwrap(), qcow2.to_str().unwrap()]);
     (raw, qcow2)
@@ -27,6 +28,11 @@ fn images(machine: &Machine) -> (PathBuf, PathBuf) {
 
 pub fn import(path: &Path, volume: &str) -> Value {
     json!({"path": path, "volume": volume})
+}
+
+/// Of a file that is no disk by its looks.
+fn import_raw(path: &Path, volume: &str) -> Value {
+    json!({"path": path, "volume": volume, "format": "raw"})
 }
 
 /// Begins an import and waits for its end.
@@ -62,7 +68,7 @@ fn images_arrive_whole() {
     // Over what is there: nothing of it may shine through.
     let other = alpha.path("other.raw");
     std::fs::write(&other, vec![0xee; 8 << 20]).unwrap();
-    let done = imported(&alpha, &import(&other, "web1"));
+    let done = imported(&alpha, &import_raw(&other, "web1"));
     assert_eq!(done["state"], "done", "{done}");
     assert_holds(&alpha, "web1", &other);
     let done = imported(&alpha, &import(&raw, "web1"));
@@ -77,7 +83,7 @@ fn images_arrive_whole() {
     alpha.ask_refused("POST", "/v1/images", &named("qcow2"), "bad_request");
     alpha.ask_refused("POST", "/v1/images", &json!({"path": qcow2, "volume": "x", "format": "raw"}), "bad_request");
     alpha.ask_refused("POST", "/v1/images", &import(&alpha.path("etc"), "x"), "bad_request");
-    alpha.ask_refused("POST", "/v1/images", &import(&alpha.path("none"), "x"), "files");
+    alpha.ask_refused("POST", "/v1/images", &import(&alpha.path("none"), "x"), "bad_request");
     alpha.ask_refused("GET", "/v1/works/import-99", &Value::Null, "not_found");
     alpha.ask_refused("GET", "/v1/volumes/x", &Value::Null, "not_found");
     // The machine's owner only: another member is refused at the door.
@@ -157,9 +163,9 @@ fn what_does_not_finish_is_cleared_away() {
     wait_until_served(&alpha, "web1");
 
     let begin = |alpha: &Machine| {
-        let begun = alpha.ask("POST", "/v1/images", &import(&large, "web1"));
+        let begun = alpha.ask("POST", "/v1/images", &import_raw(&large, "web1"));
         let path = format!("/v1/works/{}", begun["id"].as_str().unwrap());
-        alpha.ask_refused("POST", "/v1/images", &import(&large, "web1"), "in_use");
+        alpha.ask_refused("POST", "/v1/images", &import_raw(&large, "web1"), "in_use");
         path
     };
     let attached = |alpha: &Machine| std::fs::read_dir(alpha.path("run/muskox/import")).is_ok_and(|it| it.count() > 0);
@@ -176,6 +182,97 @@ fn what_does_not_finish_is_cleared_away() {
     alpha.wait("what was left to be cleared away", |alpha| !attached(alpha));
     let nobodys = |alpha: &Machine| alpha.api("DELETE", "/v1/volumes/web1", &Value::Null).0 == 200;
     alpha.wait("the claim to end", nobodys);
+}
+
+/// Files that are no disk, each with what its refusal says.
+fn no_disks(alpha: &Machine, raw: &Path, qcow2: &Path) -> Vec<(PathBuf, &'static str)> {
+    let made = |name: &str, words: &[&str]| {
+        let path = alpha.path(name);
+        let words: Vec<&str> =
+            words.iter().map(|word| if *word == "OUT" { path.to_str().unwrap() } else { word }).collect();
+        qemu_img(&words);
+        path
+    };
+    let from = raw.to_str().unwrap().to_owned();
+    let convert =
+        |name: &str, words: &[&str]| made(name, &[&["convert", "-f", "raw", "-O"], words, &[&from, "OUT"]].concat());
+    let packed = |tool: &str| {
+        let path = alpha.path(&format!("disk.{tool}"));
+        let done = Command::new(tool).args(["-c", &from]).output().unwrap_or_else(|error| panic!("{tool}: {error}"));
+        assert!(done.status.success(), "{tool}");
+        std::fs::write(&path, done.stdout).unwrap();
+        path
+    };
+    let written = |name: &str, bytes: &[u8]| {
+        std::fs::write(alpha.path(name), bytes).unwrap();
+        alpha.path(name)
+    };
+    let tar = alpha.path("disk.ova");
+    assert!(
+        Command::new("tar")
+            .arg("cf")
+            .arg(&tar)
+            .arg("-C")
+            .arg(alpha.path(""))
+            .arg("disk.raw")
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut luks = vec![0; 1 << 20];
+    luks[..8].copy_from_slice(b"LUKS\xba\xbe\0\x02");
+    let random: Vec<u8> = (0..1_u32 << 20).map(|index| u8::try_from(index * 13 % 247).expect("below 256")).collect();
+    let mut open = std::fs::read(qcow2).unwrap();
+    open[79] |= 1;
+    vec![
+        (packed("gzip"), "gunzip"),
+        (packed("xz"), "unxz"),
+        (packed("bzip2"), "bunzip2"),
+        (tar, "tar archive"),
+        (convert("dynamic.vhd", &["vpc", "-o", "subformat=dynamic"]), "-f vpc"),
+        (convert("fixed.vhd", &["vpc", "-o", "subformat=fixed"]), "-f vpc"),
+        (convert("sparse.vmdk", &["vmdk"]), "-f vmdk"),
+        (convert("flat.vmdk", &["vmdk", "-o", "subformat=monolithicFlat"]), "data is in another file"),
+        (convert("disk.vhdx", &["vhdx"]), "-f vhdx"),
+        (convert("disk.vdi", &["vdi"]), "-f vdi"),
+        (written("notes.txt", b"abc"), "is a text"),
+        (written("luks.img", &luks), "--raw"),
+        (written("random.img", &random), "--raw"),
+        (written("open.qcow2", &open), "was not closed"),
+    ]
+}
+
+/// A07 to A10, D17, A35. Goal: what is plainly no disk is refused by name, with the way to one, before a volume is made; so is a file that
+/// somebody writes to; one that changes while it is copied is not said to be there. Method: files as the real tools make them.
+#[test]
+fn what_is_no_disk_is_refused_by_name() {
+    let machines = Machines::new();
+    let (alpha, _target) = storage_machine(&machines);
+    alpha.ask("POST", "/v1/pools", &pool_of(&alpha, &["d0", "d1"]));
+    let (raw, qcow2) = images(&alpha);
+    for (path, words) in no_disks(&alpha, &raw, &qcow2) {
+        let (status, answer) = alpha.api("POST", "/v1/images", &import(&path, "web1"));
+        let said = format!("{} {}", answer["detail"], answer["hint"]);
+        assert!(status == 400 && answer["code"] == "bad_request", "{}: {status} {answer}", path.display());
+        assert!(said.contains(words), "{}: {said}", path.display());
+    }
+    let writer = std::fs::OpenOptions::new().append(true).open(&raw).unwrap();
+    let used = alpha.ask_refused("POST", "/v1/images", &import(&raw, "web1"), "in_use");
+    assert!(used.contains(raw.to_str().unwrap()), "{used}");
+    drop(writer);
+    alpha.ask_refused("GET", "/v1/volumes/web1", &Value::Null, "not_found");
+
+    let done = imported(&alpha, &import(&raw, "web1"));
+    assert!(done["state"] == "done" && done["text"].as_str().unwrap().contains("no boot code"), "{done}");
+    // Somebody writes to it while it is copied.
+    let begun = alpha.ask("POST", "/v1/images", &import(&raw, "web1"));
+    let mut bytes = std::fs::read(&raw).unwrap();
+    bytes[1000] ^= 1;
+    std::fs::write(&raw, &bytes).unwrap();
+    let path = format!("/v1/works/{}", begun["id"].as_str().unwrap());
+    alpha.wait("an end", |alpha| alpha.ask("GET", &path, &Value::Null)["state"] != "running");
+    let ended = alpha.ask("GET", &path, &Value::Null);
+    assert!(ended["state"] == "failed" && ended["text"].as_str().unwrap().contains("changed"), "{ended}");
 }
 
 /// Reads the volume by a grant of this test's own and compares.

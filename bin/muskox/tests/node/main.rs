@@ -9,6 +9,7 @@ mod api;
 mod certificates;
 mod cold;
 mod deadman;
+mod guard;
 mod images;
 mod membership;
 mod memory;

@@ -370,7 +370,8 @@ impl Drop for Machine {
 impl Machine {
     /// What the node started and noted, and still lives.
     pub fn outliving(&self) -> Vec<Process> {
-        let mut notes = vec![self.path("run/muskox/target.process"), self.path("run/muskox/deadman.process")];
+        let own = ["target", "guard", "deadman"].map(|name| self.path(&format!("run/muskox/{name}.process")));
+        let mut notes = own.to_vec();
         for (folder, name) in [("run/muskox/vm", "process"), ("var/lib/muskox/vm", "initiator.process")] {
             let folders = std::fs::read_dir(self.path(folder)).into_iter().flatten();
             notes.extend(folders.map(|entry| entry.unwrap().path().join(name)));

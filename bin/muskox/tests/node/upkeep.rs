@@ -158,19 +158,22 @@ fn doctor_and_a_machine_that_stays() {
     assert!(alpha.refused("remove", &["alpha"])["detail"].as_str().unwrap().contains("the pool 'tank'"));
 }
 
-/// Goal: the unit is one that systemd understands, and installing says what was done. Method: `systemd-analyze verify`, and an
-/// install under a folder.
+/// CA5. Goal: the units are such that systemd understands, the dead-man's and the guard's among them, and installing says what was
+/// done. Method: `systemd-analyze verify`, and an install under a folder.
 #[test]
-fn the_unit_is_a_unit() {
+fn the_units_are_units() {
     let machines = Machines::new();
     let alpha = machines.machine("alpha");
     let printed = alpha.node("install", &["--print"]);
     assert!(!alpha.path("etc/systemd").exists(), "printing writes nothing");
     assert!(alpha.node("install", &[]).contains("systemd was not told"));
-    let unit = alpha.path("etc/systemd/system/muskox-node.service");
-    assert_eq!(std::fs::read_to_string(&unit).unwrap(), printed);
-    let oracle = Command::new("systemd-analyze").arg("verify").arg(&unit).output();
-    let oracle = oracle.expect("systemd-analyze is installed");
-    let said = String::from_utf8_lossy(&oracle.stderr).into_owned();
-    assert!(oracle.status.success() && !said.contains("muskox-node.service:"), "{said}");
+    for name in ["node", "deadman", "guard"] {
+        let unit = alpha.path(&format!("etc/systemd/system/muskox-{name}.service"));
+        let text = std::fs::read_to_string(&unit).unwrap();
+        assert!(printed.contains(&format!("# {}\n{text}", unit.display())), "{printed}");
+        let oracle = Command::new("systemd-analyze").arg("verify").arg(&unit).output();
+        let oracle = oracle.expect("systemd-analyze is installed");
+        let said = String::from_utf8_lossy(&oracle.stderr).into_owned();
+        assert!(oracle.status.success() && !said.contains(".service:"), "{said}");
+    }
 }

@@ -46,6 +46,22 @@ pub async fn what_is_on(disk: &Disk) -> Result<Option<String>, DeviceError> {
     Ok(in_words(first, &found))
 }
 
+/// What signatures stand in bytes that are laid out as a disk of this length, in words that finish "it holds …"; `None`: none. `read`
+/// gives a part of them.
+///
+/// # Errors
+/// What `read` said.
+pub fn named<E>(size: ByteLen, mut read: impl FnMut(Range<u64>) -> Result<Vec<u8>, E>) -> Result<Option<String>, E> {
+    let mut starts: Vec<u64> = all().flat_map(|signature| signature.places(size)).map(|at| at - at % SPOT).collect();
+    starts.sort_unstable();
+    starts.dedup();
+    let mut found = Vec::new();
+    for start in starts {
+        look(&read(start..size.0.min(start + SPOT))?, start, size, &mut found);
+    }
+    Ok(in_words(None, &found))
+}
+
 /// Empties what [`what_is_on`] looks at, and the first `head` bytes too. Not durable before the next flush.
 ///
 /// # Errors

@@ -50,6 +50,8 @@ use units::{HostKey, Millis};
 const READERS_MAX: usize = 2;
 const READER_STACK_BYTES: usize = 256 << 10;
 const READER_LINGERS: Duration = Duration::from_millis(10);
+/// How often the service manager hears that all is well, however rare heartbeats are: it waits for 1 s (`WatchdogSec`).
+const ALIVE_EVERY: Millis = Millis(250);
 
 /// Why a dead-man did not start.
 #[derive(Debug, thiserror::Error)]
@@ -164,7 +166,7 @@ async fn beat(core: Rc<Core>, heartbeat: Millis, guests: bool) {
             manager.ready();
             ready = true;
         }
-        let next = now() + heartbeat;
+        let next = now() + Millis(heartbeat.0.min(ALIVE_EVERY.0));
         sleep_until(until.map_or(next, |until| until.min(next))).await;
     }
 }

@@ -5,6 +5,7 @@
 //! agree and a guest's names stay when a disk is added). What lies in its folder is named from there, where QEMU runs.
 
 use super::VmError;
+use super::description::SEED_SERIAL;
 use super::folder::{Folder, Monitor};
 use super::machine::{Boot, Disk, Machine, Nic, Start};
 use std::path::Path;
@@ -56,7 +57,7 @@ pub fn argv(machine: &Machine, folder: &Folder) -> Result<Vec<String>, VmError> 
     if let Some(seed) = &machine.seed {
         let node = BlockNode::File(FileNode { name: "seed".into(), path: text(folder.name_of(seed))? });
         argv.pair("-blockdev", node.to_json());
-        argv.pair("-device", format!("virtio-blk-pci,id=vseed,drive=seed,addr={SEED_SLOT:#04x},serial=cidata"));
+        argv.pair("-device", format!("virtio-blk-pci,id=vseed,drive=seed,addr={SEED_SLOT:#04x},serial={SEED_SERIAL}"));
     }
     match machine.start {
         Start::Running => {}
@@ -206,9 +207,11 @@ mod test {
         check("UUID", |machine| machine.uuid = "4f7c9e3a".into());
         check("vCPUs", |machine| machine.vcpus = 0);
         check("memory", |machine| machine.memory_mib = 1);
-        check("CPU model", |machine| machine.cpu = Some("a b".into()));
+        check("cpu: ", |machine| machine.cpu = Some("a b".into()));
         check("serial", |machine| machine.disks[0].serial = "a,logical_block_size=4096".into());
         check("two disks", |machine| machine.disks[0].serial = "web1-data".into());
+        check("'cidata'", |machine| machine.disks[0].serial = "cidata".into());
+        check("serial: '-a'", |machine| machine.disks[0].serial = "-a".into());
         check("absolute", |machine| machine.disks[0].socket = "x".into());
         check("network interface", |machine| machine.nics[0].tap = "x,script=/bin/sh".into());
         check("01:54:00", |machine| machine.nics[0].mac[0] = 1);
@@ -217,5 +220,5 @@ mod test {
         assert!(Folder::new(Path::new(&too_long)).is_err() && Folder::new(Path::new("x")).is_err());
     }
 
-    const NICS_MAX_AND_ONE: usize = super::super::machine::NICS_MAX + 1;
+    const NICS_MAX_AND_ONE: usize = super::super::NICS_MAX + 1;
 }

@@ -23,7 +23,7 @@ const END_OF_CHAIN: u16 = 0xfff;
 /// UTF-16 units of a long name in one entry, and where they stand.
 const LONG_UNITS: [usize; 13] = [1, 3, 5, 7, 9, 14, 16, 18, 20, 22, 24, 28, 30];
 
-/// The floppy `label` with `files`; `None` if they do not fit. Names are ASCII without a dot, at most 26 characters.
+/// The floppy `label` with `files`; `None` if they do not fit. Names are lower-case ASCII with no dot at the end, at most 255 characters.
 pub(super) fn floppy(label: &str, volume_id: u32, files: &[(&str, &[u8])]) -> Option<Vec<u8>> {
     let mut image = vec![0; SECTORS * SECTOR];
     boot_sector(&mut image, label, volume_id);
@@ -94,9 +94,10 @@ fn padded(label: &str) -> [u8; 11] {
     name
 }
 
-/// `META-D~1`: six characters and a number that makes it unique.
+/// `META_~1`: five characters and a number that makes it unique. A dot would end the eight characters before the extension.
 fn short_name(name: &str, index: usize) -> [u8; 11] {
-    padded(&format!("{:.6}~{}", name, index + 1))
+    let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    padded(&format!("{plain:.5}~{}", index + 1))
 }
 
 fn entry(name: &[u8; 11], attributes: u8, cluster: usize, len_bytes: usize) -> [u8; ENTRY] {

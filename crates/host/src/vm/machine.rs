@@ -1,18 +1,11 @@
 //! What a virtual machine is, in plain words, and what of it cannot be.
 
 use super::VmError;
+use super::description::{self, DISKS_MAX, MEMORY_MIN_MIB, NICS_MAX, VCPUS_MAX, is_word};
 use std::path::PathBuf;
 
-/// Disks of one machine: PCI slots 0x0a to 0x19.
-pub const DISKS_MAX: usize = 16;
-/// Network interfaces of one machine: PCI slots 0x02 to 0x09.
-pub const NICS_MAX: usize = 8;
-/// Virtual CPUs of a q35 machine without an interrupt remapper.
-pub const VCPUS_MAX: u32 = 255;
 /// A Unix socket's path, with its end (`sun_path` of `unix(7)`).
 const SOCKET_PATH_MAX: usize = 107;
-/// A serial number of virtio-blk (`VIRTIO_BLK_ID_BYTES`).
-const SERIAL_MAX: usize = 20;
 /// The machine type, unless another is asked for. Both QEMU 7.2 and 10.0 have it, so a guest moves between them.
 pub const MACHINE_TYPE: &str = "pc-q35-7.2";
 
@@ -74,20 +67,16 @@ impl Machine {
         need(is_word(&self.name, 63), format!("the name '{}' is not 1 to 63 of letters, digits and ._-", self.name))?;
         need(is_uuid(&self.uuid), format!("'{}' is not a UUID (8-4-4-4-12 hexadecimal digits)", self.uuid))?;
         need((1..=VCPUS_MAX).contains(&self.vcpus), format!("{} vCPUs: 1 to {VCPUS_MAX} are possible", self.vcpus))?;
-        need(self.memory_mib >= 16, format!("{} MiB of memory: 16 is the least", self.memory_mib))?;
+        let enough = self.memory_mib >= MEMORY_MIN_MIB;
+        need(enough, format!("{} MiB of memory: {MEMORY_MIN_MIB} is the least", self.memory_mib))?;
         need(is_word(&self.machine_type, 63), format!("the machine type '{}' is no word", self.machine_type))?;
         need(self.disks.len() <= DISKS_MAX, format!("{} disks: {DISKS_MAX} are possible", self.disks.len()))?;
         need(self.nics.len() <= NICS_MAX, format!("{} interfaces: {NICS_MAX} are possible", self.nics.len()))?;
-        let cpu_is_fine = self.cpu.as_ref().is_none_or(|cpu| is_option(cpu));
-        need(cpu_is_fine, format!("the CPU model '{}' is no word of QEMU's", self.cpu.as_deref().unwrap_or_default()))?;
+        self.cpu.as_deref().map_or(Ok(()), description::cpu).map_err(|wrong| VmError::of("cpu", &wrong))?;
+        let serials = self.disks.iter().map(|disk| disk.serial.as_str());
+        description::serials(serials, self.seed.is_some()).map_err(|(_, wrong)| VmError::of("disk.serial", &wrong))?;
         for disk in &self.disks {
-            let serial = &disk.serial;
-            need(
-                is_word(serial, SERIAL_MAX),
-                format!("the serial '{serial}' is not 1 to {SERIAL_MAX} of A-Z a-z 0-9 ._-"),
-            )?;
-            let twice = self.disks.iter().filter(|other| other.serial == disk.serial).count() > 1;
-            need(!twice, format!("two disks have the serial '{serial}'"))?;
+            description::serial(&disk.serial).map_err(|wrong| VmError::of("disk.serial", &wrong))?;
             let socket = disk.socket.to_str().unwrap_or_default();
             let fits = socket.starts_with('/') && socket.len() <= SOCKET_PATH_MAX;
             need(fits, format!("{}: not an absolute path of at most {SOCKET_PATH_MAX} bytes", disk.socket.display()))?;
@@ -177,17 +166,6 @@ impl Nic {
     pub fn mac_text(&self) -> String {
         self.mac.map(|byte| format!("{byte:02x}")).join(":")
     }
-}
-
-fn is_word(text: &str, len_max: usize) -> bool {
-    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    (1..=len_max).contains(&text.len()) && text.bytes().all(fine) && text.as_bytes()[0] != b'-'
-}
-
-/// Options of QEMU's, such as `host,migratable=on`.
-fn is_option(text: &str) -> bool {
-    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"._-+,=".contains(&byte);
-    !text.is_empty() && text.bytes().all(fine)
 }
 
 fn is_uuid(text: &str) -> bool {

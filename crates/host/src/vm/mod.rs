@@ -17,6 +17,7 @@ mod argv;
 mod cgroup;
 mod console;
 mod daemon;
+pub mod description;
 mod fat;
 mod folder;
 mod hierarchy;
@@ -35,10 +36,11 @@ pub use argv::argv;
 pub use cgroup::Cgroup;
 pub use console::{DETACH, attach, pump, trim_log};
 pub use daemon::Daemon;
+pub use description::{DISKS_MAX, NICS_MAX, VCPUS_MAX};
 pub use folder::{Folder, Monitor};
 pub use hierarchy::{make_group, remove_group};
 pub use life::{Ended, Launch, Owner, Patience, Stopped, Vm};
-pub use machine::{Accelerator, Boot, DISKS_MAX, Disk, MACHINE_TYPE, Machine, NICS_MAX, Nic, Start, VCPUS_MAX};
+pub use machine::{Accelerator, Boot, Disk, MACHINE_TYPE, Machine, Nic, Start};
 pub use monitor::{Heard, MonitorError, Qmp};
 pub use offers::{Offers, offers};
 pub use process::{How, Identity, Process};
@@ -92,5 +94,9 @@ pub enum VmError {
 impl VmError {
     fn io(doing: String, source: io::Error) -> Self {
         Self::Io { doing, source }
+    }
+
+    fn of(part: &str, wrong: &description::Wrong) -> Self {
+        Self::Description { what: format!("{part}: {}", wrong.what) }
     }
 }

@@ -4,15 +4,11 @@
 //! `user-data` and, if wanted, `network-config`. It is a disk that every guest may read: nothing secret belongs there.
 
 use super::VmError;
+use super::description::{self, FILES_MAX, KEYS_MAX, Wrong};
 use super::fat::floppy;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
-
-/// A line of `authorized_keys`: an RSA key of 16384 bits has about 2800 characters.
-const KEY_MAX: usize = 8192;
-/// Keys in a seed.
-const KEYS_MAX: usize = 64;
 
 /// What a guest is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,23 +33,7 @@ impl Seed {
     /// # Errors
     /// If a name or a key cannot be, or there are too many.
     pub fn image(&self) -> Result<Vec<u8>, VmError> {
-        let refuse = |what: String| Err(VmError::Description { what });
-        if !is_hostname(&self.hostname) {
-            return refuse(format!("'{}' is not a host name (letters, digits, dots and hyphens)", self.hostname));
-        }
-        if !is_plain(&self.instance_id, 64) || self.instance_id.contains([' ', '"', '\\']) {
-            return refuse(format!("'{}' is no instance id", self.instance_id));
-        }
-        if let Some(key) = self.ssh_keys.iter().find(|key| !is_plain(key, KEY_MAX) || !key.contains(' ')) {
-            return refuse(format!("'{key:.40}' is no line of authorized_keys"));
-        }
-        if self.ssh_keys.len() > KEYS_MAX {
-            return refuse(format!("{} SSH keys: {KEYS_MAX} are possible", self.ssh_keys.len()));
-        }
-        let own = |name: &str| ["meta-data", "user-data", "network-config"].contains(&name);
-        if let Some((name, _)) = self.files.iter().find(|(name, _)| !is_file_name(name) || own(name)) {
-            return refuse(format!("'{name:.40}' cannot be the name of a seed's file"));
-        }
+        self.check()?;
         let (meta, user) = (self.meta_data(), self.user_data());
         let mut files = vec![("meta-data", meta.as_bytes()), ("user-data", user.as_bytes())];
         files.extend(self.network_config.as_ref().map(|text| ("network-config", text.as_bytes())));
@@ -80,8 +60,35 @@ impl Seed {
         placed.map_err(|source| VmError::io(format!("writing the seed {}", path.display()), source))
     }
 
+    /// Whether there can be such a seed.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    pub fn check(&self) -> Result<(), VmError> {
+        let refuse = |what: String| Err(VmError::Description { what });
+        let of = |part: &'static str| move |wrong: Wrong| VmError::of(part, &wrong);
+        if !is_id(&self.instance_id) {
+            return refuse(format!("'{}' is no instance id", self.instance_id));
+        }
+        description::hostname(&self.hostname).map_err(of("seed.hostname"))?;
+        self.ssh_keys.iter().try_for_each(|key| description::ssh_key(key)).map_err(of("seed.ssh_keys"))?;
+        if self.ssh_keys.len() > KEYS_MAX {
+            return refuse(format!("seed.ssh_keys: {} keys, {KEYS_MAX} are possible", self.ssh_keys.len()));
+        }
+        if self.files.len() > FILES_MAX {
+            return refuse(format!("seed.file: {} files, {FILES_MAX} are possible", self.files.len()));
+        }
+        for (place, (name, _)) in self.files.iter().enumerate() {
+            description::file_name(name).map_err(of("seed.file.name"))?;
+            if self.files[..place].iter().any(|(other, _)| other == name) {
+                return refuse(format!("seed.file.name: two files have the name '{name}'"));
+            }
+        }
+        Ok(())
+    }
+
     fn meta_data(&self) -> String {
-        let mut text = format!("instance-id: \"{}\"\nlocal-hostname: {}\n", self.instance_id, self.hostname);
+        let mut text = format!("instance-id: \"{}\"\nlocal-hostname: {}\n", self.instance_id, quoted(&self.hostname));
         if self.user_data.is_some() && !self.ssh_keys.is_empty() {
             text += &format!("public-keys:\n{}", self.keys());
         }
@@ -90,9 +97,10 @@ impl Seed {
 
     fn user_data(&self) -> String {
         if let Some(text) = &self.user_data {
-            return text.clone();
+            // Linux starts no script whose first line ends in CR; MIME and YAML take both.
+            return text.replace("\r\n", "\n");
         }
-        let mut text = format!("#cloud-config\nhostname: {}\n", self.hostname);
+        let mut text = format!("#cloud-config\nhostname: {}\n", quoted(&self.hostname));
         if !self.ssh_keys.is_empty() {
             text += &format!("ssh_authorized_keys:\n{}", self.keys());
         }
@@ -100,30 +108,22 @@ impl Seed {
     }
 
     fn keys(&self) -> String {
-        // YAML's double quotes know the two escapes that plain ASCII needs.
-        let line = |key: &String| format!("  - \"{}\"\n", key.replace('\\', "\\\\").replace('"', "\\\""));
-        self.ssh_keys.iter().map(line).collect()
+        self.ssh_keys.iter().map(|key| format!("  - {}\n", quoted(key.trim()))).collect()
     }
 }
 
-fn is_hostname(name: &str) -> bool {
-    let label = |label: &str| {
-        let fine = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        (1..=63).contains(&label.len()) && fine && !label.starts_with('-') && !label.ends_with('-')
+/// A text in YAML's double quotes, in ASCII: without them a host name as `no` or `1234` would be no text. Source: YAML 1.1 §5.6.
+fn quoted(text: &str) -> String {
+    let escaped = |c: char| match c {
+        '"' | '\\' => format!("\\{c}"),
+        ' '..='~' => c.to_string(),
+        _ => format!("\\U{:08x}", u32::from(c)),
     };
-    // A name of digits only would be a number to YAML.
-    name.len() <= 253 && name.split('.').all(label) && name.bytes().any(|byte| byte.is_ascii_alphabetic())
+    format!("\"{}\"", text.chars().map(escaped).collect::<String>())
 }
 
-/// What a floppy of ours can hold: see `fat`.
-fn is_file_name(name: &str) -> bool {
-    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
-    (1..=26).contains(&name.len()) && name.bytes().all(fine)
-}
-
-/// One line of printable ASCII.
-fn is_plain(text: &str, len_max: usize) -> bool {
-    (1..=len_max).contains(&text.len()) && text.bytes().all(|byte| (0x20..0x7f).contains(&byte))
+fn is_id(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 /// CRC-32 (IEEE 802.3), bit by bit: it only has to differ between machines.
@@ -151,10 +151,13 @@ mod test {
     #[test]
     fn the_files_are_yaml() {
         let seed = seed();
-        assert_eq!(seed.meta_data(), "instance-id: \"4f7c9e3a-8d51-4c0e-9f00-0123456789ab\"\nlocal-hostname: web1\n");
+        assert_eq!(
+            seed.meta_data(),
+            "instance-id: \"4f7c9e3a-8d51-4c0e-9f00-0123456789ab\"\nlocal-hostname: \"web1\"\n"
+        );
         assert_eq!(
             seed.user_data(),
-            "#cloud-config\nhostname: web1\nssh_authorized_keys:\n  - \"ssh-ed25519 AAAAC3Nz me@\\\"home\\\"\"\n"
+            "#cloud-config\nhostname: \"web1\"\nssh_authorized_keys:\n  - \"ssh-ed25519 AAAAC3Nz me@\\\"home\\\"\"\n"
         );
         assert_eq!(seed.image().unwrap().len(), 1_474_560);
     }
@@ -164,7 +167,22 @@ mod test {
     fn own_user_data_leaves_the_keys() {
         let seed = Seed { user_data: Some("#!/bin/sh\n".into()), files: vec![("x".into(), "y".into())], ..seed() };
         assert_eq!(seed.user_data(), "#!/bin/sh\n");
-        assert!(seed.meta_data().ends_with("web1\npublic-keys:\n  - \"ssh-ed25519 AAAAC3Nz me@\\\"home\\\"\"\n"));
+        assert!(seed.meta_data().ends_with("\"web1\"\npublic-keys:\n  - \"ssh-ed25519 AAAAC3Nz me@\\\"home\\\"\"\n"));
+        seed.image().unwrap();
+    }
+
+    /// A05, A02. Goal: what people write is told to the guest as they mean it. Method: a name that YAML takes for something else, a key with
+    /// letters, tabs and a CR, a script from Windows.
+    #[test]
+    fn texts_are_told_as_they_are_meant() {
+        let keys = vec!["ssh-ed25519\tAAAA j\u{f6}rg ".into()];
+        let script = Some("#!/bin/sh\r\necho\r\n".into());
+        let seed = Seed { hostname: "no".into(), ssh_keys: keys, user_data: script, ..seed() };
+        assert!(
+            seed.meta_data()
+                .ends_with("local-hostname: \"no\"\npublic-keys:\n  - \"ssh-ed25519\\U00000009AAAA j\\U000000f6rg\"\n")
+        );
+        assert_eq!(seed.user_data(), "#!/bin/sh\necho\n");
         seed.image().unwrap();
     }
 
@@ -176,9 +194,6 @@ mod test {
             spoil(&mut seed);
             assert!(matches!(seed.image(), Err(VmError::Description { .. })), "{seed:?}");
         };
-        for name in ["", "a b", "a\nruncmd: x", "-a", "a-", "a..b", "1234", "web_1"] {
-            assert!(!is_hostname(name), "{name}");
-        }
         check(|seed| seed.hostname = "a: b".into());
         check(|seed| seed.instance_id = "a\"b".into());
         check(|seed| seed.ssh_keys = vec!["ssh-rsa A\nruncmd: [x]".into()]);
@@ -186,6 +201,7 @@ mod test {
         check(|seed| seed.ssh_keys = vec!["a b".into(); 65]);
         check(|seed| seed.files = vec![("user-data".into(), String::new())]);
         check(|seed| seed.files = vec![("../x".into(), String::new())]);
+        check(|seed| seed.files = vec![("x".into(), String::new()), ("x".into(), "y".into())]);
         check(|seed| seed.network_config = Some("x".repeat(2 << 20)));
     }
 }

@@ -5,14 +5,17 @@
 
 use super::configuration::Configuration;
 use super::place::{ENVIRONMENT, Place};
+use super::unit::Unit;
 use crate::control::ask;
+use crate::install;
 use crate::peer::{Synced, WitnessAt};
 use crate::ports;
-use crate::root::read_text;
+use crate::root::{Root, read_text};
 use api::Role;
 use cluster::lease::{LeaseTiming, WITNESSES_MIN};
 use host::vm::Daemon;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -70,12 +73,30 @@ pub fn control(place: &Place) -> PathBuf {
 pub fn daemon(place: &Place) -> Daemon {
     Daemon {
         program: place.program.clone(),
-        arguments: vec!["deadman".into(), "--config".into(), file(place).into()],
+        arguments: arguments(place.root()),
         environment: ENVIRONMENT.to_vec(),
         note: place.run("deadman.process"),
         log: place.log("deadman"),
         cgroups: Vec::new(),
     }
+}
+
+/// What it is told on its command line.
+#[must_use]
+pub fn arguments(root: &Root) -> Vec<OsString> {
+    vec!["deadman".into(), "--config".into(), file_of(root).into()]
+}
+
+/// Its configuration file, which is written as soon as the machine is told of witnesses.
+#[must_use]
+pub fn file_of(root: &Root) -> PathBuf {
+    root.below("etc/muskox/deadman.toml")
+}
+
+/// Who keeps it where systemd runs.
+#[must_use]
+pub fn unit(place: &Place) -> Unit {
+    Unit::of(place, install::DEADMAN_UNIT)
 }
 
 /// Its configuration file.
@@ -108,7 +129,7 @@ pub fn wanted(place: &Place, synced: &Synced) -> String {
 /// Whether there is anything for it to do yet: it knows witnesses.
 #[must_use]
 pub fn is_configured(place: &Place) -> bool {
-    witnesses(place).is_ok_and(|count| count > 0)
+    witness_count(place).is_ok_and(|count| count > 0)
 }
 
 /// Has it read its configuration again.
@@ -146,17 +167,21 @@ pub fn witnesses_of(report: &DeadmanReport) -> Vec<HostKey> {
 
 /// Whether a guest may be let run now.
 pub async fn leave(place: &Place) -> Leave {
-    match witnesses(place) {
+    match witness_count(place) {
         // Nobody can be voted dead, and nobody has to stop.
         Ok(count) if count < WITNESSES_MIN => return Leave::Given,
         Ok(_) => {}
         Err(why) => return Leave::Withheld(why),
     }
-    status(place).await.map_or_else(Leave::Withheld, |report| judge(report.standing))
+    let judge = |report: DeadmanReport| withheld(report.standing).map_or(Leave::Given, Leave::Withheld);
+    status(place).await.map_or_else(Leave::Withheld, judge)
 }
 
 /// How many witnesses it was told of. A file that cannot be read is not one that names nobody.
-fn witnesses(place: &Place) -> Result<usize, String> {
+///
+/// # Errors
+/// Why that is not known.
+pub fn witness_count(place: &Place) -> Result<usize, String> {
     let file = file(place);
     if matches!(file.try_exists(), Ok(false)) {
         return Ok(0);
@@ -166,18 +191,19 @@ fn witnesses(place: &Place) -> Result<usize, String> {
     toml::from_str::<Config>(&text).map(|config| config.witness.len()).map_err(|error| unread(&error))
 }
 
-fn judge(standing: StandingReport) -> Leave {
-    match standing {
-        StandingReport::Running(_) | StandingReport::Unwatched => Leave::Given,
-        StandingReport::Paused => {
-            Leave::Withheld("the dead-man pauses all guests: no majority of witnesses grants".into())
-        }
-        StandingReport::Asking => Leave::Withheld("the dead-man asks the targets whose the volumes are".into()),
-    }
+/// Why no guest is let run where the dead-man stands like this; none: they may run.
+#[must_use]
+pub fn withheld(standing: StandingReport) -> Option<String> {
+    let why = match standing {
+        StandingReport::Running(_) | StandingReport::Unwatched => return None,
+        StandingReport::Paused => "the dead-man pauses all guests: no majority of witnesses grants",
+        StandingReport::Asking => "the dead-man makes sure first that every guest stands",
+    };
+    Some(why.to_owned())
 }
 
 fn file(place: &Place) -> PathBuf {
-    place.etc("deadman.toml")
+    file_of(place.root())
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! The machine's own processes, kept for as long as the node runs: target and dead-man, each with the configuration that it
-//! should have.
+//! The machine's own processes, kept for as long as the node runs: target, dead-man and guard, each with the configuration that
+//! it should have.
 //!
 //! Invariant: a configuration that would be refused ends no process that runs (`configuration`).
 
-use super::{LOOK_EVERY, deadman, supervise, target};
+use super::{LOOK_EVERY, deadman, guard, supervise, target};
 use crate::service::Node;
 use api::{Code, Role};
 use std::rc::Rc;
@@ -48,7 +48,7 @@ pub async fn deadman(node: Rc<Node>) {
         while !deadman::is_configured(place) {
             tokio::time::sleep(LOOK_EVERY / 10).await;
         }
-        supervise::keep(daemon.clone()).await;
+        supervise::keep_by(daemon.clone(), Some(deadman::unit(place))).await;
     };
     let told = async {
         let configuration = deadman::configuration(place);
@@ -78,6 +78,18 @@ pub async fn deadman(node: Rc<Node>) {
         }
     };
     tokio::join!(kept, told);
+}
+
+/// The guard of a host, as soon as its dead-man has written down where it stands.
+pub async fn guard(node: Rc<Node>) {
+    let place = &node.agent.shared.place;
+    if !place.is(Role::Host) {
+        return;
+    }
+    while !guard::has_record(place) {
+        tokio::time::sleep(LOOK_EVERY / 10).await;
+    }
+    supervise::keep_by(guard::daemon(place), Some(guard::unit(place))).await;
 }
 
 /// Has the dead-man read its configuration again, if need be as another process; whether it has.

@@ -10,6 +10,7 @@ mod accepted;
 mod configuration;
 mod deadman;
 mod facts;
+mod guard;
 mod guest;
 mod host_config;
 mod initiator;
@@ -22,10 +23,15 @@ mod supervise;
 mod takeover;
 mod target;
 mod tasks;
+mod unit;
 mod unknown;
 #[cfg(test)]
 pub mod versions;
 
+pub use deadman::{arguments as deadman_arguments, file_of as deadman_file};
+pub use guard::arguments as guard_arguments;
+#[cfg(test)]
+pub use guest::{machine_of, seed_of};
 pub use host_config::HostConfig;
 
 use crate::identity::Identity;
@@ -144,7 +150,7 @@ impl Agent {
         let state = self.state.borrow();
         let said = state.deadman.as_ref().and_then(|said| said.as_ref().ok());
         let troubles = said.into_iter().flat_map(|said| &said.troubles).map(|text| {
-            let hint = "see var/log/muskox/deadman.log there";
+            let hint = "see `journalctl -u muskox-deadman` or var/log/muskox/deadman.log there";
             (format!("the dead-man has trouble: {text}"), hint.to_owned())
         });
         let complaints = facts::complaints(place).into_iter().chain(self.unreadable(&state));
@@ -163,6 +169,7 @@ impl Agent {
             unlisted: state.unlisted.clone(),
             target_up: state.target_since.map(|since| host::runtime::now().since(since)),
             deadman: said.is_some(),
+            withheld: said.and_then(|said| deadman::withheld(said.standing)),
             witnesses: said.map(deadman::witnesses_of).unwrap_or_default(),
             complaints: complaints.collect(),
             faults: state.faults.values().cloned().chain(troubles).chain(state.bridges.clone()).collect(),
@@ -283,6 +290,7 @@ pub async fn run(node: Rc<Node>) {
     node.agent.put_to_work();
     tasks.spawn_local(keep::target(Rc::clone(&node)));
     tasks.spawn_local(keep::deadman(Rc::clone(&node)));
+    tasks.spawn_local(keep::guard(Rc::clone(&node)));
     tasks.spawn_local(look_around(Rc::clone(&node)));
     tasks.spawn_local(takeover::look_for_unknown(Rc::clone(&node)));
     tasks.spawn_local(tell(Rc::clone(&node)));
@@ -324,6 +332,9 @@ async fn look_around(node: Rc<Node>) {
         };
         let deadman = Some(deadman::status(place).await);
         let bridges = if place.is(Role::Host) { network::keep_bridges(place) } else { Vec::new() };
+        if place.is(Role::Host) && guard::has_record(place) {
+            node.agent.fault("guard", guard::fault(place).as_ref());
+        }
         {
             let mut state = node.agent.state.borrow_mut();
             (state.target_since, state.deadman, state.bridges) = (target_since, deadman, bridges);

@@ -75,6 +75,18 @@ impl Place {
         TlsFiles { certificate: self.root.certificate(), key: self.root.key(), ca: self.root.ca() }
     }
 
+    /// The node's files.
+    #[must_use]
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The file of a systemd unit; none, where the files are a rehearsal's.
+    #[must_use]
+    pub fn unit(&self, name: &str) -> Option<PathBuf> {
+        (self.root.below("") == Path::new("/")).then(|| self.root.units().join(name))
+    }
+
     /// A file of the configuration.
     #[must_use]
     pub fn etc(&self, name: &str) -> PathBuf {

@@ -161,6 +161,7 @@ pub mod test {
             unlisted: None,
             target_up: None,
             deadman: true,
+            withheld: None,
             witnesses: Vec::new(),
             complaints: Vec::new(),
             faults: Vec::new(),

@@ -59,6 +59,12 @@ impl Desk {
         fits
     }
 
+    /// Why a host would let no guest run that was started there now, as far as it has said lately.
+    #[must_use]
+    pub fn lets_none_start(&self, name: &NodeName, host: HostKey) -> Option<String> {
+        lets_none_start(name, self.hosts.borrow().fresh(host, now())?)
+    }
+
     /// For how long votes against a host bind the witnesses, also after it is back: until then it gets no lease, so a guest
     /// there would stand still.
     #[must_use]
@@ -66,6 +72,11 @@ impl Desk {
         let until = self.verdicts.borrow().get(&host).copied();
         until.map(|until| until.since(now())).filter(|left| left.0 > 0)
     }
+}
+
+/// Why a host would let no guest run that was started there now.
+fn lets_none_start(name: &NodeName, report: &HostReport) -> Option<String> {
+    report.withheld.as_ref().map(|why| format!("'{name}' lets no guest start now: {why}"))
 }
 
 /// Why a host that is back gets no guest yet.
@@ -95,6 +106,7 @@ fn fit(view: &View, hosts: &Hosts, spec: &Spec, (host, name): (HostKey, &NodeNam
     if !report.deadman && view.members.len() >= WITNESSES_MIN {
         objections.push(format!("the dead-man of '{name}' does not answer"));
     }
+    objections.extend(lets_none_start(name, report));
     let bridges = missing_bridges(spec, report).into_iter();
     objections.extend(bridges.map(|(bridge, why)| format!("'{name}' cannot give the VM its bridge '{bridge}': {why}")));
     let ready = objections.is_empty();

@@ -322,6 +322,7 @@ impl Carrier {
         }
         self.measured.merge(measured);
         self.hear_of_silence(from, tell);
+        self.hear_of_leave(from, tell);
         if self.measured != Measured::default() && tell.at == self.run.at() {
             self.step(Event::Report(tell.at, Report::Measured(self.measured)));
         }
@@ -339,6 +340,14 @@ impl Carrier {
         let source = matches!(&self.run.record().plan, Task::Migrate(plan) if plan.source == from);
         if let (true, Guest::PreSwitchover, Some(why)) = (source, tell.guest, &tell.why) {
             self.waits_for(Some(words(why)));
+        }
+    }
+
+    /// A host that is to start a guest says why its dead-man does not let it.
+    fn hear_of_leave(&mut self, from: HostKey, tell: &Tell) {
+        let starts = matches!(&self.run.record().plan, Task::Recover(plan) if plan.to == from);
+        if let (true, true, Some(why)) = (starts && tell.at == self.run.at(), tell.paused, &tell.why) {
+            self.waits_for(Some(format!("its host lets no guest start now: {}", words(why))));
         }
     }
 

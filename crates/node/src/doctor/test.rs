@@ -43,6 +43,7 @@ pub fn report() -> HostReport {
         unlisted: None,
         target_up: Some(Millis(1)),
         deadman: true,
+        withheld: None,
         witnesses: Vec::new(),
         complaints: Vec::new(),
         faults: Vec::new(),

@@ -1,16 +1,16 @@
 //! What an image file says of itself in its first bytes: enough to refuse it before any tool looks at it.
 //!
-//! Sources: QEMU's `docs/interop/qcow2.txt` (header), and for the others the first bytes of their specifications: VMDK 5.0
-//! (sparse extent header), MS-VHDX 2.2, the VDI header's signature at byte 64.
+//! Source: QEMU's `docs/interop/qcow2.txt` (header).
 
 use api::{Code, Problem};
 
 /// As much of a file as is looked at.
-pub const HEAD_BYTES: usize = 1 << 16;
+pub const HEAD_BYTES: u64 = 1 << 16;
 const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 /// "Maximum length of the backing file name is 1023 bytes."
 const NAME_MAX_BYTES: usize = 1023;
-/// Incompatible features: the file was left corrupt; its data is in another file.
+/// Incompatible features: the file was not closed; it was left corrupt; its data is in another file.
+const DIRTY: u64 = 1;
 const CORRUPT: u64 = 1 << 1;
 const DATA_FILE: u64 = 1 << 2;
 
@@ -40,7 +40,7 @@ impl std::fmt::Display for Format {
     }
 }
 
-/// The form of a file that begins with `head`, if it is what `wished` says.
+/// The form of a file that begins with `head`, if it is what `wished` says. Whether a raw one is a disk is another question.
 ///
 /// # Errors
 /// [`Code::BadRequest`]: it is something else, or a word that is no form.
@@ -49,13 +49,7 @@ pub fn format_of(head: &[u8], wished: Option<&str>) -> Result<Format, Problem> {
     let wrong = |text: &str, hint: &str| Err(Problem::new(Code::BadRequest, text, hint));
     match wished {
         None if qcow2 => Ok(Format::Qcow2),
-        None => match foreign(head) {
-            None => Ok(Format::Raw),
-            Some(name) => wrong(
-                &format!("the file looks like {name}, which is not imported"),
-                "convert it to qcow2 first: `qemu-img convert -O qcow2 FILE OTHER`; or say --format raw if it is one",
-            ),
-        },
+        None => Ok(Format::Raw),
         Some("raw") if qcow2 => wrong(
             "the file is said to be raw, and begins as a qcow2 image does",
             "say --format qcow2; if it really is a disk whose first bytes look like that, copy it by hand",
@@ -66,16 +60,6 @@ pub fn format_of(head: &[u8], wished: Option<&str>) -> Result<Format, Problem> {
             wrong("the file is said to be qcow2, and does not begin as one", "say --format raw, or nothing")
         }
         Some(other) => wrong(&format!("'{other}' is no form of an image that is known"), "use raw or qcow2"),
-    }
-}
-
-fn foreign(head: &[u8]) -> Option<&'static str> {
-    let vdi = head.get(64..68) == Some(&[0x7f, 0x10, 0xda, 0xbe]);
-    match head {
-        _ if head.starts_with(b"KDMV") => Some("a VMDK image"),
-        _ if head.starts_with(b"vhdxfile") => Some("a VHDX image"),
-        _ if vdi => Some("a VDI image"),
-        _ => None,
     }
 }
 
@@ -116,6 +100,10 @@ pub fn check_qcow2(head: &[u8]) -> Result<(), Problem> {
         let text = "the image keeps its data in another file, which is never opened".to_owned();
         return refuse(text, "make it whole where that file is: `qemu-img convert -O qcow2 FILE WHOLE`");
     }
+    if features & DIRTY != 0 {
+        let text = "the image was not closed: the program that wrote to it died, or still has it open".to_owned();
+        return refuse(text, "end that program, run `qemu-img check -r all FILE`, then import it again");
+    }
     if features & CORRUPT != 0 {
         let hint = "try `qemu-img check -r all FILE` on a copy, or fetch it again";
         return refuse("the image says that it is corrupt".to_owned(), hint);
@@ -151,13 +139,7 @@ mod test {
         assert_eq!(code(&raw, None), Ok(Format::Raw));
         assert_eq!(code(&[], None), Ok(Format::Raw));
         assert_eq!(code(&raw, Some("raw")), Ok(Format::Raw));
-        for (head, wished) in [
-            (&qcow2[..], Some("raw")),
-            (&raw, Some("qcow2")),
-            (&raw, Some("vmdk")),
-            (b"KDMV\x01", None),
-            (b"vhdxfile", None),
-        ] {
+        for (head, wished) in [(&qcow2[..], Some("raw")), (&raw, Some("qcow2")), (&raw, Some("vmdk"))] {
             assert_eq!(code(head, wished), Err(Code::BadRequest), "{wished:?}");
         }
         assert_eq!(code(b"KDMV\x01", Some("raw")), Ok(Format::Raw), "a word is a word");
@@ -174,7 +156,7 @@ mod test {
         backed.extend_from_slice(b"/etc/shadow");
         let refused = check_qcow2(&backed).unwrap_err();
         assert!(refused.text.contains("'/etc/shadow'"), "{refused:?}");
-        for (at, value) in [(7, 4), (35, 1), (35, 2), (79, 4), (79, 2)] {
+        for (at, value) in [(7, 4), (35, 1), (35, 2), (79, 4), (79, 2), (79, 1)] {
             let mut head = plain();
             head[at] = value;
             assert!(check_qcow2(&head).is_err(), "byte {at} = {value}");

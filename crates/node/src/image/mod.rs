@@ -4,11 +4,15 @@
 //!  file, opened once ─▶ header ─▶ qemu-img info, check (sandbox) ─▶ volume, zeroed ─▶ claim: a new epoch for this machine
 //!   ─▶ initiator ─▶ qemu-img convert (sandbox) ─▶ durable? ─▶ initiator ended ─▶ release: the next epoch, nobody's
 //! ```
+//! What is plainly no disk, is being written to, or changed while it was copied is refused, by name and before a volume is made where
+//! that can be known then.
+//!
 //! Invariant: an image is a stranger's bytes: only a tool in a sandbox takes them apart, and no file that they name is
 //! opened. The volume is written to only under a claim, through the gate like everything else.
 
 mod attached;
 mod header;
+mod kinds;
 mod tool;
 
 pub use header::Format;
@@ -22,10 +26,10 @@ use crate::works::Ticket;
 use api::{Call, Code, ImageImportRequest, Problem, Progress, Volume, VolumeCreateRequest, VolumeState, Work};
 use attached::Attached;
 use header::{HEAD_BYTES, check_qcow2, format_of};
+use host::image::{Seen, is_written_to, seen};
 use host::runtime::now;
 use host::users::User;
 use std::fs::{File, OpenOptions};
-use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -49,6 +53,10 @@ pub struct Import {
     /// The volume to be filled.
     pub volume: VolumeName,
     file: File,
+    /// As it was when it was looked at.
+    seen: Seen,
+    /// A BIOS finds something to start in it; none: that is not known.
+    boots: Option<bool>,
     size: u64,
     pool: Option<PoolName>,
     volume_size: u64,
@@ -62,6 +70,17 @@ impl Import {
     fn uid(&self) -> Option<u32> {
         self.user.as_ref().map(User::uid)
     }
+
+    /// A copy of a file that changes meanwhile is neither the one nor the other.
+    fn check_unchanged(&self) -> Result<(), Problem> {
+        let path = &self.path;
+        let now = seen(&self.file).map_err(|error| unusable(Path::new(path), "looked at", &error))?;
+        if now == self.seen {
+            return check_unused(path, &self.file);
+        }
+        let text = format!("'{path}' changed since the import began: what was copied may be a mixture");
+        Err(Problem::new(Code::InUse, text, "let whoever writes to it finish, then import it again"))
+    }
 }
 
 /// Looks at the image and begins to copy it.
@@ -72,11 +91,18 @@ pub async fn begin(node: &Node, by: Caller, request: ImageImportRequest) -> Resu
     let ImageImportRequest { path, format, volume, pool, size: wished } = request;
     find_tool()?;
     let (file, len, head) = open(Path::new(&path))?;
+    check_unused(&path, &file)?;
+    let seen = seen(&file).map_err(|error| unusable(Path::new(&path), "looked at", &error))?;
+    let told_raw = format.as_deref() == Some("raw");
     let no_user = |text| Problem::new(Code::NotPossible, text, "see `muskox doctor`");
     let user = node.agent.user(&format!("image {volume}")).map_err(no_user)?;
     let format = format_of(&head, format.as_deref())?;
     let size = match format {
-        Format::Raw => len,
+        Format::Raw if told_raw => len,
+        Format::Raw => {
+            check_disk(&path, &file, len, &head)?;
+            len
+        }
         Format::Qcow2 => {
             check_qcow2(&head)?;
             tool::look(&file, user.as_ref().map(User::uid)).await?
@@ -94,7 +120,25 @@ pub async fn begin(node: &Node, by: Caller, request: ImageImportRequest) -> Resu
         Err(problem) if problem.code == Code::NotFound => {}
         Err(problem) => return Err(problem),
     }
-    node.works.begin(Import { path, format, volume, file, size, pool, volume_size, user, by })
+    let boots = (format == Format::Raw).then(|| kinds::has_boot_code(&head));
+    node.works.begin(Import { path, format, volume, file, seen, boots, size, pool, volume_size, user, by })
+}
+
+fn check_unused(path: &str, file: &File) -> Result<(), Problem> {
+    if !is_written_to(file) {
+        return Ok(());
+    }
+    let text = format!("'{path}' is open for writing in another program: a running VM, a download");
+    Err(Problem::new(Code::InUse, text, format!("end that first; `fuser -v '{path}'` names it")))
+}
+
+/// Refuses what is plainly no disk.
+fn check_disk(path: &str, file: &File, len: u64, head: &[u8]) -> Result<(), Problem> {
+    let unread = |error| unusable(Path::new(path), "read", &error);
+    let tail = host::image::read(file, len.saturating_sub(kinds::TAIL_BYTES)..len).map_err(unread)?;
+    kinds::check(path, head, &tail)?;
+    let content = host::image::content(file, ByteLen(len)).map_err(unread)?;
+    kinds::check_content(path, head, content.as_deref())
 }
 
 fn open(path: &Path) -> Result<(File, u64, Vec<u8>), Problem> {
@@ -114,9 +158,7 @@ fn open(path: &Path) -> Result<(File, u64, Vec<u8>), Problem> {
         let hint = "copy it to a place of its own and run `chmod o+r` on the copy; the folder may stay closed";
         return wrong("is not readable by others, and images are read as a user without rights", hint);
     }
-    let mut head = Vec::new();
-    let read = (&file).take(HEAD_BYTES as u64).read_to_end(&mut head);
-    read.map_err(|error| unusable(path, "read", &error))?;
+    let head = host::image::read(&file, 0..HEAD_BYTES).map_err(|error| unusable(path, "read", &error))?;
     Ok((file, facts.len(), head))
 }
 
@@ -154,12 +196,17 @@ pub async fn run(node: &Node, ticket: &Ticket, import: Import) -> Result<String,
     let released = release(node, &import.volume, claimed.epoch).await;
     copied?;
     released?;
-    Ok(format!("'{}' holds the image: {}", import.volume, ByteLen(import.size)))
+    let done = format!("'{}' holds the image: {}", import.volume, ByteLen(import.size));
+    Ok(match import.boots {
+        Some(false) => done + "; it has no boot code for a BIOS, so no VM starts from it: it can be a second disk",
+        _ => done,
+    })
 }
 
 /// The volume, made if it was missing, and whether it holds nothing but zeroes: it was seen being zeroed, and nobody was
 /// granted it since.
 async fn make_ready(node: &Node, ticket: &Ticket, import: &Import) -> Result<bool, Problem> {
+    import.check_unchanged()?;
     if import.format == Format::Qcow2 {
         node.works.tell(ticket, "the image is being checked", None);
         tool::check(&import.file, import.size, import.uid()).await?;
@@ -213,7 +260,8 @@ async fn copy(node: &Node, ticket: &Ticket, import: &Import, claimed: &Claimed, 
         node.works.tell(ticket, "the image is being copied", Some(progress));
     };
     copy.run(heard).await?;
-    attached.until_durable().await
+    attached.until_durable().await?;
+    import.check_unchanged()
 }
 
 /// How far it is; how long it will still take once a hundredth is done.

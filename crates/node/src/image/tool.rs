@@ -217,7 +217,9 @@ fn system(error: &io::Error) -> Problem {
 
 fn complaint(finished: &Finished) -> String {
     let last = finished.errors.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-    let plain = last.trim_start_matches("qemu-img: ").chars().map(|c| if c.is_control() { ' ' } else { c });
+    // The tool knows the image by this name only, and nobody else does.
+    let named = last.trim_start_matches("qemu-img: ").replace(IMAGE, "the image");
+    let plain = named.chars().map(|c| if c.is_control() { ' ' } else { c });
     plain.take(COMPLAINT_MAX_CHARS).collect()
 }
 

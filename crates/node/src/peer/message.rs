@@ -292,6 +292,9 @@ pub struct HostReport {
     pub target_up: Option<Millis>,
     /// Its dead-man answers.
     pub deadman: bool,
+    /// Why no guest is let run there now: its dead-man's word. It goes on by itself.
+    #[serde(default)]
+    pub withheld: Option<String>,
     /// The witnesses that its dead-man knows, sorted.
     #[serde(default)]
     pub witnesses: Vec<HostKey>,

@@ -170,7 +170,7 @@ fn fresh_mac(taken: impl Fn(&String) -> bool) -> Result<String, Problem> {
 
 /// What was checked before it was stored.
 fn reread(text: &str) -> Result<Spec, Problem> {
-    Spec::parse(text).map_err(|problem| {
+    Spec::stored(text).map_err(|problem| {
         let text = format!("a stored description is not understood: {}", problem.text);
         Problem::new(Code::StoreFailed, text, "run the muskox version that wrote it")
     })

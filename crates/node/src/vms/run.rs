@@ -162,6 +162,7 @@ impl Desk {
         reasons.extend(not_allowed(found.0, spec, to));
         let name = found.0.iter().find(|fit| fit.candidate.host == to).map(|fit| &fit.name);
         reasons.extend(name.zip(self.voted_dead(to)).map(|(name, left)| still_bound(name, left)));
+        reasons.extend(name.and_then(|name| self.lets_none_start(name, to)));
         reasons
     }
 

@@ -15,6 +15,8 @@ mod stop;
 mod tls;
 mod watch;
 
+#[cfg(test)]
+pub use start::{machine_of, seed_of};
 pub use stop::end_processes;
 
 use super::accelerator::Accelerators;

@@ -64,17 +64,8 @@ impl Guest {
         let nics = network::plug(place, &brief, owner)?;
         let seed = brief.seed.as_ref().map(|seed| self.write_seed(&brief, seed)).transpose()?;
         self.attach(epoch).await?;
-        let mut machine = Machine::new(brief.vm.as_str(), &brief.uuid, brief.memory_mib, accelerator);
-        (machine.vcpus, machine.cpu, machine.boot) = (brief.vcpus, brief.cpu.clone(), Boot::Disk);
+        let mut machine = machine_of(&brief, accelerator, |index| initiator::socket(place, &self.name, index));
         (machine.nics, machine.seed, machine.start) = (nics, seed, start);
-        let delay_s = initiator::HOLD.0 / 1000 + RECONNECT_MORE_S;
-        let disk = |(index, disk): (usize, &crate::peer::BriefDisk)| Disk {
-            serial: disk.serial.clone(),
-            socket: initiator::socket(place, &self.name, index),
-            export: disk.volume.to_string(),
-            reconnect_delay_s: u32::try_from(delay_s).expect("minutes"),
-        };
-        machine.disks = brief.disks.iter().enumerate().map(disk).collect();
         let launch = Launch { qemu, machine, folder: self.folder()?, owner, cgroups: cgroup.into_iter().collect() };
         Vm::start(&launch).await.map_err(|error| error.to_string())
     }
@@ -151,15 +142,34 @@ impl Guest {
 
     fn write_seed(&self, brief: &Brief, seed: &BriefSeed) -> Result<PathBuf, String> {
         let path = self.shared.place.machine(&self.name).join("seed.img");
-        let seed = Seed {
-            instance_id: brief.uuid.clone(),
-            hostname: seed.hostname.clone(),
-            ssh_keys: seed.ssh_keys.clone(),
-            user_data: seed.user_data.clone(),
-            network_config: seed.network_config.clone(),
-            files: seed.files.clone(),
-        };
-        seed.write(&path).map_err(|error| error.to_string())?;
+        seed_of(&brief.uuid, seed).write(&path).map_err(|error| error.to_string())?;
         Ok(path)
+    }
+}
+
+/// What QEMU is asked for, but for what is made on this host: interfaces and the seed.
+pub fn machine_of(brief: &Brief, accelerator: Accelerator, socket: impl Fn(usize) -> PathBuf) -> Machine {
+    let mut machine = Machine::new(brief.vm.as_str(), &brief.uuid, brief.memory_mib, accelerator);
+    (machine.vcpus, machine.cpu, machine.boot) = (brief.vcpus, brief.cpu.clone(), Boot::Disk);
+    let delay_s = initiator::HOLD.0 / 1000 + RECONNECT_MORE_S;
+    let disk = |(index, disk): (usize, &crate::peer::BriefDisk)| Disk {
+        serial: disk.serial.clone(),
+        socket: socket(index),
+        export: disk.volume.to_string(),
+        reconnect_delay_s: u32::try_from(delay_s).expect("minutes"),
+    };
+    machine.disks = brief.disks.iter().enumerate().map(disk).collect();
+    machine
+}
+
+/// What its first boot is told.
+pub fn seed_of(uuid: &str, seed: &BriefSeed) -> Seed {
+    Seed {
+        instance_id: uuid.to_owned(),
+        hostname: seed.hostname.clone(),
+        ssh_keys: seed.ssh_keys.clone(),
+        user_data: seed.user_data.clone(),
+        network_config: seed.network_config.clone(),
+        files: seed.files.clone(),
     }
 }

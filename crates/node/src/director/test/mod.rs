@@ -2,6 +2,7 @@
 
 mod behind;
 mod place;
+mod standing;
 mod unknown;
 pub mod world;
 

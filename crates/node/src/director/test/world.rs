@@ -50,6 +50,8 @@ pub struct State {
     pub kvm: BTreeSet<usize>,
     /// Hosts whose QEMU has no machine type of ours.
     pub no_machine: BTreeSet<usize>,
+    /// Hosts whose dead-men let no guest run.
+    pub withheld: BTreeSet<usize>,
     /// Hosts whose bridge `lan` has no carrier.
     pub unplugged: BTreeSet<usize>,
     pub floors: BTreeMap<VolumeName, Epoch>,
@@ -162,6 +164,7 @@ impl World {
         if state.kvm.contains(&n) {
             report.accelerator = "kvm".to_owned();
         }
+        report.withheld = state.withheld.contains(&n).then(|| "the dead-man pauses all guests".to_owned());
         if state.unplugged.contains(&n) {
             let why = "its port 'eth1' has no carrier".to_owned();
             (report.bridges, report.bridges_out) = (Vec::new(), vec![("lan".to_owned(), why)]);
