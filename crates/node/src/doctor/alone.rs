@@ -35,11 +35,11 @@ pub async fn examine_alone(node: &Node, why: &Problem) -> Doctor {
         };
         targets.insert(own.name.clone(), said);
     }
-    Doctor { checks: judge(member, report, targets, why) }
+    Doctor { checks: judge(&member, report, targets, why) }
 }
 
 fn judge(
-    member: Member,
+    member: &Member,
     report: HostReport,
     targets: BTreeMap<units::NodeName, Result<wire::control::StatusReport, Problem>>,
     why: &Problem,
@@ -51,7 +51,7 @@ fn judge(
     let findings = Findings { looks, targets, ..Findings::empty(name.clone(), now_s()) };
     let text = format!("{}; what follows is what this machine sees", why.text);
     let mut checks = vec![check(&name, "store", Grade::Bad, text, &why.hint)];
-    checks.extend(machines::machine(&findings, &member));
+    checks.extend(machines::machine(&findings, member));
     checks.extend(guests::still(&findings));
     checks.extend(runs);
     checks[1..].sort_by_key(|check| weight(check.grade));
@@ -87,7 +87,7 @@ mod test {
         let why = Problem::new(api::Code::StoreUnreachable, "the store is away", "start it");
         let mut alone = member("two");
         alone.roles = vec![Role::Host];
-        let checks = judge(alone, seen, BTreeMap::new(), &why);
+        let checks = judge(&alone, seen, BTreeMap::new(), &why);
         let of = |what: &str| checks.iter().find(|check| check.what == what).map(|check| check.grade);
         assert_eq!((checks[0].what.as_str(), checks[0].grade), ("store", Grade::Bad));
         assert!(checks[0].text.starts_with("the store is away; what follows"), "{checks:?}");
