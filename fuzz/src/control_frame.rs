@@ -58,7 +58,7 @@ pub fn seeds() -> Vec<Seed> {
     let ask = |request| Ask { version: VERSION, id: 7, request };
     let name = || "web1".parse().expect("a volume's name");
     let pool = || "tank".parse().expect("a pool's name");
-    let create = Request::PoolCreate { pool: pool(), members: vec!["/dev/a".into(), "/dev/b".into()], wipe: true };
+    let create = Request::PoolCreate { pool: pool(), members: vec!["/dev/a".into(), "/dev/b".into()], wipe: true, single: false };
     let owners = vec![Owner { host: HostKey([0xaa; 32]), mode: Mode::Rw }];
     let raise = Request::Raise { volume: name(), epoch: Epoch(7), owners, shared: false };
     let volume = Request::VolumeCreate { pool: pool(), volume: name(), size: ByteLen::mib(64) };

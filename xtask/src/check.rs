@@ -66,6 +66,8 @@ pub fn test(allow_missing: bool) -> anyhow::Result<bool> {
         let mut sabotaged: Vec<&str> = SABOTAGED.iter().flat_map(|room| ["-p", room]).collect();
         sabotaged.extend(["--features", "sabotage"]);
         tests(steps, "tests with planted bugs", &sabotaged, allow_missing);
+        let panics = ["-p", "muskox", "--features", "sabotage", "--test", "panics"];
+        tests(steps, "a panic in each daemon", &panics, allow_missing);
         if Path::new("sim/src/main.rs").exists() {
             steps.command("sim", &mut cargo(&["run", "--quiet", "-p", "sim", "--", "run", "--minutes", SIM_MINUTES]));
         }

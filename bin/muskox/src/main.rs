@@ -179,4 +179,36 @@ mod test {
     fn the_arguments_are_sound() {
         Arguments::command().debug_assert();
     }
+
+    /// Commands of ours that a page shows in its blocks, each as its words.
+    fn shown(page: &str) -> Vec<String> {
+        let blocks = page.split("\n```").skip(1).step_by(2);
+        let lines = blocks.filter(|block| block.starts_with("console") || block.starts_with("sh\n"));
+        let commands = lines.flat_map(str::lines).filter_map(|line| {
+            let line = line.strip_prefix("# ").or_else(|| line.strip_prefix("$ ")).unwrap_or(line);
+            let line = line.split("   ").next().unwrap_or_default().split(" #").next().unwrap_or_default().trim();
+            line.strip_prefix("muskox ").map(|words| words.trim_end_matches(" &").to_owned())
+        });
+        // What the shell puts in, and names that a reader puts in.
+        commands.map(|words| words.replace("$(date +%F)", "2026-01-01").replace("NAME", "web1")).collect()
+    }
+
+    /// Goal: the commands of README and of the manuals are understood as they are printed. Method: every line of every block.
+    #[test]
+    fn what_our_pages_show_is_understood() {
+        let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut pages = vec![top.join("README.md")];
+        pages.extend(
+            std::fs::read_dir(top.join("docs/runbooks")).expect("it is there").map(|it| it.expect("read").path()),
+        );
+        let mut count = 0;
+        for page in pages {
+            for words in shown(&std::fs::read_to_string(&page).expect("a page")) {
+                let read = Arguments::try_parse_from(std::iter::once("muskox").chain(words.split_whitespace()));
+                assert!(read.is_ok(), "{}: muskox {words}\n{}", page.display(), read.err().expect("it is one"));
+                count += 1;
+            }
+        }
+        assert!(count > 25, "they are looked for where they stand: {count}");
+    }
 }

@@ -5,7 +5,8 @@ use crate::node::{
 };
 use crate::openapi::CONSOLE_PATH;
 use crate::storage::{
-    Pool, PoolCreateRequest, PoolList, PoolReplaceRequest, PoolStartRequest, Volume, VolumeCreateRequest, VolumeList,
+    Pool, PoolAddRequest, PoolCreateRequest, PoolList, PoolReplaceRequest, PoolStartRequest, Volume,
+    VolumeCreateRequest, VolumeList,
 };
 use crate::vm::{
     Begun, Doctor, Job, JobList, StoreChanges, VmDetails, VmList, VmMigrateRequest, VmSpecRequest, VmStartRequest,
@@ -97,7 +98,7 @@ const SPEC: Option<Shape> = Some(of::<VmSpecRequest>());
 use Method::{Delete, Get, Post};
 
 /// Every call.
-pub const CALLS: [Call; 35] = [
+pub const CALLS: [Call; 36] = [
     members("node_list", (Get, "/v1/nodes"), "All machines of the cluster.", None, of::<NodeList>()),
     members(
         "node_remove",
@@ -122,6 +123,13 @@ pub const CALLS: [Call; 35] = [
         POOL,
     ),
     members("pool_show", (Get, "/v1/pools/{name}"), "One pool with its members.", None, POOL),
+    members(
+        "pool_add",
+        (Post, "/v1/pools/{name}/add"),
+        "Puts a disk in the place of one that failed or is missing, or takes that one back; a resync follows.",
+        Some(of::<PoolAddRequest>()),
+        POOL,
+    ),
     members(
         "pool_replace",
         (Post, "/v1/pools/{name}/replace"),

@@ -21,8 +21,8 @@ pub use node::{
 pub use openapi::{CONSOLE_PATH, CONSOLE_PROTOCOL, document};
 pub use problem::{Code, Problem};
 pub use storage::{
-    OtherVolume, Pool, PoolCreateRequest, PoolList, PoolMember, PoolReplaceRequest, PoolStartRequest, PoolState,
-    Progress, Volume, VolumeCreateRequest, VolumeList, VolumeState,
+    OtherVolume, Pool, PoolAddRequest, PoolCreateRequest, PoolList, PoolMember, PoolReplaceRequest, PoolStartRequest,
+    PoolState, Progress, Volume, VolumeCreateRequest, VolumeList, VolumeState,
 };
 pub use vm::{
     Begun, Check, Doctor, Grade, Job, JobList, JobNote, MigrationReceipt, StoreChange, StoreChanges, Vm, VmDetails,

@@ -74,10 +74,12 @@ message! {
         pub state: PoolState,
         /// Why it is like that, when that is not plain.
         pub reason: Option<String>,
-        /// Room for volumes in all, in bytes.
-        pub size: u64,
-        /// Room left, in bytes.
-        pub free: u64,
+        /// What a person should know of it besides.
+        pub note: Option<String>,
+        /// Room for volumes in all, in bytes; none while that is not known.
+        pub size: Option<u64>,
+        /// Room left, in bytes; none while that is not known.
+        pub free: Option<u64>,
         /// Its members, in the array's order.
         pub members: Vec<PoolMember>,
         /// A resync in progress.
@@ -104,6 +106,22 @@ message! {
         /// Paths of block devices or files on that machine.
         pub members: Vec<String>,
         /// Use them even if they hold something.
+        #[serde(default)]
+        pub wipe: bool,
+        /// One disk is enough: no mirror.
+        #[serde(default)]
+        pub single: bool,
+    }
+}
+
+message! {
+    /// Puts a disk in the place of one that failed or is missing; a resync follows. A member that failed is taken back with what
+    /// was written since.
+    #[serde(deny_unknown_fields)]
+    pub struct PoolAddRequest {
+        /// The path of the disk.
+        pub disk: String,
+        /// Use it even if it holds something.
         #[serde(default)]
         pub wipe: bool,
     }

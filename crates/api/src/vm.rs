@@ -70,6 +70,9 @@ message! {
         pub macs: Vec<String>,
         /// What happened to it lately, for people.
         pub history: Vec<String>,
+        /// In the answer to a new description: what to know about it, for people.
+        #[serde(default)]
+        pub notes: Vec<String>,
     }
 }
 

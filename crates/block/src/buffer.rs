@@ -63,6 +63,12 @@ impl IoBuf {
         ByteLen::of(self)
     }
 
+    /// Bytes of memory that a buffer of `len` bytes takes: whole pages, in powers of two.
+    #[must_use]
+    pub fn memory_of(len: usize) -> u64 {
+        if len == 0 { 0 } else { (Class::of(len).pages * ALIGN_BYTES) as u64 }
+    }
+
     /// Cuts the buffer to its first `len` bytes, or does nothing if it is shorter.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
@@ -87,6 +93,12 @@ impl IoData {
     #[must_use]
     pub fn byte_len(&self) -> ByteLen {
         ByteLen(self.len as u64)
+    }
+
+    /// Bytes of memory that these keep alive, shared or not.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        (self.whole.pages.len() * ALIGN_BYTES) as u64
     }
 
     /// `len` bytes from `start`, sharing the memory.
@@ -204,6 +216,15 @@ mod test {
             assert_eq!(buf.len(), len);
             assert_eq!(buf.as_ptr() as usize % ALIGN_BYTES, 0);
             assert!(buf.iter().all(|&byte| byte == 0));
+        }
+    }
+
+    /// DA12. Goal: what a buffer is said to take is what it takes. Method: lengths at the edges of pages and powers of two.
+    #[test]
+    fn memory_is_counted_in_pages() {
+        for (len, memory) in [(0, 0), (1, 4096), (512, 4096), (4096, 4096), (4097, 8192), (33 << 10, 64 << 10)] {
+            assert_eq!(IoBuf::memory_of(len), memory, "{len}");
+            assert!(len == 0 || IoBuf::new(len).freeze().memory() == memory, "{len}");
         }
     }
 

@@ -69,7 +69,7 @@ pub enum DeviceError {
         block_bytes: u32,
     },
     /// The media or the way to it failed; `errno` is what the kernel said (EIO, ENOSPC, ENODEV …).
-    #[error("the device answered with errno {errno}")]
+    #[error("the device answered with errno {errno}{}", in_words(*errno))]
     Failed {
         /// The kernel's number.
         errno: i32,
@@ -104,6 +104,21 @@ pub enum DeviceError {
     /// The device is being closed.
     #[error("the device is closed")]
     Closed,
+}
+
+/// What the kernel means by the numbers that disks answer with. Source: Linux `include/uapi/asm-generic/errno-base.h` and
+/// `errno.h`; what block devices mean by them: `block/blk-core.c`, `blk_errors`.
+const fn in_words(errno: i32) -> &'static str {
+    match errno {
+        5 => " (an I/O error)",
+        6 | 19 => " (it is not there any more)",
+        12 => " (the kernel had no memory)",
+        28 => " (no space is left on it)",
+        30 => " (it is write-protected)",
+        61 => " (it cannot read a sector)",
+        110 => " (it did not answer in time)",
+        _ => "",
+    }
 }
 
 /// What every method of [`BlockDevice`] returns: an answer that is already there, or work to be polled.

@@ -29,7 +29,8 @@ impl Edited {
     /// For people.
     pub fn text(&self, name: &VmName) -> String {
         if self.changed {
-            format!("'{name}' has a new description; it holds from the next start on\n")
+            let notes = crate::vm::notes(&self.details);
+            format!("'{name}' has a new description; it holds from the next start on\n{notes}")
         } else {
             format!("'{name}' is left as it was\n")
         }

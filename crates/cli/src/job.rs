@@ -28,7 +28,7 @@ enum Verb {
         #[arg(value_parser = id)]
         id: String,
     },
-    /// Wish that a job be undone, as long as that is possible.
+    /// Cancel a job, if it can still be undone.
     Cancel {
         /// Its id.
         #[arg(value_parser = id)]
@@ -104,11 +104,16 @@ fn stages(job: &Job) -> impl Iterator<Item = String> + '_ {
     })
 }
 
+/// For people a VM that is brought back is started, as one is for the first time.
+fn kind(job: &Job) -> String {
+    if job.kind == "recover" { "start".to_owned() } else { job.kind.clone() }
+}
+
 fn list(list: &JobList) -> String {
     let row = |job: &Job| {
         [
             job.id.clone(),
-            job.kind.clone(),
+            kind(job),
             job.vm.to_string(),
             job.outcome.clone().unwrap_or_else(|| if job.cancel { "cancelling".into() } else { "goes on".into() }),
             job.stage.clone(),
@@ -124,7 +129,7 @@ fn list(list: &JobList) -> String {
 pub fn show(job: &Job) -> String {
     let mut text = table::facts(&[
         ("job", job.id.clone()),
-        ("kind", job.kind.clone()),
+        ("kind", kind(job)),
         ("vm", job.vm.to_string()),
         ("stage", job.stage.clone()),
         ("outcome", job.outcome.clone().unwrap_or_default()),
@@ -221,12 +226,13 @@ rounds:     3
     fn jobs_are_a_table() {
         let mut waiting = migrated();
         waiting.outcome = None;
+        waiting.kind = "recover".into();
         waiting.stage = "raise".into();
         waiting.blocked = Some("store1 does not answer".into());
         let expect = "\
 ID              KIND     VM    OUTCOME  STAGE  TIME   WHY
 migrate-web1-3  migrate  web1  done     done   4.2 s
-migrate-web1-3  migrate  web1  goes on  raise  4.2 s  waits: store1 does not answer
+migrate-web1-3  start    web1  goes on  raise  4.2 s  waits: store1 does not answer
 ";
         assert_eq!(list(&JobList { jobs: vec![migrated(), waiting] }), expect);
     }

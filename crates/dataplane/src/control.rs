@@ -3,22 +3,18 @@
 //! Requests of one connection are answered in order; several connections are served at once, so a raise that waits
 //! for a drain does not keep `status` waiting.
 
-use host::net::{Listener, Transport};
+use host::net::{Listener, Lobby, Place, Places, Transport};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Semaphore;
 use wire::control::{
     Answer, Ask, Code, Decoder, FRAME_MAX_BYTES, FrameError, Refusal, Reply, Request, VERSION, encode,
 };
 
-/// Connections at once: a person, the node's loops, and room. More wait in the listener's queue.
-const CONNECTIONS_MAX: usize = 32;
+/// Connections at once: a person, the node's loops, and room. One more, and the one that was silent the longest goes.
+const PLACES: Places = Places { all: 32, of_one: 32 };
 /// How long a client may take to receive an answer.
 const SEND_MAX: Duration = Duration::from_secs(30);
-/// After a failed `accept` (no descriptors left): long enough to close some, short enough not to be noticed.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The length before a frame.
 const PREFIX_BYTES: usize = 4;
 
@@ -48,25 +44,16 @@ pub trait Answering: 'static {
 
 /// Serves the socket until the task is dropped.
 pub async fn serve<A: Answering>(listener: Listener, answering: Rc<A>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let place = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
-        match listener.accept().await {
-            Ok(stream) => {
-                let answering = Rc::clone(&answering);
-                tokio::task::spawn_local(async move {
-                    let _place = place;
-                    if let Err(error) = converse(stream, &*answering, &Manners::LOCAL).await {
-                        tracing::warn!(%error, "a control connection ended");
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a control connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+    let lobby = Lobby::new(PLACES);
+    let received = |stream, place| {
+        let (answering, lobby) = (Rc::clone(&answering), Rc::clone(&lobby));
+        async move {
+            if let Err(error) = converse(stream, &*answering, &Manners::LOCAL, &place).await {
+                lobby.say(|| format!("a control connection ended: {error}"));
             }
         }
-    }
+    };
+    lobby.let_in(&listener, received).await;
 }
 
 /// Why a conversation ended, other than by its end.
@@ -84,9 +71,12 @@ pub enum ConverseError {
     /// Nothing came for too long.
     #[error("the client said nothing for too long")]
     Silent,
+    /// It said nothing for longer than the others.
+    #[error("the client was silent the longest, and newer ones needed its place")]
+    Displaced,
 }
 
-/// Answers what comes over a connection until it ends.
+/// Answers what comes over a connection until it ends. Who loses the place has its answer first.
 ///
 /// # Errors
 /// [`ConverseError`]; the connection is gone in either case.
@@ -94,24 +84,34 @@ pub async fn converse(
     mut stream: Transport,
     answering: &impl Answering,
     manners: &Manners,
+    place: &Place,
 ) -> Result<(), ConverseError> {
     let mut decoder = Decoder::default();
     let mut buffer = vec![0; manners.read_bytes];
     loop {
         while let Some(ask) = decoder.take_message::<serde_json::Value>()? {
+            place.heard();
             let answer = encode(&answer(ask, answering).await)?;
             let sent = tokio::time::timeout(manners.send_max, send(&mut stream, &answer)).await;
             sent.map_err(|_elapsed| ConverseError::Slow)??;
+            place.answered();
         }
         if decoder.waiting_bytes() > manners.request_bytes_max + PREFIX_BYTES {
             return Err(FrameError::TooLong { len: decoder.waiting_bytes() }.into());
         }
-        let received = match manners.silence_max {
-            None => stream.read(&mut buffer).await?,
-            Some(limit) => {
-                let received = tokio::time::timeout(limit, stream.read(&mut buffer)).await;
-                received.map_err(|_elapsed| ConverseError::Silent)??
+        let receiving = async {
+            match manners.silence_max {
+                None => Ok(stream.read(&mut buffer).await?),
+                Some(limit) => {
+                    let received = tokio::time::timeout(limit, stream.read(&mut buffer)).await;
+                    Ok(received.map_err(|_elapsed| ConverseError::Silent)??)
+                }
             }
+        };
+        let received = place.hold(receiving).await.ok_or(ConverseError::Displaced)?;
+        let received: usize = match received {
+            Ok(len) => len,
+            Err(error) => return Err(error),
         };
         match received {
             0 => return Ok(()),

@@ -15,6 +15,7 @@ use host::runtime::{now, rest_until};
 use host::urgent::{Manager, Priority};
 use host::vm::Identity;
 use std::path::Path;
+use units::sabotage::{Bug, planted};
 use units::{Millis, Moment};
 
 /// Between two looks at the record: it is written as often.
@@ -29,6 +30,7 @@ const READ_AGAIN: Millis = Millis(50);
 /// # Errors
 /// If the kernel does not say which boot this is.
 pub fn run(record: &Path, vms: &Path) -> std::io::Result<()> {
+    host::daemon::begin();
     let (record, manager) = (Record::at(record)?, Manager::of_this_process());
     be_urgent();
     tracing::info!("guarding the VMs in '{}'", vms.display());
@@ -36,6 +38,7 @@ pub fn run(record: &Path, vms: &Path) -> std::io::Result<()> {
     let mut guard = Guard { guests: Guests::new(vms), frozen: Vec::new(), said: None };
     loop {
         manager.alive();
+        assert!(!planted(Bug::TaskPanics), "planted");
         let next = match order(&record) {
             Ok(None) => {
                 guard.say(

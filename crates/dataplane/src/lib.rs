@@ -15,3 +15,4 @@ pub mod sabotage;
 mod session;
 mod stream;
 pub mod target;
+mod trouble;

@@ -20,6 +20,7 @@ const BUGS: &[(&str, Bug)] = &[
     ("partial-recovery-trusted", Bug::PartialRecoveryTrusted),
     ("no-deadman", Bug::NoDeadman),
     ("no-guard", Bug::NoGuard),
+    ("task-panics", Bug::TaskPanics),
     ("cas-skip", Bug::CasSkip),
     ("cont-before-commit", Bug::ContBeforeCommit),
     ("fence-after-completion", Bug::FenceAfterCompletion),

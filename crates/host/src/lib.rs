@@ -3,10 +3,12 @@
 //! What it decides is only *how* to touch (which back end, which flag); what to do with a disk or a peer is decided in
 //! `block` and `wire`. It does *not* know arrays, volumes, epochs or any protocol's messages.
 //!
-//! `unsafe` is allowed here and lives in nine files: `disk/ring.rs` (the kernel borrows our buffers), `disk/file.rs` (one
+//! `unsafe` is allowed here and lives in ten files: `disk/ring.rs` (the kernel borrows our buffers), `disk/file.rs` (one
 //! ioctl), `vm/spawn.rs` and `sandbox.rs` (a child between fork and exec), `seccomp.rs` (a filter's address), `net/link.rs`
-//! (ioctls of interfaces), `net/acked.rs` (one getsockopt), `image.rs` (a file's lease) and `urgent.rs` (memory and scheduling).
+//! (ioctls of interfaces), `net/acked.rs` (one getsockopt), `image.rs` (a file's lease), `daemon.rs` (how a process ends) and
+//! `urgent.rs` (memory and scheduling).
 
+pub mod daemon;
 pub mod disk;
 pub mod image;
 pub mod net;

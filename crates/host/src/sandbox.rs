@@ -9,7 +9,7 @@
 use crate::seccomp::Filter;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Gid, Resource, Rlimit, Signal, Uid, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{UnshareFlags, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -87,9 +87,10 @@ impl Confined {
         let mut command = Command::new(program);
         command.args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
         command.current_dir("/").stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let parent = rustix::process::getpid();
         // SAFETY: the closure runs in the child after fork, where only async-signal-safe work is allowed. It makes raw
         // system calls only (see `wall_in`), touches no lock, allocates nothing and borrows nothing: it owns folder and filter.
-        unsafe { command.pre_exec(move || wall_in(user, folder.as_ref(), limits, &filter)) };
+        unsafe { command.pre_exec(move || wall_in(parent, user, folder.as_ref(), limits, &filter)) };
         let mut child = command.spawn()?;
         let pipes = (child.stdout.take().expect("it is piped"), child.stderr.take().expect("it is piped"));
         let output = Receiver::from_owned_fd(pipes.0.into());
@@ -154,7 +155,13 @@ fn keep(kept: &mut Vec<u8>, new: &[u8]) {
 }
 
 /// In the child, before the tool: first what needs root, then no way back.
-fn wall_in(user: Option<u32>, folder: Option<&OwnedFd>, limits: Limits, filter: &Filter) -> io::Result<()> {
+fn wall_in(
+    parent: Pid,
+    user: Option<u32>,
+    folder: Option<&OwnedFd>,
+    limits: Limits,
+    filter: &Filter,
+) -> io::Result<()> {
     let limit = |bound: u64| Rlimit { current: Some(bound), maximum: Some(bound) };
     setrlimit(Resource::Core, limit(0))?;
     setrlimit(Resource::Fsize, limit(0))?;
@@ -175,9 +182,18 @@ fn wall_in(user: Option<u32>, folder: Option<&OwnedFd>, limits: Limits, filter: 
         rustix::process::fchdir(folder)?;
     }
     // After the change of user, which clears it (prctl(2), PR_SET_PDEATHSIG).
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    end_with(parent)?;
     set_no_new_privs(true)?;
     filter.enter()
+}
+
+/// In a child: it is killed when the thread that made it ends. One whose parent ended before this was said would live on for ever.
+///
+/// # Errors
+/// If the parent has ended already.
+pub(crate) fn end_with(parent: Pid) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(rustix::io::Errno::SRCH.into()) }
 }
 
 #[cfg(test)]
@@ -238,5 +254,20 @@ mod test {
         let late = tokio::time::timeout(Duration::from_millis(50), tool.finish(|_| {})).await;
         assert!(late.is_err());
         assert_eq!(crate::vm::Identity::of(pid).unwrap(), None, "it is gone");
+    }
+
+    /// Goal: a program that should end with its parent does not outlive one that ended before it could say so: a probe's QEMU was
+    /// left behind for ever. Method: it starts as the child of another process than the one named.
+    #[test]
+    fn who_lost_its_parent_does_not_begin() {
+        let started_by = |parent: Pid| {
+            let mut command = Command::new("true");
+            // SAFETY: two system calls, in the child after fork.
+            unsafe { command.pre_exec(move || end_with(parent)) };
+            command.status()
+        };
+        assert!(started_by(rustix::process::getpid()).unwrap().success());
+        let grandparent = rustix::process::getppid().unwrap();
+        assert_eq!(started_by(grandparent).unwrap_err().raw_os_error(), Some(libc::ESRCH));
     }
 }

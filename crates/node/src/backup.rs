@@ -1,11 +1,13 @@
 //! `muskox node store-backup` and `store-restore`: the store's objects as one file, and back.
 //!
 //! Invariant: a backup is of one moment and for its owner's eyes only; a restore never lowers an epoch that the store knows,
-//! never runs beside a node, and never brings another cluster's objects. What only *targets* know stays higher anyhow: the
+//! never runs beside a node, never makes a join token good again, and never brings another cluster's objects. What only *targets* know stays higher anyhow: the
 //! maximum wins there (docs/rfd/0003-gate.md, rule 8).
 
 use crate::client;
+use crate::clock::now_s;
 use crate::identity::Identity;
+use crate::past;
 use crate::registry;
 use crate::root::{Root, unusable, unusable_given};
 use crate::service::{Keeper, Node};
@@ -70,7 +72,8 @@ pub async fn restore(root: &Root, file: &Path) -> Result<Done, Problem> {
     let (path, fresh) = (root.store(), root.store().with_extension("restored"));
     if path.is_file() {
         let mut engine = Sqlite::open(&path).map_err(|error| failed(&error))?;
-        engine.restore(&backup).map_err(|error| failed(&error))?;
+        let current = engine.range("/").map_err(|error| failed(&error))?.entries;
+        engine.restore(&past::forgetful(backup.clone(), &current, now_s())?).map_err(|error| failed(&error))?;
         return Ok(restored(&backup, "no epoch that it knew was lowered"));
     }
     // A store that is lost: made beside, so that half of one is never taken for it.
@@ -83,7 +86,7 @@ pub async fn restore(root: &Root, file: &Path) -> Result<Done, Problem> {
         }
     }
     let mut engine = Sqlite::open(&fresh).map_err(|error| failed(&error))?;
-    engine.restore(&backup).map_err(|error| failed(&error))?;
+    engine.restore(&past::forgetful(backup.clone(), &[], now_s())?).map_err(|error| failed(&error))?;
     drop(engine);
     let moved = std::fs::rename(&fresh, &path).and_then(|()| File::open(root.state())?.sync_all());
     moved.map_err(|error| unusable(&path, "written", &error))?;
@@ -103,7 +106,8 @@ fn without_jobs(mut backup: Backup) -> Backup {
 }
 
 fn restored(backup: &Backup, more: &str) -> Done {
-    let text = format!("the store holds the {} objects of the backup; {more}", backup.objects.len());
+    let text =
+        format!("the store holds the {} objects of the backup, but for its join tokens; {more}", backup.objects.len());
     Done { text }
 }
 

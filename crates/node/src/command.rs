@@ -241,6 +241,7 @@ impl RunArguments {
     /// Serves until told to stop.
     #[must_use]
     pub fn run(&self) -> ExitCode {
+        host::daemon::begin();
         let served = in_runtime(run(Root::new(&self.place.root)));
         served.map_or_else(|problem| complain(false, &problem), |()| ExitCode::SUCCESS)
     }

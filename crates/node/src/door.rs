@@ -7,7 +7,7 @@ use crate::peer;
 use crate::rights::Caller;
 use crate::service::{Node, refusal};
 use api::{Code, Found, JSON, PROBLEM_JSON, Problem};
-use host::net::{Listener, Peer, ServerTls, Transport};
+use host::net::{Listener, Lobby, Peer, Place, Places, ServerTls, Source, TlsError, Transport};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
@@ -18,16 +18,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use units::Millis;
 
-/// Connections at a time, at each door: every machine of a large cluster, with some to spare.
-const CONNECTIONS_MAX: usize = 300;
-/// Of these, callers without a certificate: machines that are being set up. So strangers that dawdle leave room for
-/// members, apart from the seconds of their handshakes.
-const STRANGERS_MAX: usize = 32;
+/// Callers of which nothing is proven yet. Each costs a descriptor and a few KiB.
+const STRANGERS: Places = Places { all: 4096, of_one: 2048 };
+/// Callers without a certificate, once TLS is there: machines that are being set up.
+const GUESTS: Places = Places { all: 64, of_one: 32 };
+/// Members by their keys, or this machine's users: each has its calls, its node's and those of the people there.
+const MEMBERS: Places = Places { all: 1024, of_one: 64 };
 /// A request is a name or a certificate request.
 const REQUEST_MAX_BYTES: usize = 64 << 10;
 /// A machine's report of all its guests.
@@ -39,72 +38,85 @@ const HANDSHAKE_MAX: Millis = Millis(5_000);
 const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 /// A whole connection; longer than a call that is passed on waits.
 const CONNECTION_MAX: Duration = Duration::from_secs(30);
-/// After a failed accept (too many open files) the next try.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What TLS a door speaks; renewed while it is open.
 pub type Tls = Rc<RefCell<ServerTls>>;
 
+/// The places at one door.
+struct Door {
+    node: Rc<Node>,
+    tls: Option<Tls>,
+    strangers: Rc<Lobby>,
+    guests: Rc<Lobby>,
+    members: Rc<Lobby>,
+}
+
 /// Lets callers in for ever. Without `tls` every caller is this machine's owner: only for a socket that nobody else may
 /// open.
 pub async fn serve(node: Rc<Node>, listener: Listener, tls: Option<Tls>) {
-    let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let strangers = Rc::new(Semaphore::new(STRANGERS_MAX));
-    loop {
-        let place = Arc::clone(&free).acquire_owned().await.expect("nobody closes it");
-        match listener.accept().await {
-            Ok(plain) => {
-                let (node, tls) = (Rc::clone(&node), tls.as_ref().map(|tls| tls.borrow().clone()));
-                let strangers = Rc::clone(&strangers);
-                tokio::task::spawn_local(async move {
-                    let served = tokio::time::timeout(CONNECTION_MAX, connection(node, plain, tls, &strangers)).await;
-                    if served.is_err() {
-                        tracing::debug!("a connection was cut off after {} s", CONNECTION_MAX.as_secs());
-                    }
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!("no connection could be accepted: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+    let [strangers, guests, members] = [STRANGERS, GUESTS, MEMBERS].map(Lobby::new);
+    let door = Rc::new(Door { node, tls, strangers, guests, members });
+    let receive = |plain, place| {
+        let door = Rc::clone(&door);
+        async move {
+            if tokio::time::timeout(CONNECTION_MAX, door.receive(plain, place)).await.is_err() {
+                tracing::debug!("a connection was cut off after {} s", CONNECTION_MAX.as_secs());
             }
         }
+    };
+    door.strangers.let_in(&listener, receive).await;
+}
+
+impl Door {
+    async fn receive(&self, plain: Transport, place: Place) {
+        let from = plain.peer();
+        let away = |lobby: &Lobby| lobby.say(|| format!("{from:?} was sent away: newer ones needed its place"));
+        let (transport, caller) = match place.hold(self.prove(plain, &place)).await {
+            Some(Ok(proven)) => proven,
+            Some(Err(error)) => return self.strangers.say(|| format!("{from:?} was not let in: {error}")),
+            None => return away(&self.strangers),
+        };
+        drop(place);
+        let (lobby, source) = match caller {
+            Caller::Machine { key, .. } => (&self.members, Source::Key(key)),
+            Caller::Local(user) => (&self.members, Source::User(user)),
+            // As the node itself nobody comes in.
+            Caller::Nobody | Caller::Itself => (&self.guests, Source::of(from)),
+        };
+        let place = Rc::new(lobby.enter(source));
+        if place.hold(converse(&self.node, transport, caller, &place)).await.is_none() {
+            away(lobby);
+        }
+    }
+
+    /// Who it is, by TLS or by the kernel.
+    async fn prove(&self, plain: Transport, place: &Place) -> Result<(Transport, Caller), TlsError> {
+        let Some(tls) = &self.tls else {
+            return match plain.peer() {
+                Peer::Unix { user, .. } => Ok((plain, Caller::Local(user))),
+                Peer::Tcp(from) => unreachable!("{from} came by TCP to a door without TLS, which is a Unix socket"),
+            };
+        };
+        place.spoken_to_by(&plain, HANDSHAKE_MAX).await?;
+        let tls = tls.borrow().clone();
+        let transport = tls.accept(plain, HANDSHAKE_MAX).await?;
+        let caller = transport.host_key().map_or(Caller::Nobody, |key| Caller::Machine { key, user: None });
+        Ok((transport, caller))
     }
 }
 
-async fn connection(node: Rc<Node>, plain: Transport, tls: Option<ServerTls>, strangers: &Semaphore) {
-    let (transport, caller) = match tls {
-        None => match plain.peer() {
-            Peer::Unix { user, .. } => (plain, Caller::Local(user)),
-            // No door of ours is like that.
-            Peer::Tcp(from) => return tracing::error!("{from} came by TCP without TLS"),
-        },
-        Some(tls) => {
-            let from = plain.peer();
-            match tls.accept(plain, HANDSHAKE_MAX).await {
-                Ok(transport) => {
-                    let caller = transport.host_key().map_or(Caller::Nobody, |key| Caller::Machine { key, user: None });
-                    (transport, caller)
-                }
-                Err(error) => return tracing::info!("{from:?} was not let in: {error}"),
-            }
-        }
-    };
-    let _place = match caller {
-        Caller::Nobody => match strangers.try_acquire() {
-            Ok(place) => Some(place),
-            Err(_) => return tracing::warn!("a stranger was sent away: {STRANGERS_MAX} others are here already"),
-        },
-        _ => None,
-    };
+/// Calls over one connection, until it ends.
+async fn converse(node: &Rc<Node>, transport: Transport, caller: Caller, place: &Rc<Place>) {
     let service = service_fn(move |request| {
-        let node = Rc::clone(&node);
+        let (node, place) = (Rc::clone(node), Rc::clone(place));
         async move {
+            place.heard();
             let stays = request.uri().path() == peer::PATH;
             let mut response = respond(&node, caller, request).await;
             if !stays && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
+            place.answered();
             Ok::<_, Infallible>(response)
         }
     });

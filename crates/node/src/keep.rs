@@ -135,7 +135,8 @@ async fn exchange(node: &Node) -> Result<Synced, Problem> {
     let certificate_until_s = *node.certificate_until_s.borrow();
     // What is long and never changes is told to who asks.
     let report = HostReport { processor: None, ..node.agent.look().await };
-    let told = SyncReport { certificate_until_s, version: crate::VERSION.to_owned(), report };
+    let (keeps, kept) = node.agent.keeps();
+    let told = SyncReport { certificate_until_s, version: crate::VERSION.to_owned(), report, keeps, kept };
     match peer::to_the_store(node, Ask::Sync(Box::new(told))).await? {
         Reply::Synced(synced) => Ok(*synced),
         other => {

@@ -34,6 +34,7 @@ mod init;
 mod install;
 mod join;
 mod keep;
+mod past;
 mod peer;
 mod ports;
 mod registry;

@@ -5,6 +5,7 @@
 //! clocks: what it needs is handed in.
 
 use crate::identity::Seat;
+use crate::past::{self, Removed};
 use crate::ports;
 use crate::store::{failed, parse_object as read};
 use api::{Code, Problem, Role};
@@ -22,6 +23,12 @@ const CLEARED_MAX: usize = 32;
 const TRIES: u32 = 8;
 /// Every object's form so far.
 const FORM: u32 = 1;
+/// Where members are.
+pub const NODES: &str = "/node/";
+/// Where tokens that wait are.
+pub const TOKENS: &str = "/token/";
+/// Where it is kept who was removed.
+pub const REMOVED: &str = "/removed/";
 
 /// A machine as the store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,8 +163,31 @@ pub fn settings(engine: &mut dyn Engine) -> Result<Settings, Problem> {
 /// # Errors
 /// [`Code::StoreFailed`].
 pub fn members(engine: &mut dyn Engine) -> Result<Vec<Record>, Problem> {
-    let listing = engine.range("/node/").map_err(|error| failed(&error))?;
+    let listing = engine.range(NODES).map_err(|error| failed(&error))?;
     listing.entries.iter().map(read).collect()
+}
+
+/// Everybody who was removed, by key.
+///
+/// # Errors
+/// [`Code::StoreFailed`].
+pub fn removed(engine: &mut dyn Engine) -> Result<Vec<Removed>, Problem> {
+    let listing = engine.range(REMOVED).map_err(|error| failed(&error))?;
+    listing.entries.iter().map(removed_of).collect()
+}
+
+/// Who was removed, by its object.
+///
+/// # Errors
+/// [`Code::StoreFailed`].
+pub fn removed_of(entry: &Entry) -> Result<Removed, Problem> {
+    let Gone { name, removed_s, .. } = read(entry)?;
+    let key = entry.key.as_str().trim_start_matches(REMOVED).replace('/', "");
+    let foreign = |error: units::IdentError| {
+        let hint = "run the muskox version that wrote it";
+        Problem::new(Code::StoreFailed, format!("the store's object {} is not understood: {error}", entry.key), hint)
+    };
+    Ok(Removed { key: key.parse().map_err(foreign)?, name, removed_s })
 }
 
 /// What a key is to the cluster.
@@ -180,7 +210,7 @@ pub fn standing(engine: &mut dyn Engine, key: HostKey) -> Result<Standing, Probl
 /// # Errors
 /// [`Code::Busy`] if too many wait already.
 pub fn add_token(engine: &mut dyn Engine, hash: &str, until_s: u64, now_s: u64) -> Result<(), Problem> {
-    let waiting = engine.range("/token/").map_err(|error| failed(&error))?.entries;
+    let waiting = engine.range(TOKENS).map_err(|error| failed(&error))?.entries;
     let mut over = Vec::new();
     for entry in &waiting {
         if read::<Waiting>(entry)?.until_s <= now_s {
@@ -204,7 +234,7 @@ pub fn add_token(engine: &mut dyn Engine, hash: &str, until_s: u64, now_s: u64) 
 ///
 /// # Errors
 /// [`Code::TokenUnknown`], [`Code::TokenExpired`], [`Code::NameTaken`], [`Code::AddressTaken`], [`Code::Removed`],
-/// [`Code::Exists`], [`Code::Busy`]: nothing was changed.
+/// [`Code::Exists`], [`Code::Busy`], also while a store that was brought back has not heard enough machines: nothing was changed.
 pub fn admit(engine: &mut dyn Engine, hash: &str, wanted: &Record) -> Result<Record, Problem> {
     for _ in 0..TRIES {
         let all = members(engine)?;
@@ -214,6 +244,7 @@ pub fn admit(engine: &mut dyn Engine, hash: &str, wanted: &Record) -> Result<Rec
         }
         let token = engine.get(&token_key(hash)).map_err(|error| failed(&error))?;
         let token = check_token(token, wanted.joined_s)?;
+        past::check_heard(engine)?;
         check_room(engine, &all, wanted)?;
         let mut txn = Txn { compares: vec![Compare::Changed(token.key.clone(), token.changed)], ..Txn::default() };
         txn.compares.push(absent(&removed_key(wanted.key)));
@@ -241,15 +272,54 @@ pub fn remove(engine: &mut dyn Engine, name: &NodeName, holder: &NodeName, remov
             || Problem::new(Code::NotFound, format!("there is no machine '{name}'"), "see `muskox node list`");
         let entry = entry.ok_or_else(missing)?;
         let record: Record = read(&entry)?;
-        let gone = Gone { version: FORM, name: name.clone(), removed_s };
-        let mut then = vec![Op::Delete(entry.key.clone()), put(&removed_key(record.key), &gone)];
-        then.extend(claims(&record).into_iter().map(Op::Delete));
-        let compares = vec![Compare::Changed(entry.key, entry.changed)];
-        if decide(engine, &Txn { compares, then, ..Txn::default() })? {
+        if take_out(engine, &record, entry.changed, removed_s)? {
             return Ok(record);
         }
     }
     Err(busy())
+}
+
+/// Takes a machine out of which another machine knows that it was removed; whether that is news. One that is no member is kept out.
+///
+/// # Errors
+/// [`Code::StoreFailed`], [`Code::Busy`]: nothing was changed.
+pub fn remove_again(engine: &mut dyn Engine, gone: &Removed) -> Result<bool, Problem> {
+    for _ in 0..TRIES {
+        let member = members(engine)?.into_iter().find(|member| member.key == gone.key);
+        if let Some(record) = member {
+            let entry = engine.get(&node_key(&record.name)).map_err(|error| failed(&error))?;
+            if let Some(entry) = entry
+                && take_out(engine, &record, entry.changed, gone.removed_s)?
+            {
+                return Ok(true);
+            }
+            continue;
+        }
+        let key = removed_key(gone.key);
+        if engine.get(&key).map_err(|error| failed(&error))?.is_some() {
+            return Ok(false);
+        }
+        let object = Gone { version: FORM, name: gone.name.clone(), removed_s: gone.removed_s };
+        let txn = Txn { compares: vec![absent(&key)], then: vec![put(&key, &object)], ..Txn::default() };
+        if decide(engine, &txn)? {
+            return Ok(true);
+        }
+    }
+    Err(busy())
+}
+
+/// Whether nobody had changed the machine's object since.
+fn take_out(engine: &mut dyn Engine, record: &Record, changed: Revision, removed_s: u64) -> Result<bool, Problem> {
+    let gone = Gone { version: FORM, name: record.name.clone(), removed_s };
+    let mut then = vec![put(&removed_key(record.key), &gone)];
+    then.extend(keys_of(record).into_iter().map(Op::Delete));
+    decide(engine, &Txn { compares: vec![Compare::Changed(node_key(&record.name), changed)], then, ..Txn::default() })
+}
+
+/// Every object that is a machine's own as a member.
+#[must_use]
+pub fn keys_of(record: &Record) -> Vec<Key> {
+    std::iter::once(node_key(&record.name)).chain(claims(record)).collect()
 }
 
 fn check_token(token: Option<Entry>, now_s: u64) -> Result<Entry, Problem> {

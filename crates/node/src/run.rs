@@ -13,7 +13,7 @@ use crate::service::{Keeper, Node};
 use crate::store::Store;
 use crate::works;
 use api::{Code, Problem};
-use host::net::{Listener, ServerTls};
+use host::net::{Listener, NetError, ServerTls, when_there};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,9 +35,8 @@ pub async fn run(root: Root) -> Result<(), Problem> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
     let identity = Identity::load(&root)?;
     root.make_folders()?;
-    let busy = |error: host::net::NetError| Problem::new(Code::Files, error.to_string(), IN_USE);
+    let busy = |error: NetError| Problem::new(Code::Files, error.to_string(), IN_USE);
     let local = Listener::unix(&root.socket()).map_err(busy)?;
-    let listener = Listener::tcp(identity.address).map_err(busy)?;
     let node = Rc::new(open(root, identity)?);
     if let Err(problem) = keep::renew_if_due(&node).await {
         tracing::warn!("the certificate could not be renewed: {problem}; hint: {}", problem.hint);
@@ -47,7 +46,9 @@ pub async fn run(root: Root) -> Result<(), Problem> {
     let (name, address) = (node.identity.name.clone(), node.identity.address);
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn_local(door::serve(Rc::clone(&node), local, None));
-    tasks.spawn_local(door::serve(Rc::clone(&node), listener, Some(Rc::clone(&tls))));
+    tasks.spawn_local(listen(Rc::clone(&node), Rc::clone(&tls)));
+    // Listening, or said why not, before it is ready.
+    tokio::task::yield_now().await;
     tasks.spawn_local(keep::certificate(Rc::clone(&node), tls));
     tasks.spawn_local(agent::run(Rc::clone(&node)));
     tasks.spawn_local(director::run(Rc::clone(&node)));
@@ -73,6 +74,18 @@ pub async fn run(root: Root) -> Result<(), Problem> {
         );
     }
     Ok(())
+}
+
+/// The door for machines. Its address may come later; until then everything else goes on.
+async fn listen(node: Rc<Node>, tls: Tls) {
+    let address = node.identity.address;
+    let told = |wrong: Option<&NetError>| {
+        let problem = wrong.map(|error| Problem::new(Code::Files, error.to_string(), IN_USE));
+        node.agent.fault("node", problem.as_ref());
+    };
+    let listener = when_there(|| Listener::tcp(address), told).await;
+    tracing::info!("listening on {address}");
+    door::serve(Rc::clone(&node), listener, Some(tls)).await;
 }
 
 /// Reads the files and checks that they belong together.

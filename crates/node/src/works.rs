@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use units::VolumeName;
+use units::sabotage::{Bug, planted};
 
 /// Remembered, the newest.
 const WORKS_MAX: usize = 100;
@@ -186,6 +187,7 @@ pub async fn run(node: Rc<Node>) {
 }
 
 async fn release(node: Rc<Node>) {
+    assert!(!planted(Bug::TaskPanics), "planted");
     while let Err(problem) = image::release_former(&node).await {
         tracing::warn!("claims of a former life are not released yet: {problem}");
         tokio::time::sleep(CLEAR_PAUSE).await;

@@ -50,6 +50,8 @@ pub enum Bug {
     NoGuard,
     /// A host obeys a controller whose job was taken over (I9).
     OldOrderObeyed,
+    /// A task that nobody waits for panics (T: the daemon ends).
+    TaskPanics,
     /// A source that hears nobody runs on whatever it has sent, and without asking the targets (I2).
     RunOnUnasked,
 }

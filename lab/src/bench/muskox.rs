@@ -42,7 +42,9 @@ pub fn start(place: &Place<'_>, name: &'static str, members: usize, port: u16) -
     }
     let ctl = |arguments: &[&str]| ctl(place.program, &socket, arguments);
     let images: Vec<String> = images.iter().map(|image| image.display().to_string()).collect();
-    ctl(&[&["pool", "create", "pool"], &*images.iter().map(String::as_str).collect::<Vec<_>>()].concat())?;
+    let single: &[&str] = if images.len() == 1 { &["--single"] } else { &[] };
+    let disks: Vec<&str> = images.iter().map(String::as_str).collect();
+    ctl(&[&["pool", "create", "pool"], &disks[..], single].concat())?;
     ctl(&["volume", "create", "pool", VOLUME, &place.image_bytes.to_string()])?;
     // A new volume is zeroed first, and grants nothing until then.
     while let Err(refusal) = ctl(&["grant", "raise", VOLUME, "1", "--owner", &identity()]) {

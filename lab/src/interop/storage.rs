@@ -210,7 +210,9 @@ impl Storage<'_> {
     /// As [`Self::ctl`].
     pub fn make_pool(&self, disks: &[&Path]) -> anyhow::Result<()> {
         let disks: Vec<String> = disks.iter().map(|disk| disk.display().to_string()).collect();
-        let words: Vec<&str> = ["pool", "create", POOL].into_iter().chain(disks.iter().map(String::as_str)).collect();
+        let single = (disks.len() == 1).then_some("--single");
+        let disks = disks.iter().map(String::as_str);
+        let words: Vec<&str> = ["pool", "create", POOL].into_iter().chain(disks).chain(single).collect();
         self.ctl(&words).map(drop)
     }
 

@@ -5,6 +5,20 @@ use crate::demo::evidence::RecordsCheck;
 use anyhow::Context;
 use serde::Serialize;
 use std::path::Path;
+use units::table::render;
+
+const HEADS: [&str; 10] = [
+    "fault",
+    ">rounds",
+    ">done",
+    ">undone",
+    ">lost",
+    ">restarts",
+    ">median total ms",
+    ">longest blackout ms",
+    ">longest rest ms",
+    ">wrong",
+];
 
 /// One migration and what befell it.
 #[derive(Clone, Debug, Serialize)]
@@ -158,42 +172,8 @@ impl Report {
 
     /// Prints the table.
     pub fn print(&self) {
-        println!(
-            "\n{:<22} {:>6} {:>5} {:>6} {:>5} {:>9} {:>13} {:>13} {:>13} {:>6}",
-            "fault",
-            "rounds",
-            "done",
-            "undone",
-            "lost",
-            "restarts",
-            "total med. ms",
-            "blackout max",
-            "rest max ms",
-            "wrong"
-        );
-        for kind in EACH {
-            let rounds: Vec<&Round> = self.rounds.iter().filter(|round| round.fault == kind).collect();
-            if rounds.is_empty() {
-                continue;
-            }
-            let count = |outcome: &str| rounds.iter().filter(|round| round.outcome == outcome).count();
-            let most = |pick: fn(&Round) -> u64| rounds.iter().map(|round| pick(round)).max().unwrap_or(0);
-            let mut totals: Vec<u64> = rounds.iter().map(|round| round.total_ms).collect();
-            totals.sort_unstable();
-            println!(
-                "{:<22} {:>6} {:>5} {:>6} {:>5} {:>9} {:>13} {:>13} {:>13} {:>6}",
-                kind.name(),
-                rounds.len(),
-                count("done"),
-                count("undone"),
-                count("lost"),
-                rounds.iter().filter(|round| round.restarted).count(),
-                totals[totals.len() / 2],
-                most(|round| round.network_blackout_ms),
-                most(|round| round.rest_ms),
-                rounds.iter().map(|round| round.wrong.len()).sum::<usize>(),
-            );
-        }
+        println!();
+        print!("{}", render(HEADS, &EACH.into_iter().filter_map(|kind| self.row(kind)).collect::<Vec<_>>()));
         let mut hits = std::collections::BTreeMap::<&str, usize>::new();
         self.rounds.iter().for_each(|round| *hits.entry(&round.hit).or_default() += 1);
         let hits: Vec<String> = hits.iter().map(|(stage, count)| format!("{stage} {count}")).collect();
@@ -213,6 +193,28 @@ impl Report {
             println!("ended early: {why}");
         }
         println!("{}; seed {}", if self.ok { "ok" } else { "FAILED" }, self.seed);
+    }
+
+    /// What the rounds with one kind of fault came to; none if there were none.
+    fn row(&self, kind: Kind) -> Option<[String; HEADS.len()]> {
+        let rounds: Vec<&Round> = self.rounds.iter().filter(|round| round.fault == kind).collect();
+        let count = |outcome: &str| rounds.iter().filter(|round| round.outcome == outcome).count();
+        let most = |pick: fn(&Round) -> u64| rounds.iter().map(|round| pick(round)).max().unwrap_or(0);
+        let mut totals: Vec<u64> = rounds.iter().map(|round| round.total_ms).collect();
+        totals.sort_unstable();
+        let median = totals.get(totals.len() / 2)?;
+        Some([
+            kind.name().to_owned(),
+            rounds.len().to_string(),
+            count("done").to_string(),
+            count("undone").to_string(),
+            count("lost").to_string(),
+            rounds.iter().filter(|round| round.restarted).count().to_string(),
+            median.to_string(),
+            most(|round| round.network_blackout_ms).to_string(),
+            most(|round| round.rest_ms).to_string(),
+            rounds.iter().map(|round| round.wrong.len()).sum::<usize>().to_string(),
+        ])
     }
 
     /// Writes the JSON.

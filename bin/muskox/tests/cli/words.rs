@@ -102,7 +102,7 @@ fn an_edit_keeps_what_was_typed() {
 #[test]
 fn what_is_gone_for_good_is_confirmed() {
     let node = Node::new(Box::new(|_, _| Some((200, json!({"text": "gone"})))));
-    for words in ["volume remove web1-root", "vm delete web1"] {
+    for words in ["volume remove web1-root", "vm remove web1", "vm delete web1"] {
         let came = node.run(words);
         assert!(came.code == 1 && came.err.contains("--yes"), "{came:?}");
         assert!(node.heard().is_empty());

@@ -138,9 +138,9 @@ fn over_tls(cluster: &Cluster, folder: &Path, request: Request) -> Option<Outcom
     let [certificate, key, ca] = files;
     let (portal, expect) = (cluster.machines[0].portals[0].parse().unwrap(), Expect::Key(cluster.key(0)));
     let talk = async {
-        let plain = connect_tcp(portal, Millis(5_000)).await.unwrap();
+        let plain = connect_tcp(portal, Millis(5_000)).await.ok()?;
         let tls = ClientTls::load(&TlsFiles { certificate, key, ca }).unwrap();
-        let mut stream = tls.connect(plain, &expect, Millis(5_000)).await.unwrap();
+        let mut stream = tls.connect(plain, &expect, Millis(5_000)).await.ok()?;
         let ask = encode(&Ask { version: VERSION, id: 1, request }).unwrap();
         stream.write_all(&ask).await.ok()?;
         stream.flush().await.ok()?;
@@ -168,4 +168,37 @@ fn a_renewed_certificate_is_used() {
     cluster.start(1);
     crate::support::until("the new certificate", || cluster.log(0).contains("certificate was read anew"));
     cluster.wait(1, "a lease", runs);
+}
+
+/// DA10, CA4. Goal: strangers who connect and say nothing keep no witness out, and end nobody's lease. Method: 10 000 of them from
+/// the witnesses' own address; a witness connects anew while they come, and when all are there.
+#[test]
+fn silent_strangers_keep_no_witness_out() {
+    let mut cluster = Cluster::running(3);
+    cluster.kill(2);
+    let folder = cluster.path(2, "");
+    let logged = cluster.log(0).len();
+    let door = cluster.machines[0].portals[0].parse().unwrap();
+    let took = crate::flood::beside_strangers(door, || {
+        assert!(runs(&cluster.try_status(0).expect("it answers")), "a lease ended");
+        matches!(over_tls(&cluster, &folder, Request::Renew), Some(Outcome::Reply(Reply::Renewal(_))))
+    });
+    assert!(took.iter().all(|took| *took <= crate::flood::IN_WITHIN), "{took:?}");
+    let more = cluster.log(0).len() - logged;
+    assert!(more < 16 << 10, "{more} bytes of log for strangers:\n{}", cluster.log(0));
+}
+
+/// A21. Goal: an address that cannot be had keeps a dead-man from nothing, and is listened on when it comes. Method: one of two is
+/// another program's at the start, which leaves later.
+#[test]
+fn an_address_that_comes_late_is_listened_on() {
+    let mut cluster = Cluster::new(3);
+    let late = cluster.machines[0].portals[1].clone();
+    let other = TcpListener::bind(&late).unwrap();
+    (0..3).for_each(|n| cluster.start(n));
+    let report = cluster.wait(0, "a lease", runs);
+    assert!(report.troubles.iter().any(|text| text.contains(&format!("cannot listen on {late}"))), "{report:?}");
+    drop(other);
+    cluster.wait(0, "the late address", |report| report.troubles.is_empty());
+    cluster.wait(1, "the other way", |report| peer(report, "host0").portals.iter().all(|way| way.reason.is_none()));
 }

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the report")]
 
 mod configuration;
+#[path = "../common/flood.rs"]
+mod flood;
 mod guard;
 mod guests;
 mod lease;

@@ -9,10 +9,13 @@ mod api;
 mod certificates;
 mod cold;
 mod deadman;
+#[path = "../common/flood.rs"]
+mod flood;
 mod guard;
 mod images;
 mod membership;
 mod memory;
+mod restore;
 mod storage;
 mod support;
 mod unknown;

@@ -158,3 +158,34 @@ fn many_at_once_are_admitted_one_a_token() {
     let expected: Vec<String> = std::iter::once("alpha".to_owned()).chain(admitted).collect();
     assert_eq!(alpha.names(), expected);
 }
+
+/// D13, CA4. Goal: strangers who connect and say nothing keep no member out. Method: 10 000 of them from the member's own address; it
+/// calls while they come, and when all are there.
+#[test]
+fn silent_strangers_keep_no_member_out() {
+    let machines = Machines::new();
+    let alpha = machines.first(&[]);
+    let beta = machines.member("beta", &alpha);
+    let logged = alpha.log().len();
+    let took =
+        crate::flood::beside_strangers(alpha.address.parse().unwrap(), || beta.try_node("list", &[]).status.success());
+    assert!(took.iter().all(|took| *took <= crate::flood::IN_WITHIN), "{took:?}");
+    let of_strangers = alpha.log()[logged..].lines().filter(|line| line.contains("was sent away")).count();
+    assert!((1..100).contains(&of_strangers), "{of_strangers} lines for strangers:\n{}", alpha.log());
+}
+
+/// A21. Goal: a node whose address is not there yet does what else it does, says so, and listens when it comes. Method: the address
+/// is another program's at the start, which leaves later.
+#[test]
+fn an_address_that_comes_late_is_listened_on() {
+    let machines = Machines::new();
+    let mut alpha = machines.first(&[]);
+    let beta = machines.member("beta", &alpha);
+    alpha.stop();
+    let other = std::net::TcpListener::bind(&alpha.address).unwrap();
+    alpha.start();
+    assert_eq!(alpha.names(), ["alpha", "beta"]);
+    assert!(alpha.log().contains(&format!("cannot listen on {}", alpha.address)), "{}", alpha.log());
+    drop(other);
+    beta.wait("the store", |this| this.try_node("list", &[]).status.success());
+}

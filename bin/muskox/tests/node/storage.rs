@@ -124,7 +124,7 @@ fn pools_and_volumes_come_and_go() {
 
     let volume = volume_of("web1", 8);
     alpha.ask_refused("POST", "/v1/volumes", &volume, "not_possible");
-    let missing = alpha.ask_refused("POST", "/v1/pools", &pool_of(&alpha, &["d0", "nothing"]), "failed");
+    let missing = alpha.ask_refused("POST", "/v1/pools", &pool_of(&alpha, &["d0", "nothing"]), "bad_request");
     assert!(missing.contains("nothing"), "{missing}");
     assert_eq!(alpha.ask("GET", "/v1/pools", &Value::Null)["pools"], json!([]), "a refusal leaves nothing");
 
@@ -178,4 +178,31 @@ fn pools_and_volumes_come_and_go() {
     beta.ask("DELETE", "/v1/volumes/web1", &Value::Null);
     beta.ask_refused("DELETE", "/v1/volumes/web1", &Value::Null, "not_found");
     assert_eq!(beta.ask("GET", "/v1/volumes", &Value::Null)["volumes"], json!([]));
+}
+
+/// Goal: D6, DA5, A41: through the cluster, too, one disk is a pool only by a word, a disk that failed is named with the way back, and
+/// is taken back; one that works is not. Method: each once, the failing at the target.
+#[test]
+fn a_disk_that_failed_is_taken_back() {
+    let machines = Machines::new();
+    let (alpha, _target) = storage_machine(&machines);
+    let alone = alpha.ask_refused("POST", "/v1/pools", &pool_of(&alpha, &["d0"]), "bad_request");
+    assert!(alone.contains("no mirror"), "{alone}");
+    alpha.ask("POST", "/v1/pools", &pool_of(&alpha, &["d0", "d1"]));
+    let healthy = |alpha: &Machine| {
+        let pool = alpha.ask("GET", "/v1/pools/tank", &Value::Null);
+        pool["state"] == "healthy" && pool["resync"].is_null()
+    };
+    alpha.wait("a resync's end", healthy);
+    let d1 = alpha.path("d1");
+    let mut ctl = Command::new(env!("CARGO_BIN_EXE_muskox"));
+    ctl.args(["ctl", "--socket"]).arg(alpha.path("run/muskox/target.sock")).args(["pool", "fail", "tank"]).arg(&d1);
+    assert!(ctl.output().unwrap().status.success());
+    let degraded = alpha.ask("GET", "/v1/doctor", &Value::Null).to_string();
+    assert!(degraded.contains(d1.to_str().unwrap()) && degraded.contains("muskox pool add"), "{degraded}");
+    let working = json!({"disk": alpha.path("d0"), "wipe": false});
+    let refused = alpha.ask_refused("POST", "/v1/pools/tank/add", &working, "exists");
+    assert!(refused.contains("works in this array"), "{refused}");
+    alpha.ask("POST", "/v1/pools/tank/add", &json!({"disk": d1, "wipe": false}));
+    alpha.wait("a resync's end", healthy);
 }

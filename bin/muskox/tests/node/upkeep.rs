@@ -22,7 +22,7 @@ fn a_backup_comes_back_and_no_epoch_does() {
     let file = file_of(&alpha, "backup");
     assert!(alpha.node("store-backup", &[&file]).contains("objects"));
     assert_eq!(mode_of(&alpha.path("backup")), 0o600);
-    assert_eq!(alpha.refused("store-backup", &[&file])["code"], "files", "nothing is overwritten");
+    assert_eq!(alpha.refused("store-backup", &[&file])["code"], "exists", "nothing is overwritten");
     assert_eq!(alpha.refused("store-restore", &[&file])["code"], "in_use");
 
     std::fs::write(alpha.path("image"), vec![7; 1 << 20]).unwrap();

@@ -4,11 +4,14 @@
 
 mod accidents;
 mod fencing;
+#[path = "../common/flood.rs"]
+mod flood;
 mod initiator;
 mod lvm;
 mod members;
 mod serving;
 mod stock;
+mod strangers;
 mod support;
 mod tls;
 mod wire;

@@ -35,7 +35,7 @@ impl Authority {
 }
 
 /// A box that serves over TLS with the files in `server`; its port.
-fn tls_box(authority: &Authority) -> (StorageBox, String) {
+pub fn tls_box(authority: &Authority) -> (StorageBox, String) {
     let mut storage = StorageBox::new(2);
     authority.machine(&storage.path("server"), "server");
     storage.configure(

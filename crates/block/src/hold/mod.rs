@@ -96,7 +96,7 @@ pub struct HoldStatus {
     pub unflushed_bytes: u64,
     /// Ranges written again after reconnects, in total.
     pub rewritten: u64,
-    /// Why the last session ended or the last attempt failed; empty if none did.
+    /// Why there is no session, as far as that is known; empty while there is one.
     pub reason: String,
 }
 
@@ -229,6 +229,7 @@ impl Held {
                 Ok(session) => {
                     self.sessions.set(self.sessions.get() + 1);
                     self.session.replace(Some(Rc::clone(&session)));
+                    self.say("");
                     self.set_state(HoldState::Up);
                     return Some(session);
                 }
@@ -366,8 +367,9 @@ impl Held {
         may_unmap: bool,
     ) -> Result<(), DeviceError> {
         let len = ByteLen(content.len());
-        self.room_in_log().await?;
+        // Its place in the order first: also those that wait for room go in the order in which they came.
         let turn = Rc::clone(&self.ranges).turn(at, len).await;
+        self.room_in_log().await?;
         self.until_answered(Some(&turn), |session| match &content {
             Content::Data(data) => session.write(at, data.clone(), how),
             Content::Zeroes(len) => session.write_zeroes(at, ByteLen(*len), how, may_unmap),

@@ -6,14 +6,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use units::{ByteLen, ByteOffset};
 
-/// The writes under way on one volume.
+/// The writes on one volume, in order of arrival: those under way, and those that wait for an older one.
 #[derive(Default)]
 pub struct Ranges {
     writing: RefCell<Vec<Rc<Writing>>>,
     ended: WaitList,
 }
 
-/// One write under way. In doubt from the loss of a session until it is answered on a later one.
+/// One write. In doubt from the loss of a session until it is answered on a later one.
 struct Writing {
     start: u64,
     end: u64,
@@ -27,15 +27,17 @@ pub struct WriteTurn {
 }
 
 impl Ranges {
-    /// Waits until no other write touches the range.
+    /// Waits until no older write touches the range. The order is that of the first polls.
     pub async fn turn(self: Rc<Self>, at: ByteOffset, len: ByteLen) -> WriteTurn {
         let (start, end) = (at.0, at.0.saturating_add(len.0));
-        while self.any(start, end, |_| true) {
-            self.ended.wait().await;
-        }
         let writing = Rc::new(Writing { start, end, in_doubt: Cell::new(false) });
         self.writing.borrow_mut().push(Rc::clone(&writing));
-        WriteTurn { ranges: self, writing }
+        // From here on: a write that is given up while it waits is in nobody's way.
+        let turn = WriteTurn { ranges: self, writing };
+        while turn.is_behind_another() {
+            turn.ranges.ended.wait().await;
+        }
+        turn
     }
 
     /// Whether a write in doubt touches the range.
@@ -51,11 +53,23 @@ impl Ranges {
     }
 
     fn any(&self, start: u64, end: u64, which: impl Fn(&Writing) -> bool) -> bool {
-        self.writing.borrow().iter().any(|other| other.start < end && start < other.end && which(other))
+        self.writing.borrow().iter().any(|other| other.touches(start, end) && which(other))
+    }
+}
+
+impl Writing {
+    fn touches(&self, start: u64, end: u64) -> bool {
+        self.start < end && start < self.end
     }
 }
 
 impl WriteTurn {
+    fn is_behind_another(&self) -> bool {
+        let all = self.ranges.writing.borrow();
+        let mut older = all.iter().take_while(|other| !Rc::ptr_eq(other, &self.writing));
+        older.any(|other| other.touches(self.writing.start, self.writing.end))
+    }
+
     /// The session was lost under this write: it may or may not have been done.
     pub fn doubt(&self) {
         self.writing.in_doubt.set(true);
@@ -87,11 +101,33 @@ mod test {
         else {
             panic!("nobody is in the way");
         };
-        let (mut overlapping, mut beside) = (turn(&ranges, 512, 1024), turn(&ranges, 1024, 512));
+        let (mut overlapping, mut beside) = (turn(&ranges, 512, 1024), turn(&ranges, 2048, 512));
         assert!(!poll(&mut overlapping));
         assert!(poll(&mut beside));
         drop((held, beside));
         assert!(poll(&mut overlapping));
+    }
+
+    /// B3. Goal: a newer write never passes an older one that waits; one that was given up is in nobody's way. Method: the newer touches
+    /// only the one that waits, and is asked first when the range is free; then that one is dropped.
+    #[test]
+    fn a_newer_write_does_not_pass_one_that_waits() {
+        let ranges = Rc::new(Ranges::default());
+        let first = |turn: &mut std::pin::Pin<Box<dyn Future<Output = WriteTurn>>>| {
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            match turn.as_mut().poll(&mut context) {
+                std::task::Poll::Ready(held) => held,
+                std::task::Poll::Pending => panic!("nobody is in the way"),
+            }
+        };
+        let held = first(&mut turn(&ranges, 0, 1024));
+        let (mut waits, mut newer) = (turn(&ranges, 512, 1024), turn(&ranges, 1024, 1024));
+        assert!(!poll(&mut waits) && !poll(&mut newer));
+        drop(held);
+        assert!(!poll(&mut newer), "it passed the older one");
+        drop(waits);
+        assert!(poll(&mut newer));
+        assert!(ranges.writing.borrow().is_empty(), "they are gone");
     }
 
     #[test]

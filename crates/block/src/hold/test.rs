@@ -304,6 +304,18 @@ fn the_log_has_a_bound_and_flushes_by_itself() {
     assert!(stage.target.disk.log.borrow().contains(&crate::testing::Seen::Flush));
 }
 
+/// OD8. Goal: a path that is back has no reason for being away. Method: lost, looked at, and back.
+#[test]
+fn the_reason_goes_with_the_loss() {
+    let stage = stage(HoldOptions::default());
+    assert_eq!(stage.hold.status().reason, "");
+    stage.target.dies(false);
+    stage.hand.turn();
+    assert_ne!(stage.hold.status().reason, "");
+    stage.returns();
+    assert_eq!((stage.hold.status().state, stage.hold.status().reason), (HoldState::Up, String::new()));
+}
+
 #[test]
 fn a_volume_that_came_back_smaller_is_not_served() {
     let stage = stage(HoldOptions::default());

@@ -75,7 +75,10 @@ const M: u64 = 1 << 20;
 /// Where the first page ends, by its size.
 const PAGE_ENDS: &[u64] = &[4 * K - 10, 8 * K - 10, 16 * K - 10, 32 * K - 10, 64 * K - 10];
 
-const MD: &str = "a Linux md member";
+const MD_0_90: &str = "a Linux md member (metadata 0.90)";
+const MD_1_0: &str = "a Linux md member (metadata 1.0)";
+const MD_1_1: &str = "a Linux md member (metadata 1.1)";
+const MD_1_2: &str = "a Linux md member (metadata 1.2)";
 const DDF: &str = "a SNIA DDF RAID member (of a RAID controller, or of mdadm)";
 const INTEL: &str = "an Intel RAID (IMSM) member";
 const HIGHPOINT: &str = "a HighPoint RAID member";
@@ -129,9 +132,10 @@ const MEMBERS: &[Signature] = &[
     head("a muskox member without its superblock", &[M], &[b"MUSKOXF\0"]).each(512 * K, 2),
     head(GROUP, &[16 * M, 128 * M], &[b"LABELONE"]).each(S, 4),
     // mdadm's super1.c: 1.1 at the start, 1.2 at 4 KiB, 1.0 8 to 12 KiB before the end; super0.c: 0.90
-    head(MD, &[0, 4 * K], &[MD_LE]),
-    tail(MD, 4 * K, &[8 * K], 0, &[MD_LE]),
-    tail(MD, 64 * K, &[64 * K], 0, &[MD_LE, MD_BE]),
+    head(MD_1_1, &[0], &[MD_LE]),
+    head(MD_1_2, &[4 * K], &[MD_LE]),
+    tail(MD_1_0, 4 * K, &[8 * K], 0, &[MD_LE]),
+    tail(MD_0_90, 64 * K, &[64 * K], 0, &[MD_LE, MD_BE]),
     // libblkid ddf_raid: the last block, or 257 sectors before the end
     tail(DDF, S, &[S, 257 * S], 0, DDF_MAGICS),
     tail(DDF, 4 * K, &[4 * K], 0, DDF_MAGICS),

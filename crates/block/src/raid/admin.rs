@@ -129,22 +129,53 @@ impl Array {
     /// # Errors
     /// [`RaidError`]: what is wrong with the disk, or [`RaidError::NoFreeSlot`].
     pub async fn add(&self, member: Member, wipe: bool, device: [u8; 16]) -> Result<usize, RaidError> {
-        let inner = &self.0;
         self.check_open()?;
         self.free_slot()?;
         let known = self.known_member(&member).await?;
+        let returning = known.clone().filter(|_| !wipe).map_or(Ok(None), |own| self.recognise(&member, own))?;
         if let Some(own) = &known {
+            if returning.is_none() {
+                self.place_new(&member, wipe).await?;
+            }
+            // From here on it is taken.
             self.take_epochs(&member, own).await?;
         }
-        let returning = known.filter(|_| !wipe).map_or(Ok(None), |own| self.recognise(&member, own))?;
-        let own = match &returning {
-            Some(superblock) => superblock.clone(),
+        let by_bitmap = returning.is_some();
+        let own = match returning {
+            Some(superblock) => superblock,
             None => self.prepare_new(&member, wipe, device).await?,
         };
+        self.admit(&member, own, by_bitmap, Self::free_slot).await
+    }
+
+    /// Takes a member back that was away: into an empty slot, not that of one that failed, and only if it lacks no more
+    /// than the bitmap says. What a box does by itself.
+    ///
+    /// # Errors
+    /// As [`Self::add`]; [`RaidError::LacksMore`].
+    pub async fn take_back(&self, member: Member) -> Result<usize, RaidError> {
         self.check_open()?;
-        self.refuse_member(&member, Some(&own))?;
-        let slot = self.free_slot()?;
-        let leg = self.seat(&member, slot, own, returning.is_some());
+        self.empty_slot()?;
+        let lacks_more = || RaidError::LacksMore(member.label.clone());
+        let known = self.known_member(&member).await?.ok_or_else(lacks_more)?;
+        let own = self.recognise(&member, known)?.ok_or_else(lacks_more)?;
+        self.take_epochs(&member, &own).await?;
+        self.admit(&member, own, true, Self::empty_slot).await
+    }
+
+    /// Gives a disk its place and starts to fill it.
+    async fn admit(
+        &self,
+        member: &Member,
+        own: Superblock,
+        by_bitmap: bool,
+        slot: fn(&Self) -> Result<usize, RaidError>,
+    ) -> Result<usize, RaidError> {
+        let inner = &self.0;
+        self.check_open()?;
+        self.refuse_member(member, Some(&own))?;
+        let slot = slot(self)?;
+        let leg = self.seat(member, slot, own, by_bitmap);
         let generation = inner.touch_superblocks();
         inner.settle(generation).await?;
         if !leg.is_live() {
@@ -179,6 +210,7 @@ impl Array {
         if inner.closed.replace(true) {
             return Ok(());
         }
+        inner.closing.wake_all();
         inner.resync.cancel.set(true);
         while inner.resync.running.get() {
             inner.resync.ended.wait().await;
@@ -222,6 +254,11 @@ impl Array {
         let board = self.0.board.borrow();
         let free = board.legs.iter().position(|leg| leg.as_ref().is_none_or(|leg| !leg.is_live()));
         free.ok_or(RaidError::NoFreeSlot(board.legs.len()))
+    }
+
+    fn empty_slot(&self) -> Result<usize, RaidError> {
+        let board = self.0.board.borrow();
+        board.legs.iter().position(Option::is_none).ok_or(RaidError::NoFreeSlot(board.legs.len()))
     }
 
     /// A disk that saw higher epochs than we (the array was split) hands them over before it is overwritten (I12).
@@ -339,6 +376,7 @@ impl Array {
         }
         let leg = Rc::new(leg);
         board.roles[number] = Role::Active(role);
+        board.missing.retain(|(missing, _)| *missing != leg.number);
         let old = board.legs[slot].replace(Rc::clone(&leg));
         inner.ghosts.borrow_mut().extend(old.filter(|old| old.in_flight() > 0));
         board.outsiders.retain(|(label, _)| *label != member.label);

@@ -47,6 +47,8 @@ pub(super) struct Board {
     pub superblock_dirty: bool,
     pub facts_dirty: bool,
     pub outsiders: Vec<(String, String)>,
+    /// Members that were active at the start and have not been here since: number, slot.
+    pub missing: Vec<(u32, usize)>,
 }
 
 /// Writes of one bitmap chunk.
@@ -101,6 +103,8 @@ pub(super) struct Inner {
     pub resync: ResyncState,
     pub tidying: Cell<bool>,
     pub closed: Cell<bool>,
+    /// Woken when it closes: who waits for a while need not wait it out.
+    pub closing: WaitList,
     /// The error of the last member: no write is answered with success any more.
     pub broken: Cell<Option<DeviceError>>,
     pub geometry: Cell<Geometry>,
@@ -131,6 +135,7 @@ impl Inner {
             resync: ResyncState::default(),
             tidying: Cell::new(false),
             closed: Cell::new(false),
+            closing: WaitList::default(),
             broken: Cell::new(None),
             geometry: Cell::new(geometry),
             watch: Watch::default(),

@@ -11,7 +11,7 @@ use super::facts::{self, Facts, FactsError, RECORDS_MAX, Records};
 use super::layout::{self, FACTS_AT, FACTS_BYTES};
 use super::leg::{Leg, Standing};
 use super::roster::{self, Roster};
-use super::superblock::{CLEAN, FEATURE_BITMAP, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
+use super::superblock::{CLEAN, FEATURE_BITMAP, Role, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
 use super::witness::{Membership, MembershipWitness};
 use super::{Member, RaidError};
 use crate::IoBuf;
@@ -93,7 +93,8 @@ async fn bring_up(
 
     let complete = legs.iter().all(|leg| leg.as_ref().is_some_and(|leg| has_facts(&found, &newest, leg)));
     let (all_facts, records) = merge_facts(&found, &newest)?;
-    let behind = legs.iter().flatten().any(|leg| leg.own.events != newest.events);
+    let missing: Vec<(u32, usize)> = missing.into_iter().filter_map(|number| slot_of(&newest, number)).collect();
+    let behind = !missing.is_empty() || legs.iter().flatten().any(|leg| leg.own.events != newest.events);
     let board = Board {
         legs,
         roles,
@@ -108,6 +109,7 @@ async fn bring_up(
         superblock_dirty: false,
         facts_dirty: false,
         outsiders,
+        missing,
     };
     let inner = Inner::new(rt, shape(&newest, chunk_bytes, rt, options), board);
     inner.watch.witness.replace(witness);
@@ -115,7 +117,7 @@ async fn bring_up(
     if inner.is_news(&inner.membership()) {
         inner.touch();
     }
-    if behind || !missing.is_empty() {
+    if behind {
         inner.touch_superblocks();
     }
     // Degraded from the start is recorded before anything is served (I6).
@@ -146,6 +148,15 @@ fn shape(newest: &Superblock, chunk_bytes: u64, rt: &Rt, options: AssembleOption
         chunk_bytes,
         unix_seconds: options.unix_seconds,
         since: rt.now(),
+    }
+}
+
+/// A number with its slot, if it has one.
+fn slot_of(newest: &Superblock, number: usize) -> Option<(u32, usize)> {
+    let number = u32::try_from(number).ok()?;
+    match newest.role_of(number) {
+        Role::Active(slot) => Some((number, usize::from(slot))),
+        Role::Spare | Role::Faulty => None,
     }
 }
 

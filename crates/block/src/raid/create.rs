@@ -103,6 +103,7 @@ fn new_board(legs: Vec<Option<Rc<Leg>>>, roles: Vec<Role>, bitmap: Option<Bitmap
         superblock_dirty: false,
         facts_dirty: false,
         outsiders: Vec::new(),
+        missing: Vec::new(),
     }
 }
 

@@ -173,6 +173,7 @@ impl Inner {
                     continue;
                 }
                 if let Err(LastOne) = self.fail(&leg, &format!("{what}: {error}")) {
+                    leg.cause.replace(Some(format!("{what}: {error}")));
                     self.become_broken(error);
                 }
             }

@@ -14,6 +14,7 @@ use super::witness::Membership;
 use crate::device::{DeviceError, Durability, IoFuture};
 use crate::{IoBuf, IoData};
 use std::rc::Rc;
+use units::sabotage::{Bug, planted};
 use units::{ByteOffset, Sectors};
 
 type Writes = Vec<(ByteOffset, IoData)>;
@@ -28,6 +29,7 @@ struct Plan {
 
 /// Writes until nothing is dirty. There is one of these at a time ([`Inner::touch`]).
 pub(super) async fn write_all(inner: Rc<Inner>) {
+    assert!(!planted(Bug::TaskPanics), "planted");
     while inner.progress.settled.get() < inner.progress.wanted.get() {
         let plan = plan(&inner);
         let (generation, membership) = (plan.generation, plan.membership.clone());
@@ -64,6 +66,7 @@ async fn round(inner: &Rc<Inner>, plan: Plan) -> Result<bool, DeviceError> {
         if let Outcome::Answered(Err(error)) = outcome {
             all = false;
             if let Err(LastOne) = inner.fail(&leg, &format!("writing its metadata: {error}")) {
+                leg.cause.replace(Some(format!("writing its metadata: {error}")));
                 return Err(error);
             }
         }

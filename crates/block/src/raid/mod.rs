@@ -188,6 +188,9 @@ pub enum RaidError {
         /// The other.
         second: String,
     },
+    /// It was away and lacks more than the bitmap says: it has to be filled whole, by somebody's word.
+    #[error("{0} was away for too long: it lacks more than the array's bitmap says, add it to have it filled whole")]
+    LacksMore(String),
     /// All slots are taken.
     #[error("all {0} slots are taken: fail or grow first")]
     NoFreeSlot(usize),

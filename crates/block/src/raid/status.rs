@@ -26,6 +26,8 @@ pub enum ArrayState {
 pub struct MemberStatus {
     /// Which slot.
     pub slot: usize,
+    /// Its device number, which no other disk gets while it may come back.
+    pub number: u32,
     /// The path it was handed in with.
     pub label: String,
     /// How it stands.
@@ -34,6 +36,8 @@ pub struct MemberStatus {
     pub cause: Option<String>,
     /// What still has to be copied to it.
     pub lacking: ByteLen,
+    /// What it could give to the array and does not: another member is smaller.
+    pub unused: ByteLen,
 }
 
 /// A resync under way.
@@ -66,6 +70,8 @@ pub struct ArrayStatus {
     pub events: u64,
     /// The filled slots.
     pub members: Vec<MemberStatus>,
+    /// Members that were at work when the array last ran, and have not been here since it was started: device number, slot.
+    pub missing: Vec<(u32, usize)>,
     /// Disks that were handed in but are not members, and why.
     pub outsiders: Vec<(String, String)>,
     /// The resync under way.
@@ -86,10 +92,12 @@ impl Inner {
             |leg: &Leg| ByteLen((leg.todo.borrow().len() as u64 * self.shape.chunk_bytes).min(self.shape.size.bytes()));
         let members = legs.iter().map(|leg| MemberStatus {
             slot: usize::from(leg.slot),
+            number: leg.number,
             label: leg.label.clone(),
             standing: leg.standing(),
             cause: leg.cause.borrow().clone(),
             lacking: lacking(leg),
+            unused: ByteLen(leg.own.data_size.bytes().saturating_sub(self.shape.size.bytes())),
         });
         let in_sync = legs.iter().filter(|leg| leg.is_in_sync()).count();
         let differ = legs.iter().any(|leg| leg.is_in_sync() && !leg.todo.borrow().is_empty());
@@ -113,6 +121,7 @@ impl Inner {
             slots: board.legs.len(),
             events: board.events,
             members: members.collect(),
+            missing: board.missing.clone(),
             outsiders: board.outsiders.clone(),
             still_busy,
             resync: self.resync.running.get().then(|| self.resync_status(left)),

@@ -42,8 +42,8 @@ const FEATURE_NAMES: [(u32, &str); 10] = [
     (64, "a moving data offset"),
     (256, "a clustered bitmap"),
     (512, "a journal device"),
-    (1024, "a partial parity log"),
-    (2048, "several partial parity logs"),
+    (1024, "a partial parity log (PPL)"),
+    (2048, "several partial parity logs (PPL)"),
     (4096, "a RAID 0 layout"),
 ];
 
@@ -245,6 +245,15 @@ impl Superblock {
         Ok(superblock)
     }
 
+    /// Which array bytes at [`SUPERBLOCK_AT`] speak of, and its name, even if they cannot be used otherwise: for people.
+    #[must_use]
+    pub fn claims(bytes: &[u8; SUPERBLOCK_BYTES]) -> Option<(ArrayId, String)> {
+        let field = Fields(bytes);
+        let name: [u8; NAME_BYTES] = field.array(32);
+        let name = String::from_utf8_lossy(name.split(|&byte| byte == 0).next().unwrap_or_default()).into_owned();
+        (field.u32(0) == MAGIC && field.u32(4) == 1).then(|| (ArrayId(field.array(16)), name))
+    }
+
     fn check_ranges(&self) -> Result<(), SuperblockError> {
         // Past 2^62 sectors nothing is a device, and sums below cannot overflow.
         const SECTORS_MAX: u64 = 1 << 54;
@@ -261,6 +270,9 @@ impl Superblock {
             return bad("events", self.events);
         }
         match self {
+            // Their members need not be of one size, so nothing stands there.
+            Self { level: 0, .. } => Err(SuperblockError::Unsupported("RAID 0".to_owned())),
+            Self { level: -1, .. } => Err(SuperblockError::Unsupported("the linear level".to_owned())),
             Self { slots: 0, .. } => bad("raid_disks", 0),
             Self { slots, .. } if *slots as usize > ROLES_MAX => bad("raid_disks", u64::from(*slots)),
             Self { number, roles, .. } if *number as usize >= roles.len() => bad("dev_number", u64::from(*number)),

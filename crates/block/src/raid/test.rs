@@ -1,6 +1,7 @@
 //! Tests of the running mirror; power cuts are in `test/cuts.rs`, resyncs in `test/fill.rs`.
 
 mod apart;
+mod away;
 mod cuts;
 mod fill;
 mod hung;

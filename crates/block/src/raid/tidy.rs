@@ -7,6 +7,7 @@ use super::array::Inner;
 use super::bitmap::{Bitmap, LAZY_SECONDS};
 use crate::device::DeviceError;
 use crate::runtime::sleep;
+use futures_util::future::select;
 use std::rc::Rc;
 use units::{Millis, Moment};
 
@@ -28,7 +29,7 @@ impl Inner {
         self.rt.spawn(Box::pin(async move {
             let span = Millis(u64::from(LAZY_SECONDS) * 1000);
             while !inner.closed.get() && inner.broken.get().is_none() {
-                sleep(&inner.rt, span).await;
+                select(Box::pin(sleep(&inner.rt, span)), Box::pin(inner.closing.wait())).await;
                 if inner.closed.get() || inner.tidy(span).await.unwrap_or(true) {
                     break;
                 }

@@ -3,6 +3,8 @@
 mod begin;
 mod show;
 
+pub use show::notes;
+
 use crate::client::{Ask, block_on};
 use crate::print::{ended, finish, refused};
 use crate::{confirm, console, edit, spec};
@@ -32,7 +34,7 @@ enum Verb {
         /// The description, in TOML; '-' reads the standard input.
         file: PathBuf,
     },
-    /// Let a VM run, now and after whatever happens.
+    /// Start a VM and keep it running: it is started again after its QEMU, its host or everything died.
     Start(Start),
     /// Shut a VM down; it stays down until it is started.
     Stop(Stop),
@@ -54,7 +56,7 @@ nothing is done. A text that is refused is kept, and its path told.")]
         /// Its name.
         name: VmName,
     },
-    /// Be at a VM's serial console, wherever it runs. Ctrl-] leaves.
+    /// Open a VM's serial console, wherever it runs. Ctrl-] leaves.
     Console {
         /// The VM's name.
         name: VmName,
@@ -82,8 +84,9 @@ have voted dead is done without), if two hosts have the guest at the same epoch,
         #[arg(long)]
         yes: bool,
     },
-    /// Delete a VM that does not run; asks for its name. Its volumes stay.
-    Delete {
+    /// Remove a VM that does not run; asks for its name. Its volumes stay.
+    #[command(alias = "delete")]
+    Remove {
         /// Its name.
         name: VmName,
         /// Do not ask.
@@ -143,11 +146,11 @@ impl Arguments {
     pub fn run(&self) -> ExitCode {
         let ask = &self.ask;
         match &self.verb {
-            Verb::Create { file } => finish(ask.json, create(ask, file), show::short),
+            Verb::Create { file } => finish(ask.json, create(ask, file), show::taken),
             Verb::Start(start) => start.run(ask),
             Verb::Stop(stop) => stop.run(ask),
             Verb::Migrate(migrate) => migrate.run(ask),
-            Verb::Edit { name, file: Some(file) } => finish(ask.json, replace(ask, name, file), show::short),
+            Verb::Edit { name, file: Some(file) } => finish(ask.json, replace(ask, name, file), show::taken),
             Verb::Edit { name, file: None } => ended(ask.json, edit::run(ask, name), |edited| edited.text(name)),
             Verb::List => finish(ask.json, ask.call(Call::named("vm_list"), "", None::<&()>), show::list),
             Verb::Show { name } => {
@@ -163,7 +166,7 @@ impl Arguments {
                 finish(ask.json, done, |done| format!("{}\n", printable(&done.text)))
             }
             Verb::Forget { name, yes } => confirmed(ask, "vm_forget", ("what runs of VM", name), *yes),
-            Verb::Delete { name, yes } => confirmed(ask, "vm_delete", ("VM", name), *yes),
+            Verb::Remove { name, yes } => confirmed(ask, "vm_delete", ("VM", name), *yes),
         }
     }
 }

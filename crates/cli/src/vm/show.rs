@@ -30,6 +30,16 @@ pub fn short(details: &VmDetails) -> String {
     format!("'{}': {}, {memory}, {cpus}, volumes {volumes}\n", vm.name, vm.state)
 }
 
+/// After its description was taken in: at a glance, and what to know about that.
+pub fn taken(details: &VmDetails) -> String {
+    short(details) + &notes(details)
+}
+
+/// What to know about a description that was taken in.
+pub fn notes(details: &VmDetails) -> String {
+    details.notes.iter().map(|note| format!("note: {}\n", printable(note))).collect()
+}
+
 /// One VM with all that is known.
 pub fn details(details: &VmDetails) -> String {
     let vm = &details.vm;
@@ -86,6 +96,7 @@ pub mod test {
             uuid: "6f1c".into(),
             macs: vec!["52:54:00:00:00:01".into()],
             history: vec!["moved to host1\u{7}".into()],
+            notes: Vec::new(),
         }
     }
 

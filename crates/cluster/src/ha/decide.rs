@@ -70,7 +70,7 @@ pub fn decide(
     }
     match verdict {
         Verdict::NotDead { dead, needed } => return Decision::Nothing(Quiet::NotDead { dead, needed }),
-        Verdict::Dead { until } if now >= until => return Decision::Nothing(Quiet::Stale),
+        Verdict::Dead { until, .. } if now >= until => return Decision::Nothing(Quiet::Stale),
         Verdict::Dead { .. } => {}
     }
     let mut fit: Vec<&Candidate> = candidates.iter().filter(|it| it.host != owner && it.fits(memory)).collect();
@@ -112,7 +112,7 @@ mod test {
     fn no_verdict_or_no_destination_means_nothing() {
         let fresh = Ownership::new("web1".parse().expect("a name"), Vec::new()).expect("no volumes");
         let owned = fresh.moved(units::Epoch(4), Some(key(1)), Vec::new());
-        let dead = Verdict::Dead { until: Moment(100) };
+        let dead = Verdict::Dead { until: Moment(100), votes: 2, of: 3 };
         let ask = |owned: &Ownership, verdict, candidates: &[Candidate]| {
             decide(owned, verdict, candidates, (ByteLen::mib(512), false), Moment(50))
         };
@@ -120,7 +120,7 @@ mod test {
         let nothing = |why| Decision::Nothing(why);
         let few = Verdict::NotDead { dead: 1, needed: 2 };
         assert_eq!(ask(&owned, few, &all), nothing(Quiet::NotDead { dead: 1, needed: 2 }));
-        assert_eq!(ask(&owned, Verdict::Dead { until: Moment(50) }, &all), nothing(Quiet::Stale));
+        assert_eq!(ask(&owned, Verdict::Dead { until: Moment(50), votes: 2, of: 3 }, &all), nothing(Quiet::Stale));
         assert_eq!(ask(&owned, dead, &all[..1]), nothing(Quiet::NoDestination(ByteLen::mib(512))));
         let busy = Ownership { job: Some("j1".parse().expect("an id")), ..owned.clone() };
         assert_eq!(ask(&busy, dead, &all), nothing(Quiet::Busy));

@@ -21,6 +21,10 @@ pub enum Verdict {
     Dead {
         /// On the asker's clock.
         until: Moment,
+        /// Valid votes for dead.
+        votes: usize,
+        /// Who has a vote.
+        of: usize,
     },
     /// So many of so many say dead: not enough.
     NotDead {
@@ -50,7 +54,9 @@ pub fn verdict(answers: &[Answer], witnesses: &[HostKey], now: Moment) -> Verdic
     let mut ends: Vec<Moment> = witnesses.iter().filter_map(ends).collect();
     ends.sort_unstable_by(|a, b| b.cmp(a));
     match ends.get(needed - 1) {
-        Some(until) if witnesses.len() >= WITNESSES_MIN => Verdict::Dead { until: *until },
+        Some(until) if witnesses.len() >= WITNESSES_MIN => {
+            Verdict::Dead { until: *until, votes: ends.len(), of: witnesses.len() }
+        }
         _ => Verdict::NotDead { dead: ends.len(), needed },
     }
 }
@@ -81,7 +87,9 @@ mod test {
         let unsure = Answer { vote: Vote::Unsure(Unsure::Alone), ..dead(2, 0) };
         assert_eq!(verdict(&[dead(1, 0), unsure], &three, Moment(5)), not(1));
         let both = [dead(1, 0), dead(2, 700)];
-        assert_eq!(verdict(&both, &three, Moment(800)), Verdict::Dead { until: Moment(9_980) });
+        assert_eq!(verdict(&both, &three, Moment(800)), Verdict::Dead { until: Moment(9_980), votes: 2, of: 3 });
+        let all = [dead(1, 0), dead(2, 700), dead(3, 700)];
+        assert_eq!(verdict(&all, &three, Moment(800)), Verdict::Dead { until: Moment(10_680), votes: 3, of: 3 });
         assert_eq!(verdict(&both, &three, Moment(9_980)), not(1), "the older vote is over");
         assert!(matches!(verdict(&both, &three[..2], Moment(800)), Verdict::NotDead { .. }), "two cannot outvote");
     }

@@ -150,7 +150,7 @@ impl<P: Plan> Run<P> {
         record.owner = me;
         record.term += 1;
         record.spent_ms = record.spent_ms + silence;
-        record.note(Some("taken over".to_owned()));
+        record.note(Some("continued by another controller".to_owned()));
         let mut run = Self::over(record, entry.changed, (clock, now));
         let first = run.timed(now);
         let txn = run.txn(&first);

@@ -45,12 +45,15 @@ enum PoolVerb {
     Create {
         /// The new pool's name.
         name: PoolName,
-        /// Two or more block devices or files.
+        /// Two or more block devices or files; one with --single.
         #[arg(required = true, num_args = 1..)]
         disks: Vec<PathBuf>,
         /// Overwrite what the disks hold.
         #[arg(long)]
         wipe: bool,
+        /// One disk is meant: no mirror, lost with that disk.
+        #[arg(long)]
+        single: bool,
     },
     /// Assemble a stopped pool, or one that another machine made.
     Start {
@@ -205,8 +208,8 @@ impl CtlArguments {
 impl PoolVerb {
     fn request(&self) -> Result<Request, Refusal> {
         Ok(match self {
-            Self::Create { name, disks, wipe } => {
-                Request::PoolCreate { pool: name.clone(), members: all_absolute(disks)?, wipe: *wipe }
+            Self::Create { name, disks, wipe, single } => {
+                Request::PoolCreate { pool: name.clone(), members: all_absolute(disks)?, wipe: *wipe, single: *single }
             }
             Self::Start { name, disks, degraded } => {
                 Request::PoolStart { pool: name.clone(), members: all_absolute(disks)?, degraded: *degraded }
@@ -301,7 +304,12 @@ mod test {
         check("status --json", Request::Status);
         check(
             "pool create tank /dev/a /dev/b --wipe",
-            Request::PoolCreate { pool: pool.clone(), members: vec!["/dev/a".into(), "/dev/b".into()], wipe: true },
+            Request::PoolCreate {
+                pool: pool.clone(),
+                members: vec!["/dev/a".into(), "/dev/b".into()],
+                wipe: true,
+                single: false,
+            },
         );
         check(
             "volume create tank web1 10G",

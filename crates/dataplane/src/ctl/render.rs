@@ -3,7 +3,7 @@
 use crate::ctl::deadman;
 use std::fmt::Write;
 use units::table::Table;
-use units::{HostKey, Mode};
+use units::{ByteLen, HostKey, Mode};
 use wire::control::{
     GrantReport, HeldState, InitiatorReport, MemberState, PoolReport, Refusal, Reply, ServeState, SessionReport,
     StatusReport, VolumeReport, WorkReport,
@@ -37,6 +37,9 @@ pub fn refusal(refusal: &Refusal) -> String {
 
 fn status_text(status: &StatusReport) -> String {
     let mut text = format!("muskox target {}, up {}\n", status.version, status.up);
+    for trouble in &status.troubles {
+        line(&mut text, format_args!("TROUBLE: {trouble}"));
+    }
     for (title, body, count) in [
         ("pools", pools(&status.pools), status.pools.len()),
         ("volumes", volumes(&status.volumes), status.volumes.len()),
@@ -83,14 +86,19 @@ fn pools(list: &[PoolReport]) -> String {
         table.row([
             pool.pool.to_string(),
             pool.state.word().to_owned(),
-            pool.size.to_string(),
-            pool.free.to_string(),
+            bytes(pool.size, pool),
+            bytes(pool.free, pool),
             format!("{in_sync}/{}", pool.members.len()),
             pool.resync.as_ref().map(work).unwrap_or_default(),
             pool.reason.clone().unwrap_or_default(),
         ]);
     }
     table.render()
+}
+
+/// A pool that is not assembled does not tell how large it is.
+fn bytes(of: ByteLen, pool: &PoolReport) -> String {
+    if pool.size.0 == 0 { "-".to_owned() } else { of.to_string() }
 }
 
 fn pool(pool: &PoolReport) -> String {
@@ -103,7 +111,12 @@ fn pool(pool: &PoolReport) -> String {
     if let Some(reason) = &pool.reason {
         line(&mut text, format_args!("reason  {reason}"));
     }
-    line(&mut text, format_args!("size    {}, {} free", pool.size, pool.free));
+    if let Some(note) = &pool.note {
+        line(&mut text, format_args!("note    {note}"));
+    }
+    if pool.size.0 > 0 {
+        line(&mut text, format_args!("size    {}, {} free", pool.size, pool.free));
+    }
     if let Some(resync) = &pool.resync {
         line(&mut text, format_args!("resync  {}", work(resync)));
     }
@@ -232,7 +245,7 @@ fn line(text: &mut String, words: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod test {
     use super::*;
-    use units::{ByteLen, Epoch, Millis};
+    use units::{Epoch, Millis};
     use wire::control::{Code, MemberReport, Owner, PoolState};
 
     #[test]
@@ -243,6 +256,7 @@ mod test {
             array: None,
             state: PoolState::Recovering,
             reason: None,
+            note: None,
             size: ByteLen(1 << 30),
             free: ByteLen(1 << 20),
             members: vec![MemberReport { path: "/dev/a".into(), slot: Some(0), state: MemberState::InSync }],

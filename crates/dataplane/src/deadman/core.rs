@@ -4,7 +4,7 @@ use super::config::Config;
 use super::marks::Marks;
 use super::record::{Record, Written};
 use super::scribe::Scribe;
-use super::trouble::Troubles;
+use crate::trouble::Troubles;
 use cluster::lease::{GuardOrder, Holder, LeaseTiming, Renewal, Standing, Unsure, Vote, Voter, Witness};
 use host::runtime::now;
 use std::cell::{Cell, Ref, RefCell};

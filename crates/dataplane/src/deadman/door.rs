@@ -1,30 +1,31 @@
 //! Where the other machines come in: they renew, and ask for this witness's vote. Who has no witness's key is dropped.
 
 use super::core::Core;
-use crate::control::{ACCEPT_PAUSE, Answering, Manners, converse};
+use crate::control::{Answering, Manners, converse};
 use crate::credentials::Credentials;
-use cluster::lease::{ADDRESSES_MAX, MEMBERS_MAX};
-use host::net::{Listener, Transport};
-use host::runtime::now;
-use std::cell::Cell;
+use cluster::lease::{ADDRESSES_MAX, MEMBERS_MAX, Voter};
+use host::net::{Listener, Lobby, Place, Places, Source, Transport};
+use host::runtime::{now, sleep_until};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::Mutex;
 use units::{HostKey, Millis, Moment};
 use wire::control::{Code, Refusal, Reply, Request};
 
-/// Connections at once: each witness on each network, twice while it connects anew.
-const CONNECTIONS_MAX: usize = 2 * MEMBERS_MAX * ADDRESSES_MAX;
+/// Connections of which nothing is proven. Those from a witness's addresses go last.
+const STRANGERS: Places = Places { all: 2048, of_one: 1024 };
+/// Witnesses: each on each network, twice while it connects anew.
+const WITNESSES: Places = Places { all: MEMBERS_MAX * 2 * ADDRESSES_MAX, of_one: 2 * ADDRESSES_MAX };
 /// A handshake; two journeys and a signature.
 const TLS_MAX: Millis = Millis(1_000);
+/// Between two handshakes with strangers: each costs a signature, at real-time priority, whoever asks. So they take a twentieth
+/// of a processor at most.
+const STRANGER_EVERY: Millis = Millis(5);
 /// A peer speaks every heartbeat. Who has been silent for this long has connected anew, or is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// A request is 100 bytes.
 const REQUEST_BYTES_MAX: usize = 1 << 10;
 const READ_BYTES: usize = 512;
-/// A knock is logged this often.
-const COMPLAIN_EVERY: Millis = Millis(10_000);
 
 const MANNERS: Manners = Manners {
     read_bytes: READ_BYTES,
@@ -37,58 +38,63 @@ const MANNERS: Manners = Manners {
 pub struct Doors {
     core: Rc<Core>,
     credentials: Rc<Credentials>,
-    room: Arc<Semaphore>,
-    complained: Cell<Moment>,
+    strangers: Rc<Lobby>,
+    witnesses: Rc<Lobby>,
+    /// When a stranger's handshake last began. Strangers queue for it in the order in which they spoke.
+    last_stranger: Mutex<Moment>,
 }
 
 impl Doors {
     /// Doors that lead to this core.
     pub fn new(core: Rc<Core>, credentials: Rc<Credentials>) -> Rc<Self> {
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Rc::new(Self { core, credentials, room, complained: Cell::new(Moment(0)) })
+        let (strangers, witnesses) = (Lobby::new(STRANGERS), Lobby::new(WITNESSES));
+        Rc::new(Self { core, credentials, strangers, witnesses, last_stranger: Mutex::new(Moment(0)) })
+    }
+
+    /// Whose addresses those of the witnesses are.
+    pub fn know(&self, witnesses: &[Voter]) {
+        let portals = witnesses.iter().flat_map(|peer| &peer.portals);
+        self.strangers.know(portals.map(|portal| portal.ip()));
     }
 
     /// Serves one listener until the task is dropped. Conversations go on.
     pub async fn serve(self: Rc<Self>, listener: Listener) {
-        loop {
-            let place = Arc::clone(&self.room).acquire_owned().await.expect("the semaphore is never closed");
-            match listener.accept().await {
-                Ok(plain) => {
-                    let this = Rc::clone(&self);
-                    tokio::task::spawn_local(async move {
-                        let _place = place;
-                        this.receive(plain).await;
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
+        let receive = |plain, place| {
+            let this = Rc::clone(&self);
+            async move { this.receive(plain, place).await }
+        };
+        self.strangers.let_in(&listener, receive).await;
     }
 
-    async fn receive(&self, plain: Transport) {
+    async fn receive(&self, plain: Transport, place: Place) {
         let peer = plain.peer();
-        let stream = match self.credentials.server().await.accept(plain, TLS_MAX).await {
-            Ok(stream) => stream,
-            Err(error) => return self.complain(&format!("{peer:?}: {error}")),
+        let proving = async {
+            place.spoken_to_by(&plain, TLS_MAX).await?;
+            self.wait_for_turn(&plain).await;
+            self.credentials.server().await.accept(plain, TLS_MAX).await
+        };
+        let stream = match place.hold(proving).await {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return self.strangers.say(|| format!("{peer:?}: {error}")),
+            None => return self.strangers.say(|| format!("{peer:?} was sent away: newer ones needed its place")),
         };
         let Some(from) = stream.host_key().filter(|key| self.core.knows(*key)) else {
             let key = stream.host_key();
-            return self.complain(&format!("{peer:?}: {key:?} is no witness of the configuration, dropped"));
+            return self.strangers.say(|| format!("{peer:?}: {key:?} is no witness of the configuration, dropped"));
         };
+        drop(place);
+        let place = self.witnesses.enter(Source::Key(from));
         let machine = Machine { core: Rc::clone(&self.core), from };
-        if let Err(error) = converse(stream, &machine, &MANNERS).await {
+        if let Err(error) = converse(stream, &machine, &MANNERS, &place).await {
             tracing::debug!(%from, %error, "a conversation ended");
         }
     }
 
-    /// Anybody can knock: the log is not theirs to fill.
-    fn complain(&self, text: &str) {
-        if now().since(self.complained.get()) >= COMPLAIN_EVERY {
-            self.complained.set(now());
-            tracing::warn!("{text}");
+    async fn wait_for_turn(&self, plain: &Transport) {
+        if !self.strangers.knows(plain.peer()) {
+            let mut last = self.last_stranger.lock().await;
+            sleep_until(*last + STRANGER_EVERY).await;
+            *last = now();
         }
     }
 }

@@ -13,8 +13,8 @@
 use super::core::{Core, Kind};
 use super::guest::{Guest, Settled, Stopped};
 use super::marks::Marks;
-use super::trouble::Troubles;
 use crate::guests::{Guests, Live, Marked};
+use crate::trouble::Troubles;
 use futures_util::future::join_all;
 use host::runtime::{now, sleep_until};
 use host::vm::Identity;

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
+use units::sabotage::{Bug, planted};
 use units::{HostKey, Millis, Moment};
 use wire::control::{Answer, Ask, Decoder, PortalReport, RenewalReport, Reply, Request, VERSION, VoteReport, encode};
 
@@ -107,6 +108,7 @@ impl Drop for Link {
 
 impl Way {
     async fn keep(self: Rc<Self>, mut asked: mpsc::Receiver<Question>) {
+        assert!(!planted(Bug::TaskPanics), "planted");
         let mut news = true;
         loop {
             let ended = match self.connect().await {

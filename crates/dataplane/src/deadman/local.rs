@@ -6,12 +6,12 @@ use super::core::Core;
 use super::door::Doors;
 use super::keeper::Keeper;
 use super::link::Link;
-use super::trouble::Troubles;
 use crate::control::Answering;
 use crate::credentials::Credentials;
+use crate::trouble::Troubles;
 use cluster::lease::Voter;
-use host::net::Listener;
-use host::runtime::{now, sleep_until};
+use host::net::{Listener, NetError, when_there};
+use host::runtime::now;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,8 +26,6 @@ use wire::control::{CastReport, Code, DeadmanReport, PeerReport, Refusal, Reply,
 const VOTES_MAX: Millis = Millis(400);
 /// How long reading the configuration may take.
 const RELOAD_MAX: Duration = Duration::from_secs(5);
-/// An address that cannot be had at the start is tried again this often.
-const LISTEN_AGAIN: Millis = Millis(1_000);
 
 /// The whole process, as who asks sees it.
 pub struct Local {
@@ -59,6 +57,7 @@ impl Answering for Local {
 impl Local {
     /// Connections and listeners as configured; those that stay are not touched.
     pub fn begin(&self, config: &Config) {
+        self.doors.know(&config.witnesses);
         self.listen(config);
         self.connect(config);
     }
@@ -79,14 +78,10 @@ impl Local {
             let (address, doors, troubles) = (*address, Rc::clone(&self.doors), Rc::clone(&self.troubles));
             listening.entry(address).or_insert_with(|| {
                 tokio::task::spawn_local(async move {
-                    let listener = loop {
-                        match Listener::tcp(address) {
-                            Ok(listener) => break listener,
-                            Err(error) => troubles.note(&listening_on(address), Some(error.to_string())),
-                        }
-                        sleep_until(now() + LISTEN_AGAIN).await;
+                    let told = |wrong: Option<&NetError>| {
+                        troubles.note(&listening_on(address), wrong.map(ToString::to_string));
                     };
-                    troubles.note(&listening_on(address), None);
+                    let listener = when_there(|| Listener::tcp(address), told).await;
                     tracing::info!("listening on {address}");
                     doors.serve(listener).await;
                 })

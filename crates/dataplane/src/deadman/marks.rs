@@ -3,8 +3,8 @@
 //! Invariant: what was stopped here is known until it is let go on, also when its folder's file system is full: what is not in
 //! the folder is in the record, for the next life.
 
-use super::trouble::Troubles;
 use crate::guests::{Live, Mark, Marked, Who};
+use crate::trouble::Troubles;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;

@@ -19,12 +19,12 @@ mod local;
 mod marks;
 mod record;
 mod scribe;
-mod trouble;
 
 use self::core::{Core, Kind};
 use crate::config::ConfigError;
 use crate::control;
 use crate::credentials::Credentials;
+use crate::trouble::Troubles;
 use config::Config;
 use door::Doors;
 use host::net::{Listener, NetError, TlsError};
@@ -42,7 +42,6 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
-use trouble::Troubles;
 use units::{HostKey, Millis};
 
 /// Threads that read files: one for certificates, one for the configuration. They end at once when they are done. The record's
@@ -101,6 +100,7 @@ pub fn check(config_file: &Path) -> Result<(), DeadmanError> {
 /// # Errors
 /// [`DeadmanError`]; once it runs it ends only when told to.
 pub fn run(config_file: &Path) -> Result<(), DeadmanError> {
+    host::daemon::begin();
     let config = Config::load(config_file)?;
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().max_blocking_threads(READERS_MAX).thread_stack_size(READER_STACK_BYTES);

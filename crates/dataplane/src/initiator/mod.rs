@@ -32,6 +32,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::signal::unix::{SignalKind, signal};
+use units::sabotage::{Bug, planted};
 use units::{ByteLen, Millis, Moment};
 use wire::control::{Code, HeldReport, HeldState, InitiatorReport, Refusal, Reply, Request};
 
@@ -85,6 +86,7 @@ pub fn check(config_file: &Path) -> Result<(), InitiatorError> {
 /// # Errors
 /// [`InitiatorError`]; once it runs it ends only when told to.
 pub fn run(config_file: &Path) -> Result<(), InitiatorError> {
+    host::daemon::begin();
     let config = Config::load(config_file)?;
     host::runtime::block_on(|rt| serve_all(config, rt))?
 }
@@ -154,6 +156,7 @@ impl Held {
 
     /// Opens the volume, however long that takes, then serves it; the socket appears when it can be used.
     async fn keep_open(self: Rc<Self>) {
+        assert!(!planted(Bug::TaskPanics), "planted");
         let mut pause = self.config.hold.retry_first;
         let hold = loop {
             match Hold::open(&self.rt, self.config.hold, Box::new(Connect(Rc::clone(&self.way)))).await {
@@ -170,6 +173,8 @@ impl Held {
             pause = Millis(pause.0 * 2).min(self.config.hold.retry_most);
         };
         *self.hold.borrow_mut() = Some(hold.clone());
+        // What kept it from being opened is over.
+        self.unopened.take();
         tokio::task::spawn_local(Rc::clone(&self).log_changes(hold.clone()));
         let served = Served { name: self.config.name.clone(), mode: self.config.mode, disk: Rc::new(hold) };
         // It may have been restarted: QEMU, another user, connects again by itself.

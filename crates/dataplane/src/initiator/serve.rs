@@ -3,7 +3,7 @@
 
 use crate::session::{Connections, Leave, Session, export_info};
 use block::Disk;
-use host::net::{Listener, Transport};
+use host::net::{Listener, Lobby, Place, Places, Transport};
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,8 +12,8 @@ use wire::nbd::{ListedExport, Refusal, ServerCommand, ServerHandshake, TlsPolicy
 
 /// QEMU is on this machine: its handshake takes milliseconds.
 const LOGIN_MAX: Duration = Duration::from_secs(10);
-/// After a failed `accept` (no descriptors left).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections at once: QEMU has one, and people look in. A QEMU that was broken into gets no more memory of ours than that.
+const PLACES: Places = Places { all: 8, of_one: 8 };
 const READ_BYTES: usize = 16 << 10;
 
 /// One volume as QEMU sees it.
@@ -28,28 +28,27 @@ pub struct Served {
 
 /// Lets clients in until the task is dropped.
 pub async fn serve(listener: Listener, served: std::rc::Rc<Served>) {
-    loop {
-        match listener.accept().await {
-            Ok(transport) => {
-                let served = std::rc::Rc::clone(&served);
-                tokio::task::spawn_local(async move {
-                    if let Err(error) = served.welcome(transport).await {
-                        tracing::info!(volume = %served.name, "a client left: {error}");
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+    let lobby = Lobby::new(PLACES);
+    let receive = |transport, place: Place| {
+        let (served, lobby) = (std::rc::Rc::clone(&served), std::rc::Rc::clone(&lobby));
+        async move {
+            match place.hold(served.welcome(transport, &place)).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => lobby.say(|| format!("{}: a client left: {error}", served.name)),
+                None => lobby
+                    .say(|| format!("{}: the client that was here the longest had to go for a newer one", served.name)),
             }
         }
-    }
+    };
+    lobby.let_in(&listener, receive).await;
 }
 
 impl Served {
-    async fn welcome(&self, mut transport: Transport) -> io::Result<()> {
+    async fn welcome(&self, mut transport: Transport, place: &Place) -> io::Result<()> {
         let shaken = tokio::time::timeout(LOGIN_MAX, self.shake_hands(&mut transport)).await;
         let Some((received, negotiated)) = shaken.map_err(|_| io::ErrorKind::TimedOut)?? else { return Ok(()) };
+        // Who only knocks goes first.
+        place.heard();
         let stays = std::future::pending::<Leave>();
         let ended = Session::new(transport, &received, &negotiated, self.disk.clone(), stays).await;
         tracing::debug!(volume = %self.name, ?ended, "a client's session ended");

@@ -7,18 +7,24 @@ use crate::control::Answering;
 use crate::target::audit::Audit;
 use crate::target::config::Config;
 use crate::target::known::{Known, KnownError, KnownPool};
-use crate::target::pool::{Blueprint, Handle, Knock, Look, Opened, Start};
+use crate::target::pool::{Blueprint, Handle, Knock, Look, Opened, Start, Survey, Wanted};
+use crate::trouble::Troubles;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 use units::{HostKey, Moment, PoolName, VolumeName};
-use wire::control::{Code, MemberState, PoolReport, PoolState, Refusal, Reply, Request, StatusReport};
+use wire::control::{Advice, Code, MemberState, PoolReport, PoolState, Refusal, Reply, Request, StatusReport};
 use wire::nbd::{ListedExport, Refusal as NbdRefusal};
 
 /// A pool's thread answers a look within this, or is shown as not answering: its loop never blocks.
 const LOOK_MAX: Duration = Duration::from_secs(2);
+
+/// Between two looks for the disks of pools that could not be started.
+const TRY_EVERY: Duration = Duration::from_secs(3);
+/// A disk that somebody holds is tried every so many looks: the start itself waits for it.
+const BUSY_ROUNDS: u32 = 3;
 
 /// Paths remembered per pool: twice the slots of the largest mirror.
 const PLACES_MAX: usize = 16;
@@ -32,6 +38,7 @@ pub struct Director {
     /// Volumes being made: a name is given once on the whole target.
     naming: RefCell<BTreeSet<VolumeName>>,
     audit: Audit,
+    troubles: Rc<Troubles>,
 }
 
 enum Entry {
@@ -41,14 +48,35 @@ enum Entry {
     Stopped,
     /// It could not be started; why.
     Failed(Refusal),
+    /// The same, and it is being tried again.
+    Trying(Refusal),
+}
+
+/// What was there when a pool was last tried.
+#[derive(Default)]
+struct Tried {
+    found: Option<Vec<(PathBuf, [u8; 16], u64)>>,
+    rounds: u32,
+}
+
+impl Tried {
+    /// Whether something changed since: other disks, or a disk that somebody held may be free by now.
+    fn is_worth_another(&mut self, survey: &Survey, code: Code) -> bool {
+        let seen = survey.members.iter().map(|it| (it.path.clone(), it.superblock.device, it.superblock.events));
+        let found = Some(seen.collect::<Vec<_>>());
+        self.rounds = (self.rounds + 1) % BUSY_ROUNDS;
+        let changed = self.found != found;
+        self.found = found;
+        changed || (code == Code::Busy && self.rounds == 0)
+    }
 }
 
 impl Director {
     /// A director of what is known, nothing started yet.
-    pub fn new(config: Config, known: Known) -> Rc<Self> {
+    pub fn new(config: Config, known: Known, troubles: Rc<Troubles>) -> Rc<Self> {
         let started = host::runtime::now();
         let (known, audit) = (RefCell::new(known), Audit::new(&config.state_dir));
-        Rc::new(Self { config, started, known, pools: RefCell::default(), naming: RefCell::default(), audit })
+        Rc::new(Self { config, started, known, pools: RefCell::default(), naming: RefCell::default(), audit, troubles })
     }
 
     /// Starts every known pool that was not stopped by hand. A pool that cannot be started keeps the others from nothing.
@@ -61,13 +89,55 @@ impl Director {
         });
         let starts: Vec<_> = starts.collect();
         futures_util::future::join_all(starts.into_iter().map(|(name, pool)| async move {
-            let start =
-                Start::Assemble { array: Some(pool.array), paths: self.places(&pool.members, &[]), degraded: false };
+            let start = self.known_start(&pool);
             if let Err(refusal) = self.launch(&name, start).await {
                 tracing::error!(pool = %name, hint = refusal.hint, "cannot start: {}", refusal.text);
             }
         }))
         .await;
+    }
+
+    /// Starts pools that could not be started, when their disks come or are let go. Ends only with its task.
+    pub async fn start_what_waits(self: Rc<Self>) {
+        let mut tried: BTreeMap<PoolName, Tried> = BTreeMap::new();
+        loop {
+            tokio::time::sleep(TRY_EVERY).await;
+            let known = self.known.borrow().pools().clone();
+            for (name, pool) in known.into_iter().filter(|(_, pool)| !pool.stopped) {
+                let Some(refusal) = self.why_failed(&name) else { continue };
+                let Start::Assemble { array, paths, .. } = self.known_start(&pool) else { continue };
+                let survey = Wanted { name: name.clone(), array }.survey(&paths, true).await;
+                let before = tried.entry(name.clone()).or_default();
+                if survey.members.is_empty() || !before.is_worth_another(&survey, refusal.code) {
+                    continue;
+                }
+                // Somebody may have asked for a start meanwhile.
+                if self.why_failed(&name).is_some() {
+                    self.pools.borrow_mut().insert(name.clone(), Entry::Trying(refusal.clone()));
+                    self.try_again(&name, self.known_start(&pool), &refusal).await;
+                }
+            }
+        }
+    }
+
+    async fn try_again(&self, name: &PoolName, start: Start, before: &Refusal) {
+        match self.launch(name, start).await {
+            Ok(_) => tracing::warn!(pool = %name, "started, its disks are here now"),
+            Err(refusal) if refusal == *before => {}
+            Err(refusal) => tracing::error!(pool = %name, hint = refusal.hint, "cannot start: {}", refusal.text),
+        }
+    }
+
+    fn why_failed(&self, name: &PoolName) -> Option<Refusal> {
+        match self.pools.borrow().get(name) {
+            Some(Entry::Failed(refusal)) => Some(refusal.clone()),
+            _ => None,
+        }
+    }
+
+    fn known_start(&self, pool: &KnownPool) -> Start {
+        let paths = self.places(&pool.members, &[]);
+        Start::Assemble { array: Some(pool.array), paths, degraded: false, everywhere: true }
     }
 
     /// Stops every pool, all at once, and waits for their threads.
@@ -105,13 +175,13 @@ impl Director {
         lists.into_iter().flatten().collect()
     }
 
-    async fn create(&self, pool: PoolName, members: Vec<PathBuf>, wipe: bool) -> Result<Reply, Refusal> {
+    async fn create(&self, pool: PoolName, start: Start) -> Result<Reply, Refusal> {
         if self.pools.borrow().contains_key(&pool) {
-            let hint = "choose another name; `muskox ctl pool list` shows all of this target";
-            return Err(Refusal::new(Code::Exists, format!("there is a pool '{pool}' already"), hint));
+            let text = format!("there is a pool '{pool}' already: choose another name");
+            return Err(Refusal::advised(Code::Exists, text, Advice::ListPools));
         }
         self.pools.borrow_mut().insert(pool.clone(), Entry::Busy("being made"));
-        let made = self.launch(&pool, Start::Create { members, wipe }).await;
+        let made = self.launch(&pool, start).await;
         if made.is_err() {
             self.pools.borrow_mut().remove(&pool);
         }
@@ -125,21 +195,23 @@ impl Director {
                 return Err(Refusal::new(Code::Exists, format!("the pool '{pool}' is running already"), ""));
             }
             Some(Entry::Busy(what)) => return Err(busy(&pool, what)),
+            Some(Entry::Trying(_)) => return Err(busy(&pool, "being started")),
             Some(Entry::Stopped | Entry::Failed(_)) | None => {}
         }
         // Who names disks with that word says which of the members to go on with: no others are looked for.
-        let places = if degraded && !members.is_empty() {
+        let chosen = degraded && !members.is_empty();
+        let places = if chosen {
             members
         } else {
             self.places(known.as_ref().map_or(&[][..], |known| &known.members), &members)
         };
         if places.is_empty() {
-            let hint = "name its disks: muskox ctl pool start NAME DISK…";
-            return Err(Refusal::new(Code::NotFound, format!("no pool '{pool}' is known here"), hint));
+            let text = format!("no pool '{pool}' is known here");
+            return Err(Refusal::advised(Code::NotFound, text, Advice::NameDisks));
         }
         let fresh = self.pools.borrow_mut().insert(pool.clone(), Entry::Busy("being started")).is_none();
         let array = known.map(|known| known.array);
-        let started = self.launch(&pool, Start::Assemble { array, paths: places, degraded }).await;
+        let started = self.launch(&pool, Start::Assemble { array, paths: places, degraded, everywhere: !chosen }).await;
         if started.is_err() && fresh {
             self.pools.borrow_mut().remove(&pool);
         }
@@ -185,6 +257,7 @@ impl Director {
         StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             up: host::runtime::now().since(self.started),
+            troubles: self.troubles.list(),
             ..self.look().await
         }
     }
@@ -197,6 +270,7 @@ impl Director {
             pools: Vec::new(),
             volumes: Vec::new(),
             sessions: Vec::new(),
+            troubles: Vec::new(),
         };
         let names: Vec<PoolName> = self.pools.borrow().keys().cloned().collect();
         let looks = futures_util::future::join_all(names.iter().map(|name| self.look_at(name))).await;
@@ -217,7 +291,7 @@ impl Director {
             Some(Entry::Running(handle)) => Rc::clone(handle),
             Some(Entry::Busy(what)) => return alone(PoolState::Stopped, what),
             Some(Entry::Stopped) | None => return alone(PoolState::Stopped, ""),
-            Some(Entry::Failed(refusal)) => return alone(PoolState::Failed, &refusal.text),
+            Some(Entry::Failed(refusal) | Entry::Trying(refusal)) => return alone(PoolState::Failed, &refusal.text),
         };
         let look = handle.look(LOOK_MAX).await;
         look.unwrap_or_else(|| alone(PoolState::Failed, "its thread does not answer: see the log"))
@@ -236,10 +310,9 @@ impl Director {
         match self.pools.borrow().get(pool) {
             Some(Entry::Running(handle)) => Ok(Rc::clone(handle)),
             Some(Entry::Busy(what)) => Err(busy(pool, what)),
-            Some(Entry::Failed(refusal)) => Err(refusal.clone()),
+            Some(Entry::Failed(refusal) | Entry::Trying(refusal)) => Err(refusal.clone()),
             Some(Entry::Stopped) => {
-                let hint = format!("muskox ctl pool start {pool}");
-                Err(Refusal::new(Code::Busy, format!("the pool '{pool}' is stopped"), hint))
+                Err(Refusal::advised(Code::Busy, format!("the pool '{pool}' is stopped"), Advice::StartPool))
             }
             None => Err(no_pool(pool)),
         }
@@ -250,7 +323,7 @@ impl Director {
         let found = self.handles().into_iter().find(|(_, handle)| handle.has(volume)).map(|(_, handle)| handle);
         found.ok_or_else(|| {
             let text = format!("no running pool has a volume '{volume}'");
-            Refusal::new(Code::NotFound, text, "`muskox ctl volume list` shows all, `muskox ctl pool list` the pools")
+            Refusal::advised(Code::NotFound, text, Advice::ListVolumes)
         })
     }
 
@@ -292,7 +365,7 @@ impl Director {
                 members.push(path);
             }
         }
-        self.known.borrow_mut().remember(pool, KnownPool { array, members, stopped })
+        self.known.borrow_mut().remember(pool, KnownPool { array, members, stopped, more: BTreeMap::new() })
     }
 
     fn remember_members(&self, pool: &PoolName, reply: &Reply) {
@@ -312,7 +385,9 @@ impl Answering for Director {
         match request {
             Request::Status => Ok(Reply::Status(self.status().await)),
             Request::PoolList => Ok(Reply::Pools(self.look().await.pools)),
-            Request::PoolCreate { pool, members, wipe } => self.create(pool, paths(&members), wipe).await,
+            Request::PoolCreate { pool, members, wipe, single } => {
+                self.create(pool, Start::Create { members: paths(&members), wipe, single }).await
+            }
             Request::PoolStart { pool, members, degraded } => self.start(pool, paths(&members), degraded).await,
             Request::PoolStop { pool } => self.stop(pool).await,
             Request::PoolShow { pool } => self.show(&pool).await,
@@ -352,7 +427,7 @@ fn paths(texts: &[String]) -> Vec<PathBuf> {
 }
 
 fn no_pool(pool: &PoolName) -> Refusal {
-    Refusal::new(Code::NotFound, format!("there is no pool '{pool}'"), "`muskox ctl pool list` shows all")
+    Refusal::advised(Code::NotFound, format!("there is no pool '{pool}'"), Advice::ListPools)
 }
 
 fn busy(pool: &PoolName, what: &str) -> Refusal {

@@ -1,55 +1,80 @@
 //! Where initiators come in: a listener, the NBD handshake with its TLS, and the way to the pool that has the export.
 //!
-//! Invariants: a client has [`LOGIN_MAX`] for its part of the handshake and at most [`HALF_OPEN_MAX`] are in it at once;
-//! identity comes from the TLS key or from the listener, never from what the client says. Runs on the control thread.
+//! ```text
+//!  accept ─▶ a stranger: greeting, STARTTLS, TLS ─▶ a host, known by its key: options, open ─▶ the pool's thread
+//!            4096 places, 2048 of an address        4096 places, 512 of a host
+//! ```
+//! Invariants: accepting waits for nobody who is in; a client has [`PROVE_MAX`] until TLS is there and [`LOGIN_MAX`] for what
+//! follows; identity comes from the TLS key or from the listener, never from what the client says. Runs on the control thread.
 
 use crate::target::director::Director;
 use crate::target::net::{Listening, Welcome, peer_text};
 use crate::target::pool::{Claim, Knock, Opened};
-use host::net::{TlsError, Transport};
+use host::net::{Listener, Lobby, Place, Places, Source, TlsError, Transport};
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use units::{HostKey, Millis};
 use wire::nbd::{
     Closing, ExportName, Negotiated, OpenFor, Refusal as NbdRefusal, ServerCommand, ServerHandshake, TlsPolicy,
 };
 
-/// How long a client may take for its part of the handshake: seven round trips and one TLS handshake on a slow machine.
+/// Clients of which nothing is proven, at all listeners together. One address has room for every disk of a busy host, which
+/// attaches all at once when the target is back. Each costs a descriptor and a few KiB.
+const STRANGERS: Places = Places { all: 4096, of_one: 2048 };
+/// Hosts in the handshake: the pool takes its time for each volume.
+const HOSTS: Places = Places { all: 4096, of_one: 512 };
+/// How long a client may take until TLS is there: four round trips and signatures of both sides on a slow machine.
+const PROVE_MAX: Duration = Duration::from_secs(5);
+/// How long a client may take for the rest of the handshake: five round trips.
 const LOGIN_MAX: Duration = Duration::from_secs(10);
-/// Clients in the handshake per listener; more wait in the kernel's queue, so that a flood costs us this much memory.
-const HALF_OPEN_MAX: usize = 64;
-/// After a failed `accept` (no descriptors left): long enough to close some, short enough not to be noticed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const READ_BYTES: usize = 16 << 10;
 
-/// Lets clients in until the task is dropped.
-pub async fn serve(listening: Listening, director: Rc<Director>) {
-    let room = Arc::new(Semaphore::new(HALF_OPEN_MAX));
-    loop {
-        let place = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
-        match listening.accept().await {
-            Ok((transport, welcome)) => {
-                let director = Rc::clone(&director);
-                tokio::task::spawn_local(async move {
-                    let _place = place;
-                    let guest = Guest::new(transport, welcome);
-                    let peer = guest.peer.clone();
-                    match guest.shake_hands(&director).await {
-                        Ok(()) | Err(Turned::Left) => {}
-                        Err(error) => tracing::info!(peer, "{error}"),
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection on {listening}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+/// All doors of this target.
+pub struct Doors {
+    director: Rc<Director>,
+    strangers: Rc<Lobby>,
+    hosts: Rc<Lobby>,
+}
+
+impl Doors {
+    /// Doors that lead to this director's pools.
+    pub fn new(director: Rc<Director>) -> Rc<Self> {
+        Rc::new(Self { director, strangers: Lobby::new(STRANGERS), hosts: Lobby::new(HOSTS) })
+    }
+
+    /// Lets clients in until the task is dropped.
+    pub async fn serve(self: Rc<Self>, socket: Listener, listening: Rc<Listening>) {
+        let receive = |transport, place| {
+            let (this, listening) = (Rc::clone(&self), Rc::clone(&listening));
+            async move { this.receive(transport, listening.welcome().await, place).await }
+        };
+        self.strangers.let_in(&socket, receive).await;
+    }
+
+    async fn receive(&self, transport: Transport, welcome: Welcome, place: Place) {
+        let guest = Guest::new(transport, welcome, place);
+        let (peer, place) = (guest.peer.clone(), Rc::clone(&guest.place));
+        let guest = match place.hold(guest.prove()).await {
+            Some(Ok(guest)) => guest,
+            Some(Err(Turned::Left)) => return,
+            Some(Err(error)) => return self.strangers.say(|| format!("{peer}: {error}")),
+            None => return self.strangers.say(|| format!("{peer} was sent away: newer ones needed its place")),
+        };
+        // Whom the listener takes for a host has proven nothing.
+        let (place, who) = match &guest.welcome {
+            Welcome::Tls(_) => (Rc::new(self.hosts.enter(Source::Key(guest.host()))), &self.hosts),
+            Welcome::As(_) => (place, &self.strangers),
+        };
+        let guest = Guest { place: Rc::clone(&place), ..guest };
+        match place.hold(guest.shake_hands(&self.director)).await {
+            Some(Ok(()) | Err(Turned::Left)) => {}
+            Some(Err(error)) => who.say(|| format!("{peer}: {error}")),
+            None => who.say(|| format!("{peer} was sent away: newer ones needed its place")),
         }
     }
 }
@@ -61,8 +86,8 @@ enum Turned {
     Io(#[from] io::Error),
     #[error(transparent)]
     Tls(#[from] TlsError),
-    #[error("the client took longer than {} s", LOGIN_MAX.as_secs())]
-    Slow,
+    #[error("the client took longer than {} s for its part of the handshake", .0.as_secs())]
+    Slow(Duration),
     #[error("the client left")]
     Left,
     #[error("the client was refused: {0}")]
@@ -75,42 +100,59 @@ enum Turned {
 struct Guest {
     transport: Transport,
     welcome: Welcome,
+    place: Rc<Place>,
     host: Option<HostKey>,
     peer: String,
     machine: ServerHandshake,
     received: Vec<u8>,
     claim: Option<oneshot::Sender<Claim>>,
+    limit: Duration,
     deadline: Instant,
 }
 
 impl Guest {
-    fn new(transport: Transport, welcome: Welcome) -> Self {
-        let (policy, host) = match &welcome {
-            Welcome::Tls(_) => (TlsPolicy::Required, None),
-            Welcome::As(host) => (TlsPolicy::Off, Some(*host)),
+    fn new(transport: Transport, welcome: Welcome, place: Place) -> Self {
+        let (policy, host, limit) = match &welcome {
+            Welcome::Tls(_) => (TlsPolicy::Required, None, PROVE_MAX),
+            Welcome::As(host) => (TlsPolicy::Off, Some(*host), LOGIN_MAX),
         };
         Self {
             peer: peer_text(&transport),
             transport,
             welcome,
+            place: Rc::new(place),
             host,
             machine: ServerHandshake::new(policy),
             received: Vec::new(),
             claim: None,
-            deadline: Instant::now() + LOGIN_MAX,
+            limit,
+            deadline: Instant::now() + limit,
         }
     }
 
-    async fn shake_hands(mut self, director: &Director) -> Result<(), Turned> {
-        loop {
-            let mut input = &self.received[..];
-            let command = self.machine.step(&mut input);
-            let taken = self.received.len() - input.len();
-            self.received.drain(..taken);
-            match command {
+    /// The handshake until it is known who the client is.
+    async fn prove(mut self) -> Result<Self, Turned> {
+        while self.host.is_none() {
+            match self.step() {
                 None => self.receive().await?,
                 Some(ServerCommand::Send(bytes)) => self.send(&bytes).await?,
                 Some(ServerCommand::StartTls) => self = self.start_tls().await?,
+                Some(ServerCommand::Close(why)) => return Err(self.close(why).await.err().unwrap_or(Turned::Left)),
+                Some(other) => unreachable!("{other:?}: where TLS is required nothing else is heard before it"),
+            }
+        }
+        Ok(self)
+    }
+
+    /// The rest of it.
+    async fn shake_hands(mut self, director: &Director) -> Result<(), Turned> {
+        loop {
+            match self.step() {
+                None => self.receive().await?,
+                Some(ServerCommand::Send(bytes)) => self.send(&bytes).await?,
+                Some(ServerCommand::StartTls) => {
+                    unreachable!("TLS within TLS, and TLS at a plaintext listener, is refused")
+                }
                 Some(ServerCommand::ListExports) => {
                     let exports = director.exports(self.host()).await;
                     self.machine.answer_list(Ok(&exports));
@@ -122,15 +164,24 @@ impl Guest {
         }
     }
 
+    fn step(&mut self) -> Option<ServerCommand> {
+        let mut input = &self.received[..];
+        let command = self.machine.step(&mut input);
+        let taken = self.received.len() - input.len();
+        self.received.drain(..taken);
+        command
+    }
+
     fn host(&self) -> HostKey {
         self.host.expect("the handshake asks for exports only when the identity is known")
     }
 
     async fn receive(&mut self) -> Result<(), Turned> {
         let mut buffer = [0; READ_BYTES];
-        match in_time(self.deadline, self.transport.read(&mut buffer)).await? {
+        match in_time(self.deadline, self.limit, self.transport.read(&mut buffer)).await? {
             0 => Err(Turned::Left),
             len => {
+                self.place.heard();
                 self.received.extend_from_slice(&buffer[..len]);
                 Ok(())
             }
@@ -142,16 +193,17 @@ impl Guest {
             self.transport.write_all(bytes).await?;
             self.transport.flush().await
         };
-        in_time(self.deadline, sending).await
+        in_time(self.deadline, self.limit, sending).await
     }
 
     async fn start_tls(mut self) -> Result<Self, Turned> {
         let Welcome::Tls(tls) = &self.welcome else { unreachable!("a plaintext listener's handshake refuses TLS") };
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let limit = Millis(u64::try_from(left.as_millis()).expect("at most LOGIN_MAX"));
+        let limit = Millis(u64::try_from(left.as_millis()).expect("at most PROVE_MAX"));
         self.transport = tls.accept(self.transport, limit).await?;
         self.host = Some(self.transport.host_key().expect("a TLS connection knows its peer's key"));
         self.machine.tls_started();
+        (self.limit, self.deadline) = (LOGIN_MAX, Instant::now() + LOGIN_MAX);
         Ok(self)
     }
 
@@ -177,7 +229,7 @@ impl Guest {
     }
 
     async fn close(mut self, why: Closing) -> Result<(), Turned> {
-        let _ = in_time(self.deadline, self.transport.shutdown()).await;
+        let _ = in_time(self.deadline, self.limit, self.transport.shutdown()).await;
         match why {
             Closing::Aborted => Ok(()),
             Closing::Refused(refusal) => Err(Turned::Refused(refusal)),
@@ -186,9 +238,13 @@ impl Guest {
     }
 }
 
-async fn in_time<T>(deadline: Instant, work: impl Future<Output = io::Result<T>>) -> Result<T, Turned> {
+async fn in_time<T>(
+    deadline: Instant,
+    limit: Duration,
+    work: impl Future<Output = io::Result<T>>,
+) -> Result<T, Turned> {
     match tokio::time::timeout_at(deadline, work).await {
         Ok(done) => Ok(done?),
-        Err(_elapsed) => Err(Turned::Slow),
+        Err(_elapsed) => Err(Turned::Slow(limit)),
     }
 }

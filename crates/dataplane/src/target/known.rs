@@ -18,13 +18,12 @@ const LOCK: &str = "lock";
 /// The pools of one state folder. While it lives no other target uses the folder.
 pub struct Known {
     dir: PathBuf,
-    pools: BTreeMap<PoolName, KnownPool>,
+    document: Document,
     _lock: File,
 }
 
 /// What is remembered of one pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct KnownPool {
     /// Its array: members are known by this, not by their paths.
     pub array: ArrayId,
@@ -32,13 +31,17 @@ pub struct KnownPool {
     pub members: Vec<PathBuf>,
     /// It was stopped by hand and stays so.
     pub stopped: bool,
+    /// What a newer version wrote.
+    #[serde(flatten)]
+    pub more: BTreeMap<String, serde_json::Value>,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Document {
     version: u16,
     pools: BTreeMap<PoolName, KnownPool>,
+    #[serde(flatten)]
+    more: BTreeMap<String, serde_json::Value>,
 }
 
 /// Why the state folder is of no use.
@@ -85,49 +88,50 @@ impl Known {
             Err(std::fs::TryLockError::Error(source)) => return Err(KnownError::Io { path: lock_path, source }),
         }
         let path = dir.join(FILE);
-        let pools = match std::fs::read(&path) {
+        let document = match std::fs::read(&path) {
             Ok(bytes) => parse(&path, &bytes)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Document { version: VERSION, pools: BTreeMap::new(), more: BTreeMap::new() }
+            }
             Err(error) => return Err(failed(&path)(error)),
         };
-        Ok(Self { dir: dir.to_owned(), pools, _lock: lock })
+        Ok(Self { dir: dir.to_owned(), document, _lock: lock })
     }
 
     /// All of them.
     pub fn pools(&self) -> &BTreeMap<PoolName, KnownPool> {
-        &self.pools
+        &self.document.pools
     }
 
     /// Remembers a pool durably, in place of what was known under its name.
     ///
     /// # Errors
     /// [`KnownError::Io`]; then the old list stands.
-    pub fn remember(&mut self, name: &PoolName, pool: KnownPool) -> Result<(), KnownError> {
-        if self.pools.get(name) == Some(&pool) {
+    pub fn remember(&mut self, name: &PoolName, mut pool: KnownPool) -> Result<(), KnownError> {
+        let before = self.document.pools.get(name);
+        if let Some(before) = before {
+            pool.more.clone_from(&before.more);
+        }
+        if before == Some(&pool) {
             return Ok(());
         }
-        let mut pools = self.pools.clone();
-        pools.insert(name.clone(), pool);
-        self.store(&pools)?;
-        self.pools = pools;
-        Ok(())
-    }
-
-    fn store(&self, pools: &BTreeMap<PoolName, KnownPool>) -> Result<(), KnownError> {
-        let document = Document { version: VERSION, pools: pools.clone() };
+        let mut document = self.document.clone();
+        document.pools.insert(name.clone(), pool);
         let text = serde_json::to_vec_pretty(&document).expect("names and paths in UTF-8 are text");
         let path = self.dir.join(FILE);
-        replace(&path, &text).map_err(|source| KnownError::Io { path, source })
+        replace(&path, &text).map_err(|source| KnownError::Io { path, source })?;
+        self.document = document;
+        Ok(())
     }
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<BTreeMap<PoolName, KnownPool>, KnownError> {
+fn parse(path: &Path, bytes: &[u8]) -> Result<Document, KnownError> {
     let unreadable = |what: String| KnownError::Unreadable { path: path.to_owned(), what };
     let document: Document = serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))?;
     if document.version != VERSION {
         return Err(unreadable(format!("it has version {}", document.version)));
     }
-    Ok(document.pools)
+    Ok(document)
 }
 
 impl KnownError {
@@ -167,7 +171,12 @@ mod test {
     }
 
     fn pool(stopped: bool) -> KnownPool {
-        KnownPool { array: ArrayId([7; 16]), members: vec!["/dev/a".into(), "/dev/b".into()], stopped }
+        KnownPool {
+            array: ArrayId([7; 16]),
+            members: vec!["/dev/a".into(), "/dev/b".into()],
+            stopped,
+            more: BTreeMap::new(),
+        }
     }
 
     #[test]
@@ -180,6 +189,25 @@ mod test {
         known.remember(&name, pool(true)).unwrap();
         drop(known);
         assert_eq!(Known::open(&folder.0).unwrap().pools().get(&name), Some(&pool(true)));
+    }
+
+    /// Goal: a newer version's fields outlive an older one's writing. Method: a field too many at both places; what lacks one
+    /// that is needed is refused.
+    #[test]
+    fn unknown_fields_are_kept() {
+        let folder = Folder::new("fields");
+        let name: PoolName = "tank".parse().unwrap();
+        Known::open(&folder.0).unwrap().remember(&name, pool(false)).unwrap();
+        let path = folder.0.join(FILE);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let more = text.replace("\"version\": 1", "\"version\": 1, \"colour\": \"red\"");
+        std::fs::write(&path, more.replace("\"stopped\"", "\"shelf\": 7, \"stopped\"")).unwrap();
+        Known::open(&folder.0).unwrap().remember(&name, pool(true)).unwrap();
+        let kept = std::fs::read_to_string(&path).unwrap();
+        assert!(kept.contains("\"colour\": \"red\"") && kept.contains("\"shelf\": 7"), "{kept}");
+        assert!(kept.contains("\"stopped\": true"), "{kept}");
+        std::fs::write(&path, text.replace("\"stopped\"", "\"stood\"")).unwrap();
+        assert!(matches!(Known::open(&folder.0), Err(KnownError::Unreadable { .. })));
     }
 
     #[test]

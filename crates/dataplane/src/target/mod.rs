@@ -19,12 +19,15 @@ mod pool;
 use crate::config::ConfigError;
 use crate::control;
 use crate::credentials::Credentials;
+use crate::trouble::Troubles;
 use config::{Config, Trust};
 use director::Director;
-use host::net::Listener;
+use door::Doors;
+use host::net::{Listener, NetError, TlsError, when_there};
 use known::{Known, KnownError};
-use net::{ListenError, Listening};
+use net::Listening;
 use std::path::Path;
+use std::rc::Rc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
@@ -37,9 +40,12 @@ pub enum TargetError {
     /// The state folder is of no use.
     #[error(transparent)]
     Known(#[from] KnownError),
-    /// A listener or the control socket cannot be had.
+    /// The control socket cannot be had. A listener that cannot is tried again.
     #[error(transparent)]
-    Listen(#[from] ListenError),
+    Net(#[from] NetError),
+    /// A listener's certificate, key or CA.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system gives no loop or no signals.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
@@ -53,7 +59,7 @@ impl TargetError {
             Self::Config(error) => error.hint.clone(),
             Self::Known(error) => error.hint().to_owned(),
             // Their texts say it.
-            Self::Listen(_) => String::new(),
+            Self::Net(_) | Self::Tls(_) => String::new(),
             Self::System(_) => "check the limits of this process (ulimit -a)".to_owned(),
         }
     }
@@ -66,7 +72,7 @@ impl TargetError {
 pub fn check(config_file: &Path) -> Result<(), TargetError> {
     for listener in Config::load(config_file)?.listeners {
         if let Trust::Tls(files) = listener.trust {
-            Credentials::load(files).map_err(ListenError::from)?;
+            Credentials::load(files)?;
         }
     }
     Ok(())
@@ -77,6 +83,7 @@ pub fn check(config_file: &Path) -> Result<(), TargetError> {
 /// # Errors
 /// [`TargetError`]; once it runs it ends only when told to.
 pub fn run(config_file: &Path) -> Result<(), TargetError> {
+    host::daemon::begin();
     let config = Config::load(config_file)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = LocalSet::new().block_on(&runtime, serve(config));
@@ -88,12 +95,17 @@ pub fn run(config_file: &Path) -> Result<(), TargetError> {
 async fn serve(config: Config) -> Result<(), TargetError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let known = Known::open(&config.state_dir)?;
-    let control = Listener::unix(&config.control).map_err(ListenError::from)?;
+    let control = Listener::unix(&config.control)?;
+    let troubles = Rc::<Troubles>::default();
     let mut listening = Vec::new();
     for listener in &config.listeners {
-        listening.push(Listening::open(listener)?);
+        let wanted = Rc::new(Listening::new(listener)?);
+        // Who comes while the pools start waits in the kernel's queue.
+        let about = format!("listening on {wanted}");
+        let socket = wanted.open().inspect_err(|error| troubles.note(&about, Some(error.to_string()))).ok();
+        listening.push((wanted, about, socket));
     }
-    let director = Director::new(config, known);
+    let director = Director::new(config, known, Rc::clone(&troubles));
     let mut doors = vec![tokio::task::spawn_local(control::serve(control, director.clone()))];
     tokio::select! {
         () = director.start_known() => {}
@@ -102,9 +114,18 @@ async fn serve(config: Config) -> Result<(), TargetError> {
             return Ok(());
         }
     }
-    for listening in listening {
-        tracing::info!("serving on {listening}");
-        doors.push(tokio::task::spawn_local(door::serve(listening, director.clone())));
+    doors.push(tokio::task::spawn_local(director.clone().start_what_waits()));
+    let all = Doors::new(director.clone());
+    for (wanted, about, socket) in listening {
+        let (all, troubles) = (Rc::clone(&all), Rc::clone(&troubles));
+        doors.push(tokio::task::spawn_local(async move {
+            let told = |wrong: Option<&NetError>| troubles.note(&about, wrong.map(ToString::to_string));
+            let socket = match socket {
+                Some(socket) => socket,
+                None => when_there(|| wanted.open(), told).await,
+            };
+            all.serve(socket, wanted).await;
+        }));
     }
     tracing::info!("ready");
     tokio::select! {

@@ -4,13 +4,11 @@ use crate::credentials::Credentials;
 use crate::target::config::{Endpoint, Listener, Trust};
 use host::net::{Listener as Socket, NetError, Peer, ServerTls, TlsError, Transport};
 use std::fmt;
-use std::io;
 use std::rc::Rc;
 use units::HostKey;
 
-/// A listening socket and how it learns who a client is.
+/// Where to listen, and how it is learnt who a client is.
 pub struct Listening {
-    socket: Socket,
     at: Endpoint,
     trusted: Trusted,
 }
@@ -25,53 +23,49 @@ pub enum Welcome {
 }
 
 /// The same, for as long as a listener lives: certificates are renewed.
+#[derive(Clone)]
 enum Trusted {
     Shown(Rc<Credentials>),
     As(HostKey),
 }
 
-/// Why nobody can come in.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    /// The address or the socket.
-    #[error(transparent)]
-    Net(#[from] NetError),
-    /// The certificate, the key or the CA.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-}
-
 impl Listening {
-    /// Listens as configured.
+    /// As configured; nothing is opened yet.
     ///
     /// # Errors
-    /// [`ListenError`].
-    pub fn open(listener: &Listener) -> Result<Self, ListenError> {
+    /// The certificate, the key or the CA.
+    pub fn new(listener: &Listener) -> Result<Self, TlsError> {
         let trusted = match &listener.trust {
             Trust::Named(host) => Trusted::As(*host),
             Trust::Tls(files) => Trusted::Shown(Credentials::load(files.clone())?),
         };
-        let socket = match &listener.at {
+        Ok(Self { at: listener.at.clone(), trusted })
+    }
+
+    /// Listens.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn open(&self) -> Result<Socket, NetError> {
+        let socket = match &self.at {
             Endpoint::Tcp(address) => Socket::tcp(*address)?,
             Endpoint::Unix(path) => Socket::unix(path)?,
         };
-        if let (Endpoint::Tcp(address), Trusted::As(host)) = (&listener.at, &trusted) {
+        if let (Endpoint::Tcp(address), Trusted::As(host)) = (&self.at, &self.trusted) {
             tracing::warn!(%address, "plaintext: whoever reaches this address is taken for {host}, unseen and unchecked");
         }
-        Ok(Self { socket, at: listener.at.clone(), trusted })
+        // Port 0 has become one.
+        let chosen = socket.tcp_address().ok().flatten().map_or(self.at.clone(), Endpoint::Tcp);
+        tracing::info!("serving on {}", Self { at: chosen, trusted: self.trusted.clone() });
+        Ok(socket)
     }
 
-    /// The next connection.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub async fn accept(&self) -> io::Result<(Transport, Welcome)> {
-        let transport = self.socket.accept().await?;
-        let welcome = match &self.trusted {
+    /// How a client that comes now is received.
+    pub async fn welcome(&self) -> Welcome {
+        match &self.trusted {
             Trusted::Shown(credentials) => Welcome::Tls(credentials.server().await),
             Trusted::As(host) => Welcome::As(*host),
-        };
-        Ok((transport, welcome))
+        }
     }
 }
 
@@ -82,10 +76,7 @@ impl fmt::Display for Listening {
             Trusted::As(_) => "plaintext",
         };
         match &self.at {
-            Endpoint::Tcp(address) => {
-                let chosen = self.socket.tcp_address().ok().flatten().unwrap_or(*address);
-                write!(f, "{chosen} ({how})")
-            }
+            Endpoint::Tcp(address) => write!(f, "{address} ({how})"),
             Endpoint::Unix(path) => write!(f, "{} ({how})", path.display()),
         }
     }

@@ -59,7 +59,10 @@ impl fmt::Display for DiskError {
             DiskErrorKind::Open(error) => match error.kind() {
                 io::ErrorKind::NotFound => write!(f, "does not exist: check the path (/dev/disk/by-id is stable)"),
                 io::ErrorKind::PermissionDenied => {
-                    write!(f, "may not be opened by this user: run as its owner or root")
+                    write!(
+                        f,
+                        "cannot be opened, permission denied: run as root; where this is root, check the container's device rules"
+                    )
                 }
                 io::ErrorKind::ReadOnlyFilesystem => write!(f, "is write-protected: check its switch or its mount"),
                 _ => write!(f, "cannot be opened ({error}): look at `dmesg` for its hardware"),

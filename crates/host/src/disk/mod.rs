@@ -14,6 +14,7 @@
 mod error;
 mod facts;
 mod file;
+mod find;
 mod lanes;
 mod lock;
 mod pool;
@@ -21,6 +22,7 @@ mod ring;
 
 pub use error::{DiskError, DiskErrorKind};
 pub use facts::{Facts, Kind};
+pub use find::{Identity, Machine, look_at};
 
 use block::{BlockDevice, DeviceError, Disk, Durability, Geometry, IoBuf, IoData, IoFuture};
 use file::{Job, OpenFile};

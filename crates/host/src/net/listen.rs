@@ -1,6 +1,7 @@
 //! Listening and connecting, with the settings every data-plane socket has.
 
 use super::transport::{Peer, Transport};
+use crate::runtime::{now, sleep_until};
 use crate::users::give;
 use rustix::fs::{FlockOperation, Mode, flock};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
@@ -13,8 +14,11 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use units::Millis;
 
-/// Connections that nobody has accepted yet: more hosts than a cluster has, each with a few connections.
-const BACKLOG: i32 = 128;
+/// Connections that nobody has accepted yet. A thread that is busy for some milliseconds must not lose one to a flood: a lost SYN
+/// costs a second. The kernel takes at most `net.core.somaxconn`, 4096 since Linux 5.4. Source: listen(2).
+const BACKLOG: i32 = 4096;
+/// An address that cannot be had is tried again this often.
+const LISTEN_AGAIN: Millis = Millis(1_000);
 /// `sun_path` is 108 bytes with its final zero. Source: unix(7).
 const UNIX_PATH_MAX: usize = 107;
 /// A connection whose peer is gone for good is cleared away after about two minutes.
@@ -159,6 +163,24 @@ impl Listener {
             }
             Socketed::Unix(socket) => Transport::unix(socket.accept().await?.0),
         }
+    }
+}
+
+/// Listens as soon as that is possible: an address may come later, by DHCP or with its interface, or be in use a while longer.
+/// `told` hears after each try what stands in the way, or that nothing does.
+pub async fn when_there(
+    listen: impl Fn() -> Result<Listener, NetError>,
+    mut told: impl FnMut(Option<&NetError>),
+) -> Listener {
+    loop {
+        match listen() {
+            Ok(listener) => {
+                told(None);
+                return listener;
+            }
+            Err(error) => told(Some(&error)),
+        }
+        sleep_until(now() + LISTEN_AGAIN).await;
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod acked;
 mod bridge;
+mod door;
 mod duty;
 mod link;
 mod listen;
@@ -16,8 +17,9 @@ mod transport;
 
 pub use acked::Acknowledged;
 pub use bridge::{bridges, check_bridge, check_uplink, keep_bridge};
+pub use door::{Lobby, LogBudget, Place, Places, Source};
 pub use duty::duties;
-pub use listen::{Listener, NetError, connect_tcp, connect_unix};
+pub use listen::{Listener, NetError, connect_tcp, connect_unix, when_there};
 pub use tap::{TapOwner, keep_tap, remove_tap};
 pub use tls::{ClientTls, Expect, ServerTls, StrangerTls, TlsError, TlsFiles, fingerprint_of, host_key_of};
 pub use transport::{Parts, Peer, Transport};

@@ -4,8 +4,9 @@
 #![allow(unsafe_code, reason = "pre_exec, and tokio's registration of a descriptor, are unsafe by their signatures")]
 
 use super::Owner;
+use crate::sandbox::end_with;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -67,13 +68,14 @@ impl Program {
             command.uid(owner.uid).gid(owner.gid);
         }
         let (folder, cgroups, limits, ends_with_us) = (self.folder, self.cgroups, self.limits, self.ends_with_us);
+        let us = rustix::process::getpid();
         let set_up = move || {
             rustix::process::setsid()?;
             if let Some(folder) = &folder {
                 rustix::process::fchdir(folder)?;
             }
             if ends_with_us {
-                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+                end_with(us)?;
             }
             for procs in &cgroups {
                 // "0" is the writer itself (cgroups(7)).
@@ -95,7 +97,7 @@ impl Program {
             close_on_exec_from(FIRST_FOREIGN_FD)
         };
         // SAFETY: the closure runs in the child after fork, where only async-signal-safe work is allowed. It makes
-        // system calls only (setsid, fchdir, prctl, write, prlimit, rt_sigaction, close_range), touches no lock, allocates nothing
+        // system calls only (setsid, fchdir, prctl, getppid, write, prlimit, rt_sigaction, close_range), touches no lock, allocates nothing
         // (io::Error from a raw number does not allocate), and borrows nothing that could be gone: it owns its captures.
         unsafe { command.pre_exec(set_up) };
         command.spawn()

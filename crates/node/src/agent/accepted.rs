@@ -109,7 +109,7 @@ fn sent(witnesses: Vec<WitnessAt>, engine: &mut Memory) -> Synced {
     let timing: LeaseTiming = crate::registry::settings(engine).expect("it was founded").lease;
     let members = NodeList { cluster, nodes: Vec::new() };
     let (assignments, unknown) = (Vec::new(), Vec::new());
-    let synced = Synced { members, assignments, witnesses, timing, at: Revision(1), unknown };
+    let synced = Synced { members, assignments, witnesses, timing, at: Revision(1), unknown, keep: Default::default() };
     let text = serde_json::to_string(&synced).expect("plain values are JSON");
     assert!(text.len() < REPLY_BYTES_MAX, "{} bytes", text.len());
     let read: Synced = serde_json::from_str(&text).expect("it was written here");

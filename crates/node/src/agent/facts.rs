@@ -11,6 +11,8 @@ use units::ByteLen;
 
 /// Source: proc_meminfo(5).
 const MEMINFO: &str = "/proc/meminfo";
+/// Source: proc_cpuinfo(5).
+const CPUINFO: &str = "/proc/cpuinfo";
 /// Source: getconf(1): the page of every machine that QEMU's x86 guests run on.
 const PAGE_BYTES: u64 = 4096;
 
@@ -85,6 +87,13 @@ pub fn complaints(place: &Place) -> Vec<(String, String)> {
             }
             Ok(range) => complain_of_users(range, &mut complain),
         }
+        if is_virtual(&std::fs::read_to_string(CPUINFO).unwrap_or_default()) {
+            complain(
+                "it is a virtual machine: its clock stands while its hypervisor pauses it, so after that its guests may run for up to \
+                 3 s beside others that were started in their place",
+                "use machines of their own as hosts; otherwise never pause, suspend or snapshot this one while guests run",
+            );
+        }
         if kvm_is_roots() {
             complain(
                 "only root may open /dev/kvm, and QEMU is not root",
@@ -93,6 +102,12 @@ pub fn complaints(place: &Place) -> Vec<(String, String)> {
         }
     }
     found
+}
+
+/// Whether a hypervisor runs this machine. Source: CPUID leaf 1, ECX bit 31, which Linux calls so (`arch/x86/include/asm/cpufeatures.h`).
+fn is_virtual(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':'));
+    flags.is_some_and(|(_, flags)| flags.split_whitespace().any(|flag| flag == "hypervisor"))
 }
 
 fn complain_of_users(range: UserRange, complain: &mut impl FnMut(&str, &str)) {
@@ -125,5 +140,8 @@ mod test {
         assert_eq!(field("", "MemTotal:"), 0);
         assert_eq!(read_version("QEMU emulator version 10.0.2 (Debian 1:10)\nCopyright"), Some((10, 0)));
         assert_eq!(read_version("nothing"), None);
+        // control B1: said of a host whose clock somebody else may stop.
+        assert!(is_virtual("processor\t: 0\nflags\t\t: fpu vme hypervisor lahf_lm\n"));
+        assert!(!is_virtual("model name\t: hypervisor\nflags\t\t: fpu vme hypervisor2\n") && !is_virtual(""));
     }
 }

@@ -15,6 +15,7 @@ mod guest;
 mod host_config;
 mod initiator;
 mod keep;
+mod keepsake;
 mod memory;
 mod network;
 mod place;
@@ -45,6 +46,7 @@ use cluster::store::Revision;
 use guest::{Guest, Shared, Voice};
 use host::users::User;
 use host::vm::Folder;
+use keepsake::Keepsake;
 use memory::Memory;
 use place::Place;
 use sequence::Sequences;
@@ -85,6 +87,8 @@ pub struct Agent {
     wanted_deadman: RefCell<Option<String>>,
     /// That changed.
     witnesses: Notify,
+    /// What this machine keeps of the cluster.
+    keepsake: Keepsake,
     qemu: Cell<Option<(u32, u32)>>,
 }
 
@@ -93,6 +97,7 @@ pub struct Agent {
 struct MachineState {
     /// When the target was started, by its own word.
     target_since: Option<Moment>,
+    target_troubles: Vec<String>,
     /// What the dead-man says.
     deadman: Option<Result<DeadmanReport, String>>,
     /// What is wrong with its bridges.
@@ -116,6 +121,7 @@ impl Agent {
         let this = Self {
             shared,
             guests: RefCell::default(),
+            keepsake: Keepsake::load(root),
             unknown: RefCell::default(),
             idle: RefCell::default(),
             state: RefCell::default(),
@@ -149,10 +155,13 @@ impl Agent {
         let (lacks_machine, processor) = self.shared.accelerators.offered();
         let state = self.state.borrow();
         let said = state.deadman.as_ref().and_then(|said| said.as_ref().ok());
-        let troubles = said.into_iter().flat_map(|said| &said.troubles).map(|text| {
-            let hint = "see `journalctl -u muskox-deadman` or var/log/muskox/deadman.log there";
-            (format!("the dead-man has trouble: {text}"), hint.to_owned())
-        });
+        let trouble =
+            |who: &str, log: &str, text: &str| (format!("the {who} has trouble: {text}"), format!("see {log} there"));
+        let log = "`journalctl -u muskox-deadman` or var/log/muskox/deadman.log";
+        let of_deadman = said.into_iter().flat_map(|said| &said.troubles).map(|text| trouble("dead-man", log, text));
+        let log = "var/log/muskox/target.log";
+        let of_target = state.target_troubles.iter().map(|text| trouble("target", log, text));
+        let troubles = of_deadman.chain(of_target);
         let complaints = facts::complaints(place).into_iter().chain(self.unreadable(&state));
         HostReport {
             sequence,
@@ -211,6 +220,7 @@ impl Agent {
 
     /// How everything here should be.
     pub fn synced(&self, synced: Synced) {
+        self.keep(&synced.keep);
         let wanted = Some(deadman::wanted(&self.shared.place, &synced));
         if self.wanted_deadman.replace(wanted.clone()) != wanted {
             self.witnesses.notify_one();
@@ -244,7 +254,7 @@ impl Agent {
     }
 
     /// Takes note of what keeps a process of this machine from its work, or that nothing does any more.
-    fn fault(&self, process: &'static str, problem: Option<&Problem>) {
+    pub(crate) fn fault(&self, process: &'static str, problem: Option<&Problem>) {
         let faults = &mut self.state.borrow_mut().faults;
         let Some(problem) = problem else {
             faults.remove(process);
@@ -326,9 +336,9 @@ async fn look_around(node: Rc<Node>) {
             false => None,
         };
         let since = |up: Millis| Moment(host::runtime::now().0.saturating_sub(up.0));
-        let target_since = match status {
-            Some(Reply::Status(report)) => Some(since(report.up)),
-            _ => None,
+        let (target_since, target_troubles) = match status {
+            Some(Reply::Status(report)) => (Some(since(report.up)), report.troubles),
+            _ => (None, Vec::new()),
         };
         let deadman = Some(deadman::status(place).await);
         let bridges = if place.is(Role::Host) { network::keep_bridges(place) } else { Vec::new() };
@@ -337,7 +347,8 @@ async fn look_around(node: Rc<Node>) {
         }
         {
             let mut state = node.agent.state.borrow_mut();
-            (state.target_since, state.deadman, state.bridges) = (target_since, deadman, bridges);
+            (state.target_since, state.target_troubles) = (target_since, target_troubles);
+            (state.deadman, state.bridges) = (deadman, bridges);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -138,7 +138,7 @@ impl Agent {
         let refused = |text: String, hint: &str| Problem::new(Code::NotPossible, text, hint);
         if self.guests.borrow().contains_key(vm) {
             let text = format!("VM '{vm}' is known on '{}'", self.shared.place.name);
-            return Err(refused(text, "stop it with `muskox vm stop`, or delete it with `muskox vm delete`"));
+            return Err(refused(text, "stop it with `muskox vm stop`, or remove it with `muskox vm remove`"));
         }
         match self.unknown.borrow_mut().get_mut(vm) {
             Some(unknown) => unknown.set_ending(true),

@@ -101,7 +101,7 @@ fn other_end(task: &Task, host: HostKey) -> Option<HostKey> {
 }
 
 async fn ask_witnesses(desk: &Rc<Desk>, to: &mpsc::Sender<Said>, order: &Order, host: HostKey) {
-    if let Ok(Verdict::Dead { until }) = desk.verdict(host).await {
+    if let Ok(Verdict::Dead { until, .. }) = desk.verdict(host).await {
         let report = Report::Gone { host, proof: Proof::Votes { until } };
         let _ = to.send(Said::Event(Event::Report(order.at, report))).await;
     }

@@ -3,6 +3,7 @@
 use super::Desk;
 use super::view::View;
 use super::witnesses;
+use crate::past::ToKeep;
 use crate::peer::{Assignment, HostReport, Synced, WitnessAt};
 use crate::registry::{self, Record};
 use crate::store::failed;
@@ -49,7 +50,8 @@ impl Desk {
         assignments.retain(|it| !self.seems_behind(&view, &it.vm));
         unknown.retain(|vm| self.working(vm).is_none());
         let (witnesses, timing) = (told(&view.members, sets.last().map_or(&[][..], Vec::as_slice)), settings.lease);
-        Ok(Synced { members, assignments, witnesses, timing, at: view.at, unknown })
+        let keep = ToKeep::default();
+        Ok(Synced { members, assignments, witnesses, timing, at: view.at, unknown, keep })
     }
 }
 

@@ -76,6 +76,12 @@ impl Hosts {
         self.reports.get(&host).filter(|(_, when)| now.since(*when) < FRESH).map(|(report, _)| report)
     }
 
+    /// When a machine called last.
+    #[must_use]
+    pub fn heard_at(&self, host: HostKey) -> Option<Moment> {
+        self.reports.get(&host).map(|(_, when)| *when)
+    }
+
     /// Which witnesses each machine's dead-man knows, by its newest report.
     #[must_use]
     pub fn witnesses(&self) -> BTreeMap<HostKey, Vec<HostKey>> {

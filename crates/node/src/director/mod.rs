@@ -33,7 +33,9 @@ pub use hosts::FRESH;
 pub use place::{Fit, admitted, memory, side, still_bound};
 pub use recover::DEADLINE as RECOVERY_DEADLINE;
 pub use view::{View, get};
+pub use witnesses::{keep as keep_sets, sets as witness_sets};
 
+use crate::past;
 use crate::peer::{self, Ask, Reply, SyncReport, Synced, Tell};
 use crate::registry::Record;
 use crate::service::Node;
@@ -49,7 +51,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use units::{Epoch, HostKey, Moment, VmName, VolumeName};
-use votes::{Ballot, DeadMan};
+use votes::{Ballot, DeadMan, VotedDead};
 
 pub use facts::{key as facts_key, now_ms, of as facts_of};
 
@@ -94,8 +96,8 @@ pub struct Desk {
     unreadable: RefCell<Vec<(Key, String)>>,
     /// Guests that a dead-man stands on, and since when.
     paused: RefCell<BTreeMap<(VmName, HostKey), Moment>>,
-    /// Until when votes say that a host is dead.
-    verdicts: RefCell<BTreeMap<HostKey, Moment>>,
+    /// Hosts that were voted dead.
+    verdicts: RefCell<BTreeMap<HostKey, VotedDead>>,
     /// When each machine's target began its life, as far as floors were told.
     lives: RefCell<BTreeMap<HostKey, Moment>>,
     /// The highest epoch that a target said of each volume.
@@ -137,8 +139,17 @@ impl Director {
     pub async fn synced(&self, node: &Node, from: &Record, report: SyncReport) -> Result<Synced, Problem> {
         let keeper = node.keeper.as_ref().expect("only the machine with the store has a director");
         let desk = self.desk()?;
+        let (key, keeps, holder) = (from.key, report.keeps, desk.me);
+        if let Some(kept) = report.kept {
+            keeper.store.ask(move |engine| past::hear(engine, (key, holder), &kept)).await?;
+            // What was found by other witnesses is asked again.
+            desk.verdicts.borrow_mut().clear();
+        }
         let members = node.members(keeper).await?;
-        desk.synced(from, report.report, members).await
+        let synced = desk.synced(from, report.report, members).await?;
+        // After that: what is told of witnesses is among what is to be kept.
+        let keep = keeper.store.ask(move |engine| past::to_keep(engine, key, keeps)).await?;
+        Ok(Synced { keep, ..synced })
     }
 }
 

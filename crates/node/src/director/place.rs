@@ -69,8 +69,8 @@ impl Desk {
     /// there would stand still.
     #[must_use]
     pub fn voted_dead(&self, host: HostKey) -> Option<Millis> {
-        let until = self.verdicts.borrow().get(&host).copied();
-        until.map(|until| until.since(now())).filter(|left| left.0 > 0)
+        let known = self.verdicts.borrow().get(&host).copied();
+        known.map(|known| known.until.since(now())).filter(|left| left.0 > 0)
     }
 }
 

@@ -15,6 +15,7 @@ use cluster::ha::{self, Autostart, BACK_OFF_MS, Decision, Recovery, Verdict};
 use cluster::job::{Guest, Outcome, Ownership, Record, Task};
 use cluster::store::{Compare, Engine, Entry, Revision, Txn};
 use cluster::why::Happened;
+use futures_util::future::join_all;
 use host::runtime::now;
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,6 +31,8 @@ const ASK_EVERY: Millis = Millis(250);
 const LOOK_MAX: Duration = Duration::from_secs(2);
 /// After a restart of this node hosts call within a second; until this, who was not heard is not judged.
 pub const SETTLE: Millis = Millis(3_000);
+/// A node that has not called for so long is spoken of: dead hosts are voted dead before.
+const SILENT: Millis = Millis(10_000);
 /// A VM that others wait for counts as up after it has run so long.
 const BOOT: Millis = Millis(3_000);
 /// After a cold start nobody waits longer than this for machines that do not come.
@@ -120,9 +123,10 @@ impl Desk {
         let candidates: Vec<_> = self.fits(view, &spec).into_iter().map(|fit| fit.candidate).collect();
         match ha::decide(owned, verdict, &candidates, (memory(&spec), POWER), now()) {
             Decision::Recover(plan, after) => {
-                let of = u64::try_from(view.members.len()).expect("at most 256");
-                let votes = u64::try_from(cluster::lease::majority(view.members.len())).expect("at most 256");
-                self.happened(vm, Happened::VotedDead { host: view.name(host), votes, of, silent_ms });
+                if let Verdict::Dead { votes, of, .. } = verdict {
+                    let [votes, of] = [votes, of].map(|count| u64::try_from(count).expect("at most 32"));
+                    self.happened(vm, Happened::VotedDead { host: view.name(host), votes, of, silent_ms });
+                }
                 self.start_as_described(vm).await?;
                 self.begin(Task::Recover(*plan), (owned, &after), DEADLINE).await.map(drop)
             }
@@ -180,12 +184,33 @@ impl Desk {
         let order = self.starting_order(&view, &down);
         // Nobody waits for one that failed, and it waits for nobody but its back-off.
         let failed = order.iter().filter(|it| it.failed).map(|it| &it.vm);
-        for vm in ha::due(&order).into_iter().chain(failed).filter(|vm| down.contains(vm)) {
-            if let Err(problem) = self.see_to(&view, vm).await {
+        let due = ha::due(&order).into_iter().chain(failed).filter(|vm| down.contains(vm));
+        // Beside each other: a host that does not answer keeps nobody else's VM down.
+        let (this, view) = (self, &view);
+        join_all(due.map(|vm| async move {
+            if let Err(problem) = this.see_to(view, vm).await {
                 tracing::warn!("VM '{vm}' is not brought back: {problem}; hint: {}", problem.hint);
             }
-        }
+        }))
+        .await;
+        self.tell_of_silent_owners(view);
         Ok(())
+    }
+
+    /// A VM whose host lives and whose node does not answer is left as it is, whatever became of it: that is said.
+    fn tell_of_silent_owners(self: &Rc<Self>, view: &View) {
+        for vm in view.vms.keys().filter(|vm| self.wanted(view, vm)) {
+            let Some(owner) = view.ownership(vm).ok().and_then(|owned| owned.owner) else { continue };
+            let heard = self.hosts.borrow().heard_at(owner).unwrap_or(self.began);
+            if now().since(heard) >= SILENT && view.member(owner).is_some() {
+                let host = view.name(owner);
+                let why = format!(
+                    "the node of its host '{host}' does not answer, and the witnesses have not voted that host dead: whether the VM \
+                     runs there is not known"
+                );
+                self.nothing_done(vm, &why);
+            }
+        }
     }
 
     /// Tells once what cannot be read.

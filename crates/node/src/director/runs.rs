@@ -166,8 +166,8 @@ impl Desk {
                 let (desk, vm) = (Rc::clone(self), tell.vm.clone());
                 tokio::task::spawn_local(async move {
                     let name = vm.clone();
-                    let view = desk.store.ask(move |engine| View::of(engine, &name)).await.unwrap_or_default();
-                    desk.happened(&vm, Happened::Paused { host: view.name(from) });
+                    let view = desk.store.ask(move |engine| View::of(engine, &name)).await;
+                    desk.happened(&vm, Happened::Paused { host: View::name_in(&view, from) });
                 });
             }
             Some(since) if !tell.paused => {
@@ -471,8 +471,8 @@ impl Carrier {
         };
         tracing::info!("job {} on VM '{vm}' ended: {outcome:?}", record.id);
         let name = vm.clone();
-        let view = self.desk.store.ask(move |engine| View::of(engine, &name)).await.unwrap_or_default();
-        self.desk.happened(&vm, ended(&view, record, outcome));
+        let view = self.desk.store.ask(move |engine| View::of(engine, &name)).await;
+        self.desk.happened(&vm, ended(|key| View::name_in(&view, key), record, outcome));
         self.desk.note_end(&vm, &record.plan, outcome);
         let cleared = self.desk.store.ask(clear_old_jobs).await;
         if let Err(problem) = cleared {
@@ -482,25 +482,21 @@ impl Carrier {
 }
 
 /// A job's end as a fact.
-fn ended(view: &View, record: &Record<Task>, outcome: &Outcome) -> Happened {
+fn ended(name: impl Fn(HostKey) -> String, record: &Record<Task>, outcome: &Outcome) -> Happened {
     match (&record.plan, outcome) {
         (Task::Migrate(plan), Outcome::Done) => Happened::Moved {
-            from: view.name(plan.source),
-            to: view.name(plan.destination),
+            from: name(plan.source),
+            to: name(plan.destination),
             total_ms: record.spent_ms,
             blackout_ms: plan.receipt.measured.cpu_blackout_ms,
         },
         (Task::Migrate(plan), Outcome::Undone { why }) => {
-            Happened::MoveUndone { host: view.name(plan.source), why: words(why) }
+            Happened::MoveUndone { host: name(plan.source), why: words(why) }
         }
-        (Task::Recover(plan), Outcome::Done) => {
-            Happened::Started { host: view.name(plan.to), epoch: record.owned.epoch }
-        }
-        (Task::Migrate(plan), Outcome::Lost { why }) => {
-            Happened::Died { host: view.name(lost_with(plan)), why: words(why) }
-        }
+        (Task::Recover(plan), Outcome::Done) => Happened::Started { host: name(plan.to), epoch: record.owned.epoch },
+        (Task::Migrate(plan), Outcome::Lost { why }) => Happened::Died { host: name(lost_with(plan)), why: words(why) },
         (Task::Recover(plan), Outcome::Lost { why } | Outcome::Undone { why }) => {
-            Happened::Died { host: view.name(plan.to), why: words(why) }
+            Happened::Died { host: name(plan.to), why: words(why) }
         }
         (_, Outcome::Conflict) => {
             Happened::NothingDone { why: Outcome::Conflict.why().expect("a conflict has a reason").to_owned() }

@@ -1,6 +1,7 @@
 //! The director's own objects, for the test of all that another version may have written (`crate::versions`).
 
 use super::facts::Facts;
+pub use super::witnesses::Object as Witnesses;
 use crate::versions::{Kind, object};
 use serde_json::json;
 

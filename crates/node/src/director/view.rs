@@ -171,6 +171,12 @@ impl View {
         self.member(key).map_or_else(|| "a machine that was removed".to_owned(), |record| record.name.to_string())
     }
 
+    /// As [`View::name`], of a view that may not have been read.
+    #[must_use]
+    pub fn name_in(view: &Result<Self, Problem>, key: HostKey) -> String {
+        view.as_ref().map_or_else(|_| format!("the machine {key}"), |view| view.name(key))
+    }
+
     /// The machine that serves a volume.
     ///
     /// # Errors
@@ -243,4 +249,18 @@ fn range(engine: &mut dyn Engine, prefix: &str) -> Result<Vec<Entry>, Problem> {
 /// [`Code::StoreFailed`].
 pub fn get(engine: &mut dyn Engine, key: &Key) -> Result<Option<Entry>, Problem> {
     engine.get(key).map_err(|error| failed(&error))
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// Architecture 3.6. Goal: a store that cannot be read is not taken for one that knows no such machine. Method: both.
+    #[test]
+    fn a_machine_whose_name_cannot_be_read_is_not_called_removed() {
+        let key = HostKey([7; 32]);
+        assert_eq!(View::name_in(&Ok(View::default()), key), "a machine that was removed");
+        let unread = Err(Problem::new(Code::StoreFailed, "the disk fails", ""));
+        assert_eq!(View::name_in(&unread, key), format!("the machine {key}"));
+    }
 }

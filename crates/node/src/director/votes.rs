@@ -6,6 +6,7 @@
 use super::witnesses::{self, verdict_by_all};
 use super::{Desk, Later};
 use crate::control;
+use crate::past;
 use crate::registry;
 use crate::root::Root;
 use api::{Code, Problem};
@@ -22,6 +23,23 @@ use wire::control::{CastReport, Doubt, Reply, Request, VoteReport};
 const PATIENCE: Duration = Duration::from_millis(1_000);
 /// A verdict that still holds for so long is used again: longer than a fence takes.
 const LONG_ENOUGH: Millis = Millis(5_000);
+
+/// A host that was voted dead.
+#[derive(Clone, Copy, Debug)]
+pub struct VotedDead {
+    /// The votes hold until then.
+    pub until: Moment,
+    /// How many.
+    pub votes: usize,
+    /// Of how many.
+    pub of: usize,
+}
+
+impl VotedDead {
+    fn verdict(self) -> Verdict {
+        Verdict::Dead { until: self.until, votes: self.votes, of: self.of }
+    }
+}
 
 /// What is asked of the dead-man.
 pub trait Ballot {
@@ -102,22 +120,25 @@ impl Desk {
     /// for again: a failover is by one round of questions quicker.
     ///
     /// # Errors
-    /// Whoever should know cannot be asked: then nobody is dead.
+    /// Whoever should know cannot be asked, or a store that was brought back has not heard enough machines: then nobody is dead.
     pub async fn verdict(&self, host: HostKey) -> Result<Verdict, Problem> {
         let known = self.verdicts.borrow().get(&host).copied();
-        if let Some(until) = known.filter(|until| until.since(now()) >= LONG_ENOUGH) {
-            return Ok(Verdict::Dead { until });
+        if let Some(known) = known.filter(|known| known.until.since(now()) >= LONG_ENOUGH) {
+            return Ok(known.verdict());
         }
         let answers = self.ballot.votes(host).await?;
         let read = |engine: &mut dyn Engine| {
+            past::check_heard(engine)?;
             let members = registry::members(engine)?;
             witnesses::sets(engine, &members)
         };
         let sets = self.store.ask(read).await?;
         let verdict = verdict_by_all(&answers, &sets, now());
-        match verdict {
-            Verdict::Dead { until } => drop(self.verdicts.borrow_mut().insert(host, until)),
-            Verdict::NotDead { .. } => drop(self.verdicts.borrow_mut().remove(&host)),
+        let mut verdicts = self.verdicts.borrow_mut();
+        if let Verdict::Dead { until, votes, of } = verdict {
+            verdicts.insert(host, VotedDead { until, votes, of });
+        } else {
+            verdicts.remove(&host);
         }
         Ok(verdict)
     }

@@ -5,11 +5,11 @@
 //! when every host's dead-man has said that it knows the newest (docs/rfd/0007-witness.md, rule 10).
 
 use super::view::get;
-use crate::registry::{Record, put};
+use crate::registry::{self, Record, put};
 use crate::store::{failed, parse_object};
-use api::{Problem, Role};
+use api::{Code, Problem, Role};
 use cluster::ha::{Answer, Verdict, verdict};
-use cluster::store::{Compare, Engine, Key, Revision, Txn};
+use cluster::store::{Compare, Engine, Key, Revision, Txn, UnknownFields};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use units::{HostKey, Moment};
@@ -17,10 +17,14 @@ use units::{HostKey, Moment};
 /// Sets that hosts may go by at the same time; beyond that those who join have no vote yet.
 const SETS_MAX: usize = 8;
 
+/// `/cluster/witnesses`.
 #[derive(Serialize, Deserialize)]
-struct Object {
+pub struct Object {
     version: u32,
     sets: Vec<Vec<HostKey>>,
+    /// What a newer version wrote beside it.
+    #[serde(flatten)]
+    unknown_fields: UnknownFields,
 }
 
 /// Every set that a host may go by; the last one is what machines are told.
@@ -31,7 +35,7 @@ pub type Sets = Vec<Vec<HostKey>>;
 /// # Errors
 /// [`api::Code::StoreFailed`].
 pub fn sets(engine: &mut dyn Engine, members: &[Record]) -> Result<Sets, Problem> {
-    read(engine, members).map(|(sets, _)| sets)
+    read(engine, members).map(|(sets, ..)| sets)
 }
 
 /// The sets after what hosts' dead-men said that they know, and whether that is new. What is told is in the store first.
@@ -43,17 +47,39 @@ pub fn move_on(
     members: &[Record],
     said: &BTreeMap<HostKey, Vec<HostKey>>,
 ) -> Result<(Sets, bool), Problem> {
-    let (before, at) = read(engine, members)?;
+    let (before, unknown_fields, at) = read(engine, members)?;
     let after = next(before.clone(), members, said);
     if before == after && at != Revision(0) {
         return Ok((before, false));
     }
-    let key = key();
-    let then = vec![put(&key, &Object { version: 1, sets: after.clone() })];
-    // This thread has the store to itself: the compare always holds.
-    let txn = Txn { compares: vec![Compare::Changed(key, at)], then, otherwise: Vec::new() };
-    engine.txn(&txn).map_err(|error| failed(&error))?;
+    write(engine, &Object { version: 1, sets: after.clone(), unknown_fields }, at)?;
     Ok((after, true))
+}
+
+/// Adds sets that a host may go by, as a machine says to a store that was brought back from a backup. The newest stays the last.
+///
+/// # Errors
+/// [`api::Code::StoreFailed`].
+pub fn keep(engine: &mut dyn Engine, more: &[Vec<HostKey>]) -> Result<(), Problem> {
+    let members = registry::members(engine)?;
+    let (before, unknown_fields, at) = read(engine, &members)?;
+    let more = more.iter().filter(|set| !set.is_empty() && !before.contains(set)).cloned();
+    let after: Sets = more.chain(before.iter().cloned()).collect();
+    if after == before {
+        return Ok(());
+    }
+    write(engine, &Object { version: 1, sets: after, unknown_fields }, at)
+}
+
+fn write(engine: &mut dyn Engine, object: &Object, at: Revision) -> Result<(), Problem> {
+    let key = key();
+    let then = vec![put(&key, object)];
+    let txn = Txn { compares: vec![Compare::Changed(key, at)], then, otherwise: Vec::new() };
+    if engine.txn(&txn).map_err(|error| failed(&error))?.held {
+        return Ok(());
+    }
+    // Nobody is told of a set that is not in the store.
+    Err(Problem::new(Code::Busy, "others changed the witnesses meanwhile", "it is tried again by itself"))
 }
 
 /// What the votes come to, whichever of the sets the host goes by.
@@ -61,7 +87,10 @@ pub fn move_on(
 pub fn verdict_by_all(answers: &[Answer], sets: &Sets, now: Moment) -> Verdict {
     let verdicts = sets.iter().map(|witnesses| verdict(answers, witnesses, now));
     let stricter = |one, other| match (one, other) {
-        (Verdict::Dead { until }, Verdict::Dead { until: other }) => Verdict::Dead { until: until.min(other) },
+        // Counted by the newest set.
+        (Verdict::Dead { until, .. }, Verdict::Dead { until: other, votes, of }) => {
+            Verdict::Dead { until: until.min(other), votes, of }
+        }
         (no @ Verdict::NotDead { .. }, _) | (_, no) => no,
     };
     verdicts.reduce(stricter).unwrap_or(Verdict::NotDead { dead: 0, needed: 1 })
@@ -81,11 +110,13 @@ fn next(mut sets: Sets, members: &[Record], said: &BTreeMap<HostKey, Vec<HostKey
     sets
 }
 
-fn read(engine: &mut dyn Engine, members: &[Record]) -> Result<(Sets, Revision), Problem> {
-    let Some(entry) = get(engine, &key())? else { return Ok((vec![keys(members)], Revision(0))) };
+fn read(engine: &mut dyn Engine, members: &[Record]) -> Result<(Sets, UnknownFields, Revision), Problem> {
+    let Some(entry) = get(engine, &key())? else {
+        return Ok((vec![keys(members)], UnknownFields::default(), Revision(0)));
+    };
     let object: Object = parse_object(&entry)?;
     let sets = if object.sets.is_empty() { vec![keys(members)] } else { object.sets };
-    Ok((sets, entry.changed))
+    Ok((sets, object.unknown_fields, entry.changed))
 }
 
 fn keys(members: &[Record]) -> Vec<HostKey> {

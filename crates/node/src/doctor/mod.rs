@@ -13,6 +13,7 @@ pub use local::complaints;
 
 use crate::clock::now_s;
 use crate::director::View;
+use crate::past;
 use crate::peer::{self, Ask, HostReport, Reply};
 use crate::registry;
 use crate::service::{Keeper, Node};
@@ -53,6 +54,8 @@ struct Findings {
     unreadable: Vec<(Key, String)>,
     /// VMs on which the store is behind, and what shows it.
     behind: Vec<(VmName, Problem)>,
+    /// Machines that have not said what they keep since the store was brought back.
+    unheard: Vec<NodeName>,
 }
 
 impl Findings {
@@ -94,6 +97,7 @@ struct Stored {
 /// [`Code::StoreFailed`]; a machine that does not answer is a finding.
 pub async fn examine(node: &Node, keeper: &Keeper) -> Result<Doctor, Problem> {
     let stored = keeper.store.ask(read).await?;
+    let unheard = keeper.store.ask(past::unheard).await?.into_iter().map(|member| member.name).collect();
     let members = node.members(keeper).await?.nodes;
     let behind = match keeper.director.desk() {
         Ok(desk) => desk.all_behind().await?,
@@ -118,8 +122,17 @@ pub async fn examine(node: &Node, keeper: &Keeper) -> Result<Doctor, Problem> {
         jobs,
         unreadable,
         behind,
+        unheard,
     };
     Ok(Doctor { checks: judge(&findings) })
+}
+
+/// A store that was brought back may have forgotten who was removed, and by whom hosts hold their leases.
+fn unheard(name: &NodeName) -> Check {
+    let text =
+        "since the store was brought back it has not said whom the cluster removed and by which witnesses hosts go";
+    let hint = "start its node; if the machine is gone for good, remove it (`muskox node remove`)";
+    check(name, "restore", Grade::Warning, text, hint)
 }
 
 fn judge(findings: &Findings) -> Vec<Check> {
@@ -127,6 +140,7 @@ fn judge(findings: &Findings) -> Vec<Check> {
     checks.extend(storage::judge(findings));
     checks.extend(guests::judge(findings));
     checks.extend(unreadable(findings));
+    checks.extend(findings.unheard.iter().map(unheard));
     // By machine, what is bad first.
     checks.sort_by(|one, two| (&one.node, weight(one.grade)).cmp(&(&two.node, weight(two.grade))));
     checks

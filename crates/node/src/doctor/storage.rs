@@ -4,7 +4,7 @@ use super::{Findings, check};
 use crate::storage::object::{ClaimObject, PoolObject, VolumeObject, pool_key, volume_key};
 use api::{Check, Grade};
 use units::VolumeName;
-use wire::control::{PoolReport, PoolState, ServeState, VolumeReport};
+use wire::control::{MemberState, PoolReport, PoolState, ServeState, VolumeReport};
 
 pub fn judge(findings: &Findings) -> Vec<Check> {
     let pools = findings.pools.iter().filter_map(|it| pool(findings, it));
@@ -23,21 +23,43 @@ fn pool(findings: &Findings, it: &PoolObject) -> Option<Check> {
         return Some(check(&it.node, &what, Grade::Bad, text, hint));
     };
     let (grade, hint) = match report.state {
+        PoolState::Healthy if report.members.len() == 1 => (
+            Grade::Warning,
+            "one disk protects nothing: make a pool of two, copy its volumes there, and remove this one",
+        ),
         PoolState::Healthy => (Grade::Good, ""),
         PoolState::Recovering => (Grade::Warning, "wait until the resync is over; a failure until then may lose data"),
-        PoolState::Degraded => {
-            (Grade::Warning, "replace the failed disk (`muskox pool replace`): one more failure loses data")
+        PoolState::Degraded => (Grade::Warning, degraded(report)),
+        PoolState::Failed => {
+            (Grade::Bad, "bring its disks back: it starts by itself then, or `muskox pool start` says why not")
         }
-        PoolState::Failed => (Grade::Bad, "bring its disks back, then `muskox pool start` it"),
         PoolState::Stopped => (Grade::Warning, "start it with `muskox pool start` when its volumes are needed"),
     };
     Some(check(&it.node, &what, grade, said(report), hint))
 }
 
+/// What brings redundancy back depends on whether a disk failed or is not there.
+fn degraded(report: &PoolReport) -> &'static str {
+    let is = |state| report.members.iter().any(|member| member.state == state);
+    match (is(MemberState::Failed), is(MemberState::Missing)) {
+        (true, false) => {
+            "see to the failed disk's cable and to `dmesg`, then `muskox pool add` takes it back, or `muskox pool replace` puts another in its place: one more failure loses data"
+        }
+        (false, true) => {
+            "bring the missing disk: it comes back by itself if it did not fail before; or `muskox pool replace` it: one more failure loses data"
+        }
+        _ => {
+            "bring the missing disk, or `muskox pool replace` it; `muskox pool add` takes a failed one back: one more failure loses data"
+        }
+    }
+}
+
+/// The disks are named by the reason; of a pool that is not assembled the size is not known.
 fn said(report: &PoolReport) -> String {
-    let why = report.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+    let why = report.reason.iter().chain(&report.note).map(|why| format!(": {why}")).collect::<String>();
     let resync = report.resync.map_or_else(String::new, |work| format!(", resync {} of {}", work.done, work.total));
-    format!("{}{why}, {} of {} free{resync}", report.state.word(), report.free, report.size)
+    let free = if report.size.0 > 0 { format!(", {} of {} free", report.free, report.size) } else { String::new() };
+    format!("{}{why}{free}{resync}", report.state.word())
 }
 
 fn volume(findings: &Findings, it: &VolumeObject) -> Option<Check> {

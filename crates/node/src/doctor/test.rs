@@ -6,7 +6,7 @@ use api::{NodeState, Role};
 use cluster::job::Guest;
 use cluster::store::Revision;
 use units::{ArrayId, ByteLen, Epoch, HostKey, Millis, VolumeId};
-use wire::control::{PoolReport, PoolState, ServeState, VolumeReport};
+use wire::control::{MemberReport, MemberState, PoolReport, PoolState, ServeState, VolumeReport};
 
 fn name(text: &str) -> NodeName {
     text.parse().unwrap()
@@ -56,6 +56,7 @@ fn status() -> StatusReport {
         array: Some(ArrayId([1; 16])),
         state: PoolState::Healthy,
         reason: None,
+        note: None,
         size: ByteLen::mib(100),
         free: ByteLen::mib(50),
         members: Vec::new(),
@@ -73,7 +74,14 @@ fn status() -> StatusReport {
         zeroing: None,
     };
     let (pools, volumes) = (vec![pool], vec![volume]);
-    StatusReport { version: String::new(), up: Millis(5_000), pools, volumes, sessions: Vec::new() }
+    StatusReport {
+        version: String::new(),
+        up: Millis(5_000),
+        pools,
+        volumes,
+        sessions: Vec::new(),
+        troubles: Vec::new(),
+    }
 }
 
 /// A cluster in which nothing is wrong.
@@ -109,6 +117,7 @@ fn healthy() -> Findings {
         jobs: Vec::new(),
         unreadable: Vec::new(),
         behind: Vec::new(),
+        unheard: Vec::new(),
     }
 }
 
@@ -130,7 +139,7 @@ pub fn guest(kind: Guest) -> Tell {
 fn each_disease_is_named() {
     assert!(judge(&healthy()).iter().all(|check| check.grade == Grade::Good), "{:?}", judge(&healthy()));
     type Spoil = fn(&mut Findings);
-    let cases: [(&str, Grade, Spoil); 25] = [
+    let cases: [(&str, Grade, Spoil); 26] = [
         ("votes", Grade::Warning, |it| drop(it.members.pop())),
         ("node", Grade::Bad, |it| {
             let gone = Problem::new(Code::Unreachable, "it does not answer", "start it");
@@ -153,6 +162,11 @@ fn each_disease_is_named() {
             it.targets.insert(name("two"), Err(gone));
         }),
         ("pool tank", Grade::Warning, |it| target(it).pools[0].state = PoolState::Degraded),
+        // D6.
+        ("pool tank", Grade::Warning, |it| {
+            let disk = MemberReport { path: "/dev/a".to_owned(), slot: Some(0), state: MemberState::InSync };
+            target(it).pools[0].members = vec![disk];
+        }),
         ("pool tank", Grade::Bad, |it| target(it).pools.clear()),
         ("pool tank", Grade::Warning, |it| it.pools.clear()),
         ("volume web1", Grade::Bad, |it| target(it).volumes[0].state = ServeState::BlockedFloor),
@@ -188,6 +202,29 @@ fn each_disease_is_named() {
         assert!(!bad.is_empty() && bad.iter().all(|check| check.grade == grade), "{what}: {checks:?}");
         assert!(bad.iter().all(|check| !check.hint.is_empty() && !check.text.is_empty()), "{bad:?}");
     }
+}
+
+/// Goal: A41: doctor names the disk, and says what brings it back. Method: a missing, a failed one; a pool that is down.
+#[test]
+fn a_degraded_pool_names_its_disk_and_the_way_back() {
+    let said = |state, member: Option<MemberState>, reason: &str| {
+        let mut findings = healthy();
+        let report = &mut target(&mut findings).pools[0];
+        (report.state, report.reason) = (state, Some(reason.to_owned()));
+        report.members =
+            member.map(|state| MemberReport { path: "/dev/b".to_owned(), slot: Some(1), state }).into_iter().collect();
+        if state == PoolState::Failed {
+            (report.size, report.free) = (ByteLen(0), ByteLen(0));
+        }
+        let check = judge(&findings).into_iter().find(|check| check.what == "pool tank").unwrap();
+        (check.text, check.hint)
+    };
+    let (text, hint) = said(PoolState::Degraded, Some(MemberState::Missing), "/dev/disk/by-id/b is missing");
+    assert!(text.contains("/dev/disk/by-id/b is missing") && hint.contains("comes back by itself"), "{text} {hint}");
+    let (text, hint) = said(PoolState::Degraded, Some(MemberState::Failed), "/dev/b: no answer");
+    assert!(text.contains("/dev/b") && hint.contains("`muskox pool add`"), "{text} {hint}");
+    let (text, _) = said(PoolState::Failed, None, "no member is here");
+    assert_eq!(text, "failed: no member is here", "no size of what is not there");
 }
 
 /// Goal: a claim is a finding only when nobody fills the volume any more.

@@ -2,6 +2,7 @@
 //! ends are the same version, or one is updated first. A guest's state that is not known is [`Guest::Unknown`].
 
 use super::Brief;
+use crate::past::{Kept, ToKeep};
 use crate::secret::Secret;
 use api::{NodeList, Problem};
 use cluster::job::{Action, Guest, Order};
@@ -325,6 +326,12 @@ pub struct SyncReport {
     pub version: String,
     /// How it is.
     pub report: HostReport,
+    /// How many removed machines it keeps (`cluster.json`); none: that cannot be read there.
+    #[serde(default)]
+    pub keeps: Option<usize>,
+    /// What it keeps of the cluster, if the store asked for it.
+    #[serde(default)]
+    pub kept: Option<Kept>,
 }
 
 /// How it should be.
@@ -345,6 +352,9 @@ pub struct Synced {
     /// store that was brought back from a backup knows less than its hosts.
     #[serde(default)]
     pub unknown: Vec<VmName>,
+    /// What it is to keep of the cluster.
+    #[serde(default)]
+    pub keep: ToKeep,
 }
 
 /// What the store says about one VM, for one host. Acted on only while no job works on it. What the VM is its host knows: only

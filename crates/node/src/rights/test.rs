@@ -35,6 +35,7 @@ const ROWS: &[(&str, Row)] = &[
     ("pool_list", Person),
     ("pool_create", Person),
     ("pool_show", Person),
+    ("pool_add", Person),
     ("pool_replace", Person),
     ("pool_start", Person),
     ("pool_stop", Person),

@@ -67,6 +67,7 @@ pub async fn answer(node: &Node, keeper: &Keeper, call: &Call, name: &str, body:
         "pool_list" => pools::list(node, keeper).await.map(|it| done(&it)),
         "pool_create" => pools::create(node, keeper, parse(body)?).await.map(|it| done(&it)),
         "pool_show" => pools::show(node, keeper, &named(name)?).await.map(|it| done(&it)),
+        "pool_add" => pools::add(node, keeper, named(name)?, parse(body)?).await.map(|it| done(&it)),
         "pool_replace" => pools::replace(node, keeper, named(name)?, parse(body)?).await.map(|it| done(&it)),
         "pool_start" => pools::start(node, keeper, named(name)?, parse(body)?).await.map(|it| done(&it)),
         "pool_stop" => pools::stop(node, keeper, &named(name)?).await.map(|it| done(&it)),

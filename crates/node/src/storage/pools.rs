@@ -4,7 +4,10 @@ use super::object::{self, Found, PoolObject, decide, pool_key};
 use super::targets::{self, Looked, look_at_all};
 use crate::registry::{Record, absent, members, put};
 use crate::service::{Keeper, Node};
-use api::{Code, Pool, PoolCreateRequest, PoolList, PoolReplaceRequest, PoolStartRequest, PoolState, Problem, Role};
+use api::{
+    Code, Pool, PoolAddRequest, PoolCreateRequest, PoolList, PoolReplaceRequest, PoolStartRequest, PoolState, Problem,
+    Role,
+};
 use cluster::store::Op;
 use units::{NodeName, PoolName};
 use wire::control::{Reply, Request};
@@ -30,8 +33,9 @@ fn shown(pool: &PoolObject, looked: &Looked) -> Pool {
         node: pool.node.clone(),
         state,
         reason: Some(reason),
-        size: 0,
-        free: 0,
+        note: None,
+        size: None,
+        free: None,
         members: Vec::new(),
         resync: None,
     };
@@ -51,12 +55,12 @@ fn shown(pool: &PoolObject, looked: &Looked) -> Pool {
 
 /// Makes a pool. Asked again for the same disks after a crash or a lost answer it goes on where it was.
 pub async fn create(node: &Node, keeper: &Keeper, request: PoolCreateRequest) -> Result<Pool, Problem> {
-    let PoolCreateRequest { name, node: wanted, members, wipe } = request;
+    let PoolCreateRequest { name, node: wanted, members, wipe, single } = request;
     let _name = node.names.take("pool", &name)?;
     let machine = storage_machine(keeper, wanted).await?;
     let object = PoolObject { version: object::FORM, name: name.clone(), node: machine.name.clone() };
     let fresh = intend(keeper, object).await?;
-    let asked = Request::PoolCreate { pool: name.clone(), members: members.clone(), wipe };
+    let asked = Request::PoolCreate { pool: name.clone(), members: members.clone(), wipe, single };
     let refused = match targets::ask(node, &machine, asked).await {
         Ok(Reply::Pool(report)) => return Ok(targets::pool(&machine.name, report)),
         Ok(other) => return Err(targets::astray(&machine.name, &other)),
@@ -105,6 +109,14 @@ async fn intend(keeper: &Keeper, wanted: PoolObject) -> Result<bool, Problem> {
 fn forget(engine: &mut dyn cluster::store::Engine, name: &PoolName) -> Result<bool, Problem> {
     let Some(found) = object::find::<PoolObject>(engine, &pool_key(name))? else { return Ok(true) };
     decide(engine, vec![found.unchanged], vec![Op::Delete(pool_key(name))])
+}
+
+/// Puts a disk in the place of one that failed or is missing, or takes that one back.
+pub async fn add(node: &Node, keeper: &Keeper, name: PoolName, request: PoolAddRequest) -> Result<Pool, Problem> {
+    let PoolAddRequest { disk, wipe } = request;
+    let _name = node.names.take("pool", &name)?;
+    let (_, machine) = with_machine(keeper, &name).await?;
+    told(node, &machine, Request::MemberAdd { pool: name, member: disk, wipe }).await
 }
 
 /// Puts a new disk in the place of another.

@@ -89,16 +89,9 @@ pub fn problem(from: &NodeName, refusal: Refusal) -> Problem {
     let hint = if refusal.hint.is_empty() {
         "see `muskox pool list` and `muskox volume list`".to_owned()
     } else {
-        in_cluster_words(refusal.hint)
+        refusal.advice.map_or(refusal.hint, |advice| advice.for_cluster().to_owned())
     };
     Problem::new(code, format!("{} (target of '{from}')", refusal.text), hint)
-}
-
-/// A target's hints are for who asks it directly; the cluster has words of its own for pools and volumes.
-fn in_cluster_words(hint: String) -> String {
-    ["pool list", "pool show", "pool start", "volume list"]
-        .iter()
-        .fold(hint, |hint, words| hint.replace(&format!("`muskox ctl {words}"), &format!("`muskox {words}")))
 }
 
 /// Long work in the API's words.
@@ -117,6 +110,8 @@ pub fn pool(node: &NodeName, report: PoolReport) -> api::Pool {
         PoolState::Failed => api::PoolState::Failed,
         PoolState::Stopped => api::PoolState::Stopped,
     };
+    // A pool that is not assembled does not tell.
+    let known = report.size.0 > 0;
     let member = |member: control::MemberReport| {
         let state = match member.state {
             MemberState::InSync => "in-sync",
@@ -132,8 +127,9 @@ pub fn pool(node: &NodeName, report: PoolReport) -> api::Pool {
         node: node.clone(),
         state,
         reason: report.reason,
-        size: report.size.0,
-        free: report.free.0,
+        note: report.note,
+        size: known.then_some(report.size.0),
+        free: known.then_some(report.free.0),
         members: report.members.into_iter().map(member).collect(),
         resync: report.resync.map(progress),
     }
@@ -158,14 +154,19 @@ pub fn volume_state(report: &VolumeReport) -> (api::VolumeState, Option<String>)
 #[cfg(test)]
 mod test {
     use super::*;
+    use wire::control::Advice;
 
-    /// Goal: who asks the cluster is not sent to a target's own door, unless only that one has the word. Method: both.
+    /// Goal: who asks the cluster is not sent to a target's own door, unless only that one has the word. Method: a refusal with
+    /// advice, one without, one without a hint.
     #[test]
     fn hints_are_in_the_clusters_words() {
-        let say = |hint: &str| in_cluster_words(hint.to_owned());
-        let hint = say("see `muskox ctl pool show`, or `muskox ctl pool start NAME --degraded`");
-        assert_eq!(hint, "see `muskox pool show`, or `muskox pool start NAME --degraded`");
-        let only = "put it right, then `muskox ctl pool add`";
-        assert_eq!(say(only), only);
+        let hint = |refusal| problem(&"store1".parse().unwrap(), refusal).hint;
+        let of = |text: &str| Refusal::new(control::Code::Busy, "it is busy", text);
+        assert_eq!(
+            hint(Refusal::advised(control::Code::Busy, "it is busy", Advice::ShowPool)),
+            Advice::ShowPool.for_cluster()
+        );
+        assert_eq!(hint(of("wait a moment")), "wait a moment");
+        assert_eq!(hint(of("")), "see `muskox pool list` and `muskox volume list`");
     }
 }

@@ -1,8 +1,9 @@
 //! Everything of this room that outlives its process, and every message, read as another version would have written it.
 
 use crate::agent::versions::{LIVES, MEMORY};
-use crate::director::versions::FACTS;
+use crate::director::versions::{FACTS, Witnesses};
 use crate::identity::Identity;
+use crate::past::{Kept, Restored};
 use crate::peer::{Ask, Reply};
 use crate::registry::{self, Record, Settings};
 use crate::storage::object::{ClaimObject, PoolObject, VolumeObject};
@@ -127,8 +128,13 @@ fn synced() -> Value {
     json!({
         "reply": "synced", "members": {"cluster": KEY, "nodes": [node]},
         "assignments": [{"vm": "web1", "owner": true, "epoch": 1, "at": 1, "job": false, "running": true, "patience_ms": 1}],
-        "witnesses": [{"key": KEY, "name": "a", "portals": ["127.0.0.1:1"]}], "timing": timing, "at": 1, "unknown": []
+        "witnesses": [{"key": KEY, "name": "a", "portals": ["127.0.0.1:1"]}], "timing": timing, "at": 1, "unknown": [],
+        "keep": {"removed": kept()["removed"], "sets": [[KEY]], "tell": false}
     })
+}
+
+fn kept() -> Value {
+    json!({"version": 1, "removed": [{"key": KEY, "name": "b", "removed_s": 7}], "sets": [[KEY]]})
 }
 
 fn volume() -> Value {
@@ -170,6 +176,7 @@ fn stored() -> Vec<Kind> {
     let kind = |name, sample, rewrite, keeps| Kind { name, sample, rewrite, versioned: true, keeps };
     let floor = || json!({"version": 1, "epoch": 7, "vm": null});
     let settings = || serde_json::to_value(Settings::new(5)).unwrap();
+    let restored = || json!({"version": 1, "restored_s": 7, "told": [KEY]});
     let a_job: Rewrite = |text| of_job(job::Record::<Task>::read(text));
     vec![
         kind("/epoch/vm", ownership, |text| of_job(Ownership::read(text)), &[""]),
@@ -184,20 +191,29 @@ fn stored() -> Vec<Kind> {
         kind("/claim", claim, object::<ClaimObject>, &[]),
         kind("/node", node, object::<Record>, &[""]),
         kind("/cluster/settings", settings, object::<registry::Settings>, &[]),
+        kind("/cluster/restored", restored, object::<Restored>, &[""]),
+        kind("/cluster/witnesses", || json!({"version": 1, "sets": [[KEY]]}), object::<Witnesses>, &[""]),
         FACTS,
     ]
 }
 
 /// Files that outlive the node.
 fn filed() -> Vec<Kind> {
-    vec![MEMORY, LIVES, Kind { name: "node.toml", sample: identity, rewrite: node_toml, versioned: true, keeps: &[""] }]
+    let kept_of: Rewrite = |text| Kept::parse(text).map(|read| serde_json::to_string(&read).unwrap());
+    let kept = Kind { name: "cluster.json", sample: kept, rewrite: kept_of, versioned: true, keeps: &[""] };
+    vec![
+        MEMORY,
+        LIVES,
+        kept,
+        Kind { name: "node.toml", sample: identity, rewrite: node_toml, versioned: true, keeps: &[""] },
+    ]
 }
 
 /// What nodes say to each other: of another version, because one is updated first.
 fn said() -> Vec<Kind> {
     let kind = |name, sample, rewrite, keeps| Kind { name, sample, rewrite, versioned: false, keeps };
     let adopt = || json!({"ask": "adopt", "brief": brief(), "at": 1, "epoch": 1});
-    let sync = || json!({"ask": "sync", "certificate_until_s": 1, "version": "1", "report": report()});
+    let sync = || json!({"ask": "sync", "certificate_until_s": 1, "version": "1", "report": report(), "keeps": 1, "kept": kept()});
     let acted = || json!({"reply": "acted", "admitted": true, "why": null, "told": tell()});
     vec![
         kind("act", act, told::<Ask>, &["/brief"]),

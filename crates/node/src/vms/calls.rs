@@ -46,13 +46,14 @@ impl Desk {
             let text = format!("the description is of '{}', not of '{vm}'", spec.name);
             return Err(Problem::new(Code::BadRequest, text, "a VM keeps its name"));
         }
-        let behind = self.behind_on(&vm).await?;
+        let (behind, view) = (self.behind_on(&vm).await?, self.view().await?);
+        let notes = notes(view.vm(&vm)?, &spec);
         let off = match behind {
             Some(problem) => Err(problem),
-            None => self.is_off(&self.view().await?, &vm)?,
+            None => self.is_off(&view, &vm)?,
         };
         self.store.ask(move |engine| edit(engine, &text, &spec, off.is_ok())).await?;
-        self.vm_show(name).await
+        Ok(VmDetails { notes, ..self.vm_show(name).await? })
     }
 
     /// Deletes a VM that does not run; its volumes stay.
@@ -67,7 +68,7 @@ impl Desk {
         let gone = vm.clone();
         let volumes = self.store.ask(move |engine| delete(engine, &gone)).await?;
         let volumes: Vec<String> = volumes.iter().map(ToString::to_string).collect();
-        Ok(Done { text: format!("VM '{vm}' is deleted; its volumes stay: {}", volumes.join(", ")) })
+        Ok(Done { text: format!("VM '{vm}' is removed; its volumes stay: {}", volumes.join(", ")) })
     }
 
     /// Whether nobody runs this VM, or will; why not.
@@ -78,7 +79,10 @@ impl Desk {
             return busy(format!("job {job} works on VM '{vm}'"), "wait for it, or `muskox job cancel` it");
         }
         if object.wished() {
-            return busy(format!("VM '{vm}' should run"), "stop it first, with `muskox vm stop`");
+            return busy(
+                format!("VM '{vm}' is running, or is to be started again"),
+                "stop it first, with `muskox vm stop`",
+            );
         }
         for host in owned.suspects() {
             match self.hosts.borrow().guest(vm, host, now()) {
@@ -155,6 +159,19 @@ impl Desk {
     pub fn note_wish(self: &Rc<Self>, vm: &VmName, by: &str, running: bool) {
         self.happened(vm, Happened::Wished { by: by.to_owned(), running });
     }
+}
+
+/// What to know about a new description of a VM.
+fn notes(before: &Vm, spec: &Spec) -> Vec<String> {
+    let was_wished = before.wished_at != cluster::store::Revision(0);
+    let same = before.spec().is_ok_and(|before| before.seed == spec.seed);
+    if !was_wished || same {
+        return Vec::new();
+    }
+    // A03: cloud-init takes the seed of an instance id that it has seen for read. Source: cloud-init, "boot stages".
+    let text = "the seed was changed, and a guest reads it when it boots for the first time only; this one may have done so. To have it \
+                read again run `cloud-init clean --reboot` in the guest, or make the change there by hand";
+    vec![text.to_owned()]
 }
 
 /// A volume that a VM may take: what it becomes, what must still be so, and its floor.

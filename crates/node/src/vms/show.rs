@@ -30,7 +30,14 @@ impl Desk {
         let object = view.vm(&vm)?.clone();
         let shown = self.shown(&view, &vm)?;
         let history = self.told(&view, &vm).await?;
-        Ok(VmDetails { vm: shown, spec: object.shape.spec, uuid: object.uuid, macs: object.shape.macs, history })
+        Ok(VmDetails {
+            vm: shown,
+            spec: object.shape.spec,
+            uuid: object.uuid,
+            macs: object.shape.macs,
+            history,
+            notes: Vec::new(),
+        })
     }
 
     /// Why a VM is as it is.

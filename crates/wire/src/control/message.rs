@@ -1,5 +1,6 @@
 //! The requests a process takes and the replies it gives.
 
+use crate::control::advice::{self, Advice};
 use crate::control::deadman::{CastReport, DeadmanReport, RenewalReport, VoteReport};
 use crate::control::report::{GrantReport, InitiatorReport, PoolReport, StatusReport, VolumeReport};
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,9 @@ pub enum Request {
         /// Use them even if they hold something.
         #[serde(default)]
         wipe: bool,
+        /// One disk is enough: no mirror. Left out where it is not so: an older target does not know it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        single: bool,
     },
     /// Assembles a pool that was stopped, or that another machine made: its members say what they belong to.
     PoolStart {
@@ -232,8 +236,11 @@ pub struct Refusal {
     pub code: Code,
     /// What is wrong, and where.
     pub text: String,
-    /// What to do next.
+    /// What to do next, for who asks a process directly.
     pub hint: String,
+    /// The same as a word, if the cluster has verbs of its own for it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "advice::known")]
+    pub advice: Option<Advice>,
 }
 
 /// What a program does about a refusal.
@@ -285,7 +292,12 @@ impl Answer {
 impl Refusal {
     /// A refusal of these words.
     pub fn new(code: Code, text: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code, text: text.into(), hint: hint.into() }
+        Self { code, text: text.into(), hint: hint.into(), advice: None }
+    }
+
+    /// A refusal whose hint each door says in its own verbs.
+    pub fn advised(code: Code, text: impl Into<String>, advice: Advice) -> Self {
+        Self { advice: Some(advice), ..Self::new(code, text, advice.for_target()) }
     }
 }
 
@@ -304,7 +316,12 @@ mod test {
         let volume: VolumeName = "web1".parse().unwrap();
         golden(&Request::Status, r#"{"do":"status"}"#);
         golden(
-            &Request::PoolCreate { pool: "tank".parse().unwrap(), members: vec!["/dev/a".into()], wipe: true },
+            &Request::PoolCreate {
+                pool: "tank".parse().unwrap(),
+                members: vec!["/dev/a".into()],
+                wipe: true,
+                single: false,
+            },
             r#"{"do":"pool-create","pool":"tank","members":["/dev/a"],"wipe":true}"#,
         );
         let host = HostKey([0xaa; 32]);

@@ -9,11 +9,13 @@
 //!         | {"version":1,"id":N,"reply":{…}} | {"version":1,"id":N,"refusal":{"code":…,"text":…,"hint":…}}
 //! ```
 
+mod advice;
 mod deadman;
 mod frame;
 mod message;
 mod report;
 
+pub use advice::Advice;
 pub use deadman::{
     CastReport, DeadmanReport, Doubt, GuestReport, PeerReport, PortalReport, RenewalReport, StandingReport, VoteReport,
 };

@@ -17,6 +17,9 @@ pub struct StatusReport {
     pub volumes: Vec<VolumeReport>,
     /// Who is attached.
     pub sessions: Vec<SessionReport>,
+    /// What keeps it from its work besides, in sentences: an address it cannot listen on.
+    #[serde(default)]
+    pub troubles: Vec<String>,
 }
 
 /// An initiator at a glance.
@@ -82,7 +85,10 @@ pub struct PoolReport {
     pub state: PoolState,
     /// Why it is like that, when that is not plain.
     pub reason: Option<String>,
-    /// Room for volumes in all.
+    /// What a person should know of it besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// Room for volumes in all; zero while that is not known.
     pub size: ByteLen,
     /// Room left.
     pub free: ByteLen,
@@ -262,6 +268,6 @@ impl PoolReport {
     pub fn without_members(pool: PoolName, state: PoolState, reason: &str) -> Self {
         let reason = Some(reason.to_owned()).filter(|reason| !reason.is_empty());
         let (size, free) = (ByteLen(0), ByteLen(0));
-        Self { pool, array: None, state, reason, size, free, members: Vec::new(), resync: None }
+        Self { pool, array: None, state, reason, note: None, size, free, members: Vec::new(), resync: None }
     }
 }

@@ -56,7 +56,19 @@ pub(super) fn a_degraded_write_waits_for_the_record_of_the_failure() {
     assert_eq!(superblock_on(&world.disks[1]).roles[0], superblock::Role::Faulty);
     assert_eq!(world.state(), ArrayState::Degraded);
     let status = world.array.status();
-    assert_eq!(status.members[0].cause.as_deref(), Some("a write: the device answered with errno 5"));
+    assert_eq!(status.members[0].cause.as_deref(), Some("a write: the device answered with errno 5 (an I/O error)"));
+}
+
+/// Goal: an array that takes no writes any more says which disk is why. Method: the last member in sync fails a write.
+#[test]
+fn a_broken_array_names_its_disk() {
+    let world = World::new(2);
+    world.hand.run(world.array.fail(0)).unwrap();
+    world.disks[1].broken.set(true);
+    assert!(world.write(0, 1).is_err());
+    let status = world.array.status();
+    assert_eq!((status.state, status.members[1].standing), (ArrayState::Failed, Standing::InSync));
+    assert!(status.members[1].cause.as_deref().unwrap().contains("errno 5 (an I/O error)"), "{status:?}");
 }
 
 #[test]

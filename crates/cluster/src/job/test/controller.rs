@@ -180,7 +180,7 @@ impl World {
                 let about = super::world::index(*host);
                 let answers = self.ask_witnesses(c, about);
                 let all: Vec<_> = (0..MACHINES).map(key).collect();
-                if let crate::ha::Verdict::Dead { until } = verdict(&answers, &all, self.clock(c)) {
+                if let crate::ha::Verdict::Dead { until, .. } = verdict(&answers, &all, self.clock(c)) {
                     let report = Report::Gone { host: *host, proof: Proof::Votes { until } };
                     self.send(c, c, Message::Report(c, life, order.at, report));
                 }

@@ -1,16 +1,19 @@
 //! What a control request does to a pool: its members and its volumes, and what it shows of them.
 
-use super::array::{PoolArray, random, refuse_raid, refuse_volume, unix_seconds};
+use super::array::{random, refuse_raid, refuse_volume, same_disk, unix_seconds};
 use super::export::{Export, Progress, Served};
+use super::places::Places;
 use super::thread::Pool;
 use block::gate::{Blocked, Found, GatedVolume, Parts, State};
-use block::raid::{ArrayState, ArrayStatus, Member, Standing};
+use block::raid::{ArrayState, ArrayStatus, Member, MemberStatus, Standing};
 use block::volume::{VolumeError, VolumeState, ZeroProgress};
+use host::disk::Machine;
 use std::cell::Cell;
+use std::path::Path;
 use std::rc::Rc;
 use units::{ByteLen, Epoch, Millis, VolumeId, VolumeName};
 use wire::control::{
-    Code, MemberReport, MemberState, PoolReport, PoolState, Refusal, Reply, Request, ServeState, VolumeReport,
+    Advice, Code, MemberReport, MemberState, PoolReport, PoolState, Refusal, Reply, Request, ServeState, VolumeReport,
     WorkReport,
 };
 
@@ -18,8 +21,17 @@ use wire::control::{
 const ODD_NAME: &str = "its name is not possible in muskox (1 to 63 of a-z 0-9 - _ ., first a letter or digit): `lvrename` gives it another";
 /// Beside the state of a volume that is served all the same.
 const READ_ONLY: &str = "read-only in LVM2: attached with mode=ro only";
+/// Disks of one kind differ by less than this part of their length.
+const UNUSED_SHARE: u64 = 100;
 /// Below this the speed of a work that has just begun says nothing about its end.
 const GUESS_AFTER: Millis = Millis(1000);
+
+/// Where a member that somebody named is or was.
+enum Stood {
+    In(usize),
+    /// It is missing.
+    Gone,
+}
 
 impl Pool {
     /// Does what a control request asks of this pool.
@@ -27,17 +39,23 @@ impl Pool {
         match request {
             Request::MemberFail { member, .. } => {
                 let _changing = self.changing.lock().await;
-                self.fail(&member).await?;
+                let outcome = self.fail(&member).await;
+                self.remember_places().await;
+                outcome?;
                 Ok(Reply::Pool(self.report().await))
             }
             Request::MemberAdd { member, wipe, .. } => {
                 let _changing = self.changing.lock().await;
-                self.add(&member, wipe).await?;
+                let outcome = self.add(&member, wipe).await;
+                self.remember_places().await;
+                outcome?;
                 Ok(Reply::Pool(self.report().await))
             }
             Request::MemberReplace { old, new, wipe, .. } => {
                 let _changing = self.changing.lock().await;
-                self.replace(&old, &new, wipe).await?;
+                let outcome = self.replace(&old, &new, wipe).await;
+                self.remember_places().await;
+                outcome?;
                 Ok(Reply::Pool(self.report().await))
             }
             Request::VolumeCreate { volume, size, .. } => self.create_volume(&volume, size).await,
@@ -47,14 +65,19 @@ impl Pool {
     }
 
     async fn fail(&self, member: &str) -> Result<(), Refusal> {
-        let slot = self.array.slot_of(member)?;
-        self.array.array.fail(slot).await.map_err(|error| refuse_raid(&error))?;
+        match self.standing_of(member)? {
+            Stood::In(slot) => self.array.array.fail(slot).await.map_err(|error| refuse_raid(&error))?,
+            Stood::Gone => {
+                let text = format!("'{member}' is missing: there is nothing to fail");
+                return Err(Refusal::advised(Code::Invalid, text, Advice::ReplaceDisk));
+            }
+        }
         tracing::warn!(pool = %self.name, member, "failed by an operator");
         Ok(())
     }
 
     async fn add(&self, path: &str, wipe: bool) -> Result<(), Refusal> {
-        self.take_in(PoolArray::member(path)?, path, wipe).await
+        self.take_in(self.array.member(path).await?, path, wipe).await
     }
 
     async fn take_in(&self, member: Member, path: &str, wipe: bool) -> Result<(), Refusal> {
@@ -66,16 +89,37 @@ impl Pool {
     }
 
     /// The new disk is opened and looked at before the old member goes: a typing error, or a disk that holds something,
-    /// must not cost redundancy.
+    /// must not cost redundancy. An old one that is missing has gone already.
     async fn replace(&self, old: &str, new: &str, wipe: bool) -> Result<(), Refusal> {
-        self.array.slot_of(old)?;
-        let member = PoolArray::member(new)?;
+        let stood = self.standing_of(old)?;
+        let member = self.array.member(new).await?;
         self.array.array.check_successor(&member, wipe).await.map_err(|error| refuse_raid(&error))?;
-        self.fail(old).await?;
+        if let Stood::In(_) = stood {
+            self.fail(old).await?;
+        }
         self.take_in(member, new, wipe).await.map_err(|refusal| {
             let text = format!("'{old}' was failed, but '{new}' was not added: {}", refusal.text);
-            Refusal::new(refusal.code, text, "put it right, then `muskox ctl pool add`")
+            Refusal::advised(refusal.code, text, Advice::AddDisk)
         })
+    }
+
+    /// Where the member of this path, or of another one that leads to the same disk, stands or stood.
+    fn standing_of(&self, path: &str) -> Result<Stood, Refusal> {
+        let status = self.array.array.status();
+        let machine = Machine::default();
+        let exact = status.members.iter().find(|member| member.label == path);
+        let is = |member: &&MemberStatus| same_disk(&machine, Path::new(path), Path::new(&member.label));
+        if let Some(member) = exact.or_else(|| status.members.iter().find(is)) {
+            return Ok(Stood::In(member.slot));
+        }
+        let reports = members_of(&status, &self.places.borrow());
+        let gone = reports.iter().find(|it| it.state == MemberState::Missing && it.path == path);
+        if gone.is_some() {
+            return Ok(Stood::Gone);
+        }
+        let paths: Vec<&str> = reports.iter().map(|it| it.path.as_str()).collect();
+        let text = format!("'{path}' is not a member of the pool '{}'", self.name);
+        Err(Refusal::new(Code::NotFound, text, format!("its members are {}", paths.join(", "))))
     }
 
     /// Puts every volume of the group behind its gate, and goes on with those whose zeroing did not end.
@@ -197,15 +241,17 @@ impl Pool {
             (group.capacity(), group.free(), group.frozen().map(|why| format!("its volumes cannot be changed: {why}")))
         };
         let (state, reason) = state_of(&status);
-        let reason = with_more(reason, frozen.as_deref());
+        let more = self.why_not_whole(&status).into_iter().chain(frozen);
+        let reason = more.fold(reason, |reason, more| with_more(reason, Some(&more)));
         PoolReport {
             pool: self.name.clone(),
             array: Some(status.id),
             state,
             reason,
+            note: note_of(&status),
             size,
             free,
-            members: members_of(&status),
+            members: members_of(&status, &self.places.borrow()),
             resync: status.resync.map(|resync| WorkReport {
                 done: resync.copied,
                 total: resync.copied + resync.left,
@@ -317,12 +363,25 @@ fn state_of(status: &ArrayStatus) -> (PoolState, Option<String>) {
     (state, Some(reasons.join("; ")).filter(|text| !text.is_empty()))
 }
 
-fn members_of(status: &ArrayStatus) -> Vec<MemberReport> {
+/// What nobody should have to find out by losing a disk, or by looking for room.
+fn note_of(status: &ArrayStatus) -> Option<String> {
+    let alone = (status.slots == 1).then(|| "1 of 1 disk, no mirror: what is on this pool is lost with it".to_owned());
+    let worth_a_word = status.size.0 / UNUSED_SHARE;
+    let unused = status.members.iter().filter(|member| member.unused.0 > worth_a_word);
+    let unused = unused.map(|member| {
+        format!("{} of {} are not used: a mirror is as large as its smallest disk", member.unused, member.label)
+    });
+    let all: Vec<String> = alone.into_iter().chain(unused).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// Every slot, with the disk that is or was in it.
+pub fn members_of(status: &ArrayStatus, places: &Places) -> Vec<MemberReport> {
     let slots = 0..status.slots;
     let reports = slots.map(|slot| {
         let member = status.members.iter().find(|member| member.slot == slot);
         MemberReport {
-            path: member.map_or_else(|| "-".to_owned(), |member| member.label.clone()),
+            path: member.map_or_else(|| gone_from(slot, status, places), |member| member.label.clone()),
             slot: u32::try_from(slot).ok(),
             state: member.map_or(MemberState::Missing, |member| match member.standing {
                 Standing::InSync => MemberState::InSync,
@@ -332,6 +391,11 @@ fn members_of(status: &ArrayStatus) -> Vec<MemberReport> {
         }
     });
     reports.collect()
+}
+
+fn gone_from(slot: usize, status: &ArrayStatus, places: &Places) -> String {
+    let name = places.gone_from(slot, status).map(|place| place.name().display().to_string());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "-".to_owned())
 }
 
 /// Somebody's operation, or a session that is ending, holds the disk for a moment.

@@ -1,27 +1,31 @@
 //! A pool's members, array and volume group: finding and opening them, and what the gates need of them.
 
 use super::Start;
+use super::search::{Survey, Wanted, content};
 use block::gate::{Found, GrantStore, Laggards};
-use block::raid::superblock::{SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
-use block::raid::{self, Array, AssembleOptions, CreateOptions, Member, MembershipWitness, RaidError, create};
+use block::raid::{
+    self, Array, AssembleOptions, CreateOptions, Member, MemberStatus, MembershipWitness, RaidError, Standing, create,
+};
 use block::runtime::Rt;
 use block::volume::{Existing, GroupIds, VolumeError, VolumeGroup};
 use block::{DeviceError, IoFuture};
-use host::disk::{DiskError, DiskErrorKind, Options, open as open_disk, open_when_free};
+use host::disk::{DiskError, DiskErrorKind, Machine, Options, open as open_disk, open_when_free};
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use units::{ArrayId, Millis, Moment, PoolName, VolumeId};
-use wire::control::{Code, Refusal};
+use wire::control::{Advice, Code, Refusal};
 
 /// How long a start waits for disks that are not there yet (a machine that boots), and for the last requests of a
 /// target that was killed.
 const MEMBERS_WAIT: Millis = Millis(3000);
-/// A disk that does not give its superblock within this is not there.
-const PEEK_MAX: Duration = Duration::from_secs(5);
+/// Between two looks at every disk of the machine, while the members are not where they were.
+const LOOK_WIDE_EVERY: Millis = Millis(1000);
 const PEEK_AGAIN: Duration = Duration::from_millis(200);
+/// A member that failed lets its disk go when the last operation on it has ended: one that merely was slow has then, and
+/// udev has looked at a disk that just came.
+const LETS_GO_WITHIN: Millis = Millis(1000);
 /// What an errno says when nobody knows better. Source: Linux `include/uapi/asm-generic/errno-base.h`.
 pub const EIO: i32 = 5;
 
@@ -37,6 +41,8 @@ pub struct OpenedPool {
     pub array: PoolArray,
     /// The volumes on it.
     pub group: VolumeGroup,
+    /// Disks that were left out, and why: `PATH: why`.
+    pub notes: Vec<String>,
 }
 
 /// Opens what `start` names.
@@ -50,10 +56,14 @@ pub async fn open(
     witness: Rc<dyn MembershipWitness>,
 ) -> Result<OpenedPool, Refusal> {
     match start {
-        Start::Create { members, wipe } => make(rt, name, &members, wipe, witness).await,
-        Start::Assemble { array, paths, degraded } => {
+        Start::Create { members, wipe, single } => {
+            refuse_too_few(&members, single)?;
+            make(rt, name, &members, wipe, witness).await
+        }
+        Start::Assemble { array, paths, degraded, everywhere } => {
             let start = if degraded { raid::Start::Degraded } else { raid::Start::Witnessed };
-            find(rt, name, array, &paths, start, witness).await
+            let wanted = Wanted { name: name.clone(), array };
+            find(rt, Assembly { wanted, named: &paths, everywhere, start }, witness).await
         }
     }
 }
@@ -65,9 +75,12 @@ async fn make(
     wipe: bool,
     witness: Rc<dyn MembershipWitness>,
 ) -> Result<OpenedPool, Refusal> {
-    let twice = paths.iter().enumerate().find(|(index, path)| paths[..*index].contains(path));
-    if let Some((_, path)) = twice {
-        let text = format!("'{}' is named twice", path.display());
+    if let Some((first, second)) = one_disk_twice(paths) {
+        let text = if first == second {
+            format!("'{}' is named twice", first.display())
+        } else {
+            format!("'{}' and '{}' are one disk", first.display(), second.display())
+        };
         return Err(Refusal::new(Code::Invalid, text, "a mirror needs different disks"));
     }
     let mut members = Vec::new();
@@ -91,7 +104,7 @@ async fn make(
     // What the disks held was looked at, or given up, a moment ago; the array itself is new.
     let made = VolumeGroup::create(rt, &array.disk(), name, ids, Existing::Wipe, unix_seconds()).await;
     match made {
-        Ok(group) => Ok(OpenedPool { array: PoolArray { array }, group }),
+        Ok(group) => Ok(OpenedPool { array: PoolArray { array }, group, notes: Vec::new() }),
         Err(error) => {
             let _ = array.stop().await;
             Err(refuse_volume(&error))
@@ -99,20 +112,59 @@ async fn make(
     }
 }
 
-async fn find(
-    rt: &Rt,
-    name: &PoolName,
-    id: Option<ArrayId>,
-    paths: &[PathBuf],
-    start: raid::Start,
-    witness: Rc<dyn MembershipWitness>,
-) -> Result<OpenedPool, Refusal> {
-    let mine = wait_for_members(rt, name, id, paths).await;
-    if mine.is_empty() {
-        let text = format!("no member of the pool '{name}' is on {}", list(paths));
-        let hint = "check the disks' cables and paths, then `muskox ctl pool start NAME DISK…`";
-        return Err(Refusal::new(Code::NotFound, text, hint));
+/// One disk is a pool like any other, and lost with that disk: only by a word.
+fn refuse_too_few(paths: &[PathBuf], single: bool) -> Result<(), Refusal> {
+    match paths {
+        [only] if !single => {
+            let text = format!("{} alone is no mirror: what is on the pool would be lost with it", only.display());
+            Err(Refusal::new(Code::Invalid, text, "name two disks or more; say --single if one is meant"))
+        }
+        [_, _, ..] if single => {
+            let text = format!("{} disks are not a single one", paths.len());
+            Err(Refusal::new(Code::Invalid, text, "leave --single out: disks of one pool mirror each other"))
+        }
+        _ => Ok(()),
     }
+}
+
+/// Two of these paths that lead to one disk.
+fn one_disk_twice(paths: &[PathBuf]) -> Option<(&Path, &Path)> {
+    let machine = Machine::default();
+    let same = |one: &Path, other: &Path| one == other || same_disk(&machine, one, other);
+    let later = paths.iter().enumerate();
+    later
+        .flat_map(|(index, one)| paths[..index].iter().map(move |other| (other.as_path(), one.as_path())))
+        .find(|(one, other)| same(one, other))
+}
+
+/// Whether two paths lead to one disk.
+pub fn same_disk(machine: &Machine, one: &Path, other: &Path) -> bool {
+    match (machine.identify(one), machine.identify(other)) {
+        (Ok(one), Ok(other)) => one.is_same(&other),
+        _ => one == other,
+    }
+}
+
+/// What to assemble.
+struct Assembly<'a> {
+    wanted: Wanted,
+    named: &'a [PathBuf],
+    everywhere: bool,
+    start: raid::Start,
+}
+
+async fn find(rt: &Rt, assembly: Assembly<'_>, witness: Rc<dyn MembershipWitness>) -> Result<OpenedPool, Refusal> {
+    let Assembly { wanted, named, everywhere, start } = assembly;
+    let survey = wait_for_members(rt, &wanted, named, everywhere).await;
+    let notes = survey.notes();
+    if let Some(unusable) = survey.unusable.iter().find(|it| it.forbids && start != raid::Start::Degraded) {
+        let text = format!("{}: {}", unusable.path.display(), unusable.why);
+        return Err(Refusal::new(Code::Failed, text, "the pool is left alone until that is done"));
+    }
+    if survey.members.is_empty() {
+        return Err(nobody_here(&wanted.name, named, notes).await);
+    }
+    let mine: Vec<PathBuf> = survey.members.into_iter().map(|seen| seen.path).collect();
     let opens = mine.iter().map(|path| open_when_free(path, Options::default(), MEMBERS_WAIT));
     let mut members = Vec::new();
     for (path, opened) in mine.iter().zip(futures_util::future::join_all(opens).await) {
@@ -120,14 +172,15 @@ async fn find(
             Ok(disk) => members.push(Member { disk, label: label(path) }),
             // Somebody else has it and may write to it: going on without it would split the mirror.
             Err(error) if error.is_busy() => return Err(refuse_disk(&error)),
-            Err(error) => tracing::error!(pool = %name, "{error}"),
+            Err(error) => tracing::error!(pool = %wanted.name, "{error}"),
         }
     }
     let options = AssembleOptions { start, unix_seconds: unix_seconds() };
-    let array = raid::assemble_witnessed(members, rt, options, witness).await.map_err(|error| refuse_raid(&error))?;
+    let array = raid::assemble_witnessed(members, rt, options, witness).await;
+    let array = array.map_err(|error| with_notes(refuse_raid(&error), &notes))?;
     let group = VolumeGroup::open(rt, &array.disk()).await;
     match group {
-        Ok(group) => Ok(OpenedPool { array: PoolArray { array }, group }),
+        Ok(group) => Ok(OpenedPool { array: PoolArray { array }, group, notes }),
         Err(error) => {
             let _ = array.stop().await;
             Err(refuse_volume(&error))
@@ -135,45 +188,43 @@ async fn find(
     }
 }
 
-/// The paths that hold a member of this array: all that it had, or those that are there when the wait is over.
-async fn wait_for_members(rt: &Rt, name: &PoolName, id: Option<ArrayId>, paths: &[PathBuf]) -> Vec<PathBuf> {
+/// What is found: all members that the array had, or those that are there when the wait is over.
+async fn wait_for_members(rt: &Rt, wanted: &Wanted, named: &[PathBuf], everywhere: bool) -> Survey {
     let until = rt.now() + MEMBERS_WAIT;
+    let mut look_wide_at = rt.now();
     loop {
-        let mut found = Vec::new();
-        for path in paths {
-            if let Some(superblock) = peek(path).await.filter(|found| is_of(found, name, id)) {
-                found.push((path.clone(), superblock));
-            }
+        let survey = wanted.survey(named, false).await;
+        let late = rt.now() >= until;
+        if survey.is_complete() || (late && !everywhere) {
+            return survey;
         }
-        let wanted = found.iter().max_by_key(|(_, superblock)| superblock.events);
-        let wanted = wanted.map_or(1, |(_, newest)| usize::try_from(newest.slots).expect("usize has 64 bits"));
-        if found.len() >= wanted || rt.now() >= until {
-            return found.into_iter().map(|(path, _)| path).collect();
+        if everywhere && (late || rt.now() >= look_wide_at) {
+            let wide = wanted.survey(named, true).await;
+            if wide.is_complete() || late {
+                return wide;
+            }
+            look_wide_at = rt.now() + LOOK_WIDE_EVERY;
         }
         tokio::time::sleep(PEEK_AGAIN).await;
     }
 }
 
-fn is_of(superblock: &Superblock, name: &PoolName, id: Option<ArrayId>) -> bool {
-    match id {
-        Some(id) => superblock.array == id,
-        // mdadm puts "HOST:" before a name.
-        None => superblock.name.rsplit(':').next() == Some(name.as_str()),
+/// Why a pool has no member here: what each place that was named holds instead.
+async fn nobody_here(name: &PoolName, named: &[PathBuf], mut notes: Vec<String>) -> Refusal {
+    for path in named.iter().filter(|path| !path.is_dir()) {
+        if !notes.iter().any(|note| note.starts_with(&format!("{}: ", path.display()))) {
+            notes.push(content(path).await);
+        }
     }
+    let text = format!("none of the disks that were looked at is of the pool '{name}'");
+    with_notes(Refusal::advised(Code::NotFound, text, Advice::CheckDisks), &notes)
 }
 
-/// A disk's superblock, read without opening it for good: it may be another pool's.
-async fn peek(path: &Path) -> Option<Superblock> {
-    let path = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || {
-        let kind = std::fs::metadata(&path).ok()?.file_type();
-        // Opening a FIFO would wait for its other end.
-        let file = (kind.is_file() || kind.is_block_device()).then(|| std::fs::File::open(&path).ok())??;
-        let mut bytes = [0; SUPERBLOCK_BYTES];
-        file.read_exact_at(&mut bytes, SUPERBLOCK_AT.0).ok()?;
-        Superblock::decode(&bytes).ok()
-    });
-    tokio::time::timeout(PEEK_MAX, read).await.ok()?.ok()?
+fn with_notes(mut refusal: Refusal, notes: &[String]) -> Refusal {
+    if !notes.is_empty() {
+        refusal.text = format!("{}; {}", refusal.text, notes.join("; "));
+    }
+    refusal
 }
 
 impl PoolArray {
@@ -196,27 +247,27 @@ impl PoolArray {
         Rc::new(Store(Rc::clone(&self.array)))
     }
 
-    /// Opens a disk for the array.
+    /// Opens a disk for the array. One of a member that failed is waited for a moment: what runs on it may just be ending.
     ///
     /// # Errors
-    /// Why not, for people.
-    pub fn member(path: &str) -> Result<Member, Refusal> {
-        let disk = open_disk(Path::new(path), Options::default()).map_err(|error| refuse_disk(&error))?;
-        Ok(Member { disk, label: path.to_owned() })
-    }
-
-    /// The slot of the member that is called so.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn slot_of(&self, path: &str) -> Result<usize, Refusal> {
+    /// Why not, for people; what still runs on it, if it is a failed member's.
+    pub async fn member(&self, path: &str) -> Result<Member, Refusal> {
+        let label = path.to_owned();
         let status = self.array.status();
-        let found = status.members.iter().find(|member| member.label == path).map(|member| member.slot);
-        found.ok_or_else(|| {
-            let labels: Vec<&str> = status.members.iter().map(|member| member.label.as_str()).collect();
-            let text = format!("'{path}' is not a member of the pool '{}'", status.name);
-            Refusal::new(Code::NotFound, text, format!("its members are {}", labels.join(", ")))
-        })
+        let machine = Machine::default();
+        let is = |other: &str| same_disk(&machine, Path::new(path), Path::new(other));
+        let works = |member: &&MemberStatus| member.standing != Standing::Faulty && is(&member.label);
+        if let Some(member) = status.members.iter().find(works) {
+            return Err(refuse_raid(&RaidError::AlreadyMember(member.label.clone())));
+        }
+        match open_when_free(Path::new(path), Options::default(), LETS_GO_WITHIN).await {
+            Ok(disk) => Ok(Member { disk, label }),
+            Err(error) if error.is_busy() => {
+                let busy = self.array.status().still_busy.into_iter().find(|busy| is(&busy.label));
+                Err(busy.map_or_else(|| refuse_disk(&error), |busy| refuse_raid(&RaidError::StillBusy(busy))))
+            }
+            Err(error) => Err(refuse_disk(&error)),
+        }
     }
 }
 
@@ -243,7 +294,11 @@ impl GrantStore for Store {
 }
 
 fn not_stored(volume: VolumeId, error: &RaidError) -> DeviceError {
-    tracing::error!(%volume, "a grant was not stored: {error}");
+    match error {
+        // Whoever asked is told; a stop in that moment is nobody's failure.
+        RaidError::Closed => tracing::info!(%volume, "a grant was not stored: {error}"),
+        error => tracing::error!(%volume, "a grant was not stored: {error}"),
+    }
     device_error(error)
 }
 
@@ -279,24 +334,16 @@ fn label(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn list(paths: &[PathBuf]) -> String {
-    let texts: Vec<String> = paths.iter().map(|path| label(path)).collect();
-    if texts.is_empty() { "any configured disk".to_owned() } else { texts.join(", ") }
-}
-
 fn refuse_disk(error: &DiskError) -> Refusal {
-    let lsblk = "`lsblk` shows the disks of the machine that has them";
-    let (code, hint) = match &error.kind {
-        DiskErrorKind::Busy { .. } => (Code::Busy, "`muskox ctl pool show` says which disks a pool has"),
-        DiskErrorKind::Open(cause) if is_the_requests(cause.kind()) => (Code::Invalid, lsblk),
-        DiskErrorKind::NotADisk(_) | DiskErrorKind::Empty { .. } | DiskErrorKind::BlockSize(_) => {
-            (Code::Invalid, lsblk)
-        }
+    let code = match &error.kind {
+        DiskErrorKind::Busy { .. } => return Refusal::advised(Code::Busy, error.to_string(), Advice::ShowPool),
+        DiskErrorKind::Open(cause) if is_the_requests(cause.kind()) => Code::Invalid,
+        DiskErrorKind::NotADisk(_) | DiskErrorKind::Empty { .. } | DiskErrorKind::BlockSize(_) => Code::Invalid,
         DiskErrorKind::Open(_) | DiskErrorKind::Replaced | DiskErrorKind::Probe(_) | DiskErrorKind::Ring(_) => {
-            (Code::Failed, lsblk)
+            Code::Failed
         }
     };
-    Refusal::new(code, error.to_string(), hint)
+    Refusal::new(code, error.to_string(), "`lsblk` shows the disks of the machine that has them")
 }
 
 /// Whether another path would do, and the same will fail again.
@@ -318,29 +365,25 @@ const fn is_the_requests(kind: ErrorKind) -> bool {
 
 /// What a failure of the array's administration is to who asked.
 pub fn refuse_raid(error: &RaidError) -> Refusal {
-    let (code, hint) = match error {
-        RaidError::InUse { .. } => (Code::HoldsData, "look at it with `wipefs --no-act DISK`; --wipe overwrites it"),
+    let text = error.to_string();
+    let say = |code, hint: &str| Refusal::new(code, text.clone(), hint);
+    let advise = |code, advice| Refusal::advised(code, text.clone(), advice);
+    match error {
+        RaidError::InUse { .. } => say(Code::HoldsData, "look at it with `wipefs --no-act DISK`; --wipe overwrites it"),
         RaidError::RanElsewhere { .. } => {
-            (Code::HoldsData, "say --wipe to overwrite it, if nobody needs what it holds")
+            say(Code::HoldsData, "say --wipe to overwrite it, if nobody needs what it holds")
         }
-        RaidError::Split { .. } => (
-            Code::Blocked,
-            "`muskox ctl pool start NAME DISK --degraded` goes on with that disk alone; then `muskox ctl pool add NAME OTHER --wipe`",
-        ),
-        RaidError::MemberCount(_) | RaidError::BadName(_) | RaidError::BlockSize { .. } => (Code::Invalid, ""),
-        RaidError::TooSmall { .. } => (Code::NoSpace, "use a larger disk"),
-        RaidError::NoMember(_) => (Code::NotFound, "`muskox ctl pool show` lists the members"),
-        RaidError::NoFreeSlot(_) => (Code::Busy, "fail the member that shall go first, or use `pool replace`"),
-        RaidError::Incomplete { .. } | RaidError::Superseded { .. } => (
-            Code::Blocked,
-            "bring the missing disks, or `muskox ctl pool start NAME --degraded` if they are lost for good",
-        ),
-        RaidError::StillBusy { .. } => (Code::Busy, "wait until the disk has answered, or restart the target"),
-        RaidError::AlreadyMember { .. } => (Code::Exists, "`muskox ctl pool show` lists the members"),
-        RaidError::LastMember(_) => (Code::Busy, "add a disk and wait for its resync first"),
-        _ => (Code::Failed, "look at `dmesg` and at `muskox ctl pool show`"),
-    };
-    Refusal::new(code, error.to_string(), hint)
+        RaidError::Split { .. } => advise(Code::Blocked, Advice::ChooseHalf),
+        RaidError::MemberCount(_) | RaidError::BadName(_) | RaidError::BlockSize { .. } => say(Code::Invalid, ""),
+        RaidError::TooSmall { .. } => say(Code::NoSpace, "use a larger disk"),
+        RaidError::NoMember(_) => advise(Code::NotFound, Advice::ShowPool),
+        RaidError::NoFreeSlot(_) => advise(Code::Busy, Advice::ReplaceDisk),
+        RaidError::Incomplete { .. } | RaidError::Superseded { .. } => advise(Code::Blocked, Advice::BringDisks),
+        RaidError::StillBusy { .. } => say(Code::Busy, "wait until the disk has answered, or restart the target"),
+        RaidError::AlreadyMember { .. } => advise(Code::Exists, Advice::ShowPool),
+        RaidError::LastMember(_) => say(Code::Busy, "add a disk and wait for its resync first"),
+        _ => advise(Code::Failed, Advice::LookAtDisks),
+    }
 }
 
 /// What a failure of the volume group's administration is to who asked.

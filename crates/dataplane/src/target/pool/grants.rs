@@ -6,7 +6,7 @@ use super::thread::Pool;
 use crate::target::audit::Deed;
 use block::gate::{Claim, Declined, GatedVolume, State};
 use units::VolumeName;
-use wire::control::{Code, GrantReport, Owner, Refusal, Reply, Request, ReservationReport};
+use wire::control::{Advice, Code, GrantReport, Owner, Refusal, Reply, Request, ReservationReport};
 
 impl Pool {
     /// Does what a request about a grant asks.
@@ -55,7 +55,7 @@ impl Pool {
             Some(Export::Ready(served)) => Ok(served.gate),
             Some(Export::Zeroing(_)) => {
                 let text = format!("the volume '{volume}' is still being zeroed");
-                Err(Refusal::new(Code::Busy, text, "`muskox ctl volume list` shows how far it is"))
+                Err(Refusal::advised(Code::Busy, text, Advice::ListVolumes))
             }
             Some(Export::Unusable(why)) => {
                 Err(Refusal::new(Code::Failed, format!("the volume '{volume}' is not served: {why}"), ""))

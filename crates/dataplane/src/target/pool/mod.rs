@@ -13,7 +13,12 @@ mod array;
 mod export;
 mod grants;
 mod membership;
+mod places;
+mod returning;
+mod search;
 mod thread;
+
+pub use search::{Survey, Wanted};
 
 use super::audit::Audit;
 use host::net::Parts;
@@ -24,7 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use units::{ArrayId, HostKey, PoolName, VolumeName};
-use wire::control::{Code, PoolReport, Refusal, Reply, Request, SessionReport, VolumeReport};
+use wire::control::{Advice, Code, PoolReport, Refusal, Reply, Request, SessionReport, VolumeReport};
 use wire::nbd::{ExportInfo, ExportName, ListedExport, Negotiated, OpenFor, Refusal as NbdRefusal};
 
 /// Messages on their way to a pool's thread; more senders wait. The thread only ever hands them to tasks.
@@ -55,13 +60,17 @@ pub enum Start {
         members: Vec<PathBuf>,
         /// Whether to overwrite what they hold.
         wipe: bool,
+        /// Whether one disk, which mirrors nothing, is meant.
+        single: bool,
     },
     /// Found on some of these disks.
     Assemble {
         /// Which array; `None`: the one of the pool's name.
         array: Option<ArrayId>,
-        /// Where to look.
+        /// Where to look first: disks, or folders of disks.
         paths: Vec<PathBuf>,
+        /// Whether to look at every free disk of the machine too.
+        everywhere: bool,
         /// An operator's word that the missing members are lost.
         degraded: bool,
     },
@@ -221,6 +230,5 @@ impl Handle {
 }
 
 fn gone(pool: &PoolName) -> Refusal {
-    let hint = "see the target's log, then `muskox ctl pool start`";
-    Refusal::new(Code::Failed, format!("the pool '{pool}' has ended"), hint)
+    Refusal::advised(Code::Failed, format!("the pool '{pool}' has ended: see the target's log"), Advice::StartPool)
 }

@@ -1,11 +1,16 @@
 //! The pool's own thread: what it holds, and the loop that takes messages.
 
-use super::array::{PoolArray, open};
+use super::array::{OpenedPool, PoolArray, open};
 use super::export::Exports;
 use super::membership::Members;
-use super::{Blueprint, Look, Message, Names};
+use super::places::Places;
+use super::returning::Remark;
+use super::{Blueprint, Look, Message, Names, Start};
 use crate::target::audit::Audit;
 use block::runtime::{Rt, sleep};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -30,6 +35,14 @@ pub struct Pool {
     pub audit: Audit,
     /// The volumes and who uses them.
     pub exports: Exports,
+    /// On which disks its members were.
+    pub places: RefCell<Places>,
+    /// Where members are looked for besides.
+    pub named: Vec<PathBuf>,
+    /// Disks that were left out when they were last looked for, and why: `PATH: why`.
+    pub left_out: RefCell<Vec<String>>,
+    /// Why disks that are where a member was, or say to be one, were not taken back.
+    pub remarks: RefCell<BTreeMap<PathBuf, Remark>>,
     /// One change of members or volumes at a time: each is several steps.
     pub changing: Mutex<()>,
 }
@@ -51,12 +64,14 @@ pub async fn run(
     };
     let report = pool.report().await;
     let watch = tokio::task::spawn_local(Rc::clone(&pool).watch(report.state));
+    let returning = tokio::task::spawn_local(Rc::clone(&pool).take_absent_back());
     if ready.send(Ok(report)).is_ok() {
         take_messages(&pool, &mut inbox).await;
     } else {
         let _ = pool.stop().await;
     }
     watch.abort();
+    returning.abort();
 }
 
 async fn take_messages(pool: &Rc<Pool>, inbox: &mut mpsc::Receiver<Message>) {
@@ -76,10 +91,24 @@ async fn take_messages(pool: &Rc<Pool>, inbox: &mut mpsc::Receiver<Message>) {
 
 async fn bring_up(rt: &Rt, blueprint: Blueprint, names: Names) -> Result<Rc<Pool>, Refusal> {
     let Blueprint { pool: name, start, state_dir, audit } = blueprint;
-    let opened = open(rt, &name, start, Rc::new(Members::new(&state_dir))).await?;
-    let exports = Exports::new(opened.group, names);
-    let pool = Pool { name, rt: Rc::clone(rt), array: opened.array, audit, exports, changing: Mutex::new(()) };
-    let pool = Rc::new(pool);
+    let named = match &start {
+        Start::Assemble { paths, .. } => paths.clone(),
+        Start::Create { .. } => Vec::new(),
+    };
+    let OpenedPool { array, group, notes } = open(rt, &name, start, Rc::new(Members::new(&state_dir))).await?;
+    let pool = Rc::new(Pool {
+        name,
+        rt: Rc::clone(rt),
+        audit,
+        exports: Exports::new(group, names),
+        places: RefCell::new(Places::load(&state_dir, array.array.status().id)),
+        named,
+        left_out: RefCell::new(notes),
+        remarks: RefCell::default(),
+        changing: Mutex::new(()),
+        array,
+    });
+    pool.remember_places().await;
     pool.open_volumes().await;
     Ok(pool)
 }

@@ -3,6 +3,7 @@
 mod behind;
 mod place;
 mod standing;
+mod tend;
 mod unknown;
 pub mod world;
 
@@ -91,7 +92,10 @@ fn a_blocked_job_is_taken_over_and_goes_on() {
         world.state.borrow_mut().target_down = false;
         let job = ended(&desk, &job).await;
         assert_eq!(job.outcome.as_deref(), Some("done"), "{job:?}");
-        assert!(job.history.iter().any(|note| note.why.as_deref() == Some("taken over")), "{job:?}");
+        assert!(
+            job.history.iter().any(|note| note.why.as_deref() == Some("continued by another controller")),
+            "{job:?}"
+        );
         assert_eq!(world.state.borrow().starts.len(), 1);
     });
 }
@@ -321,6 +325,23 @@ fn a_move_is_refused_with_reasons_or_cancelled() {
         let shown = desk.vm_show("web1").await.unwrap().vm;
         assert_eq!((shown.host, shown.epoch, shown.state), ("beta".parse().ok(), 1, VmState::Running));
         assert_eq!(desk.job_list().await.unwrap().jobs[0].id, job.id, "the newest first");
+    });
+}
+
+/// A03. Goal: who changes the seed of a VM that was started is told that its guest does not read it again. Method: before and after a start.
+#[test]
+fn a_changed_seed_is_said_to_do_nothing_by_itself() {
+    local(async {
+        let world = World::new(&["web1"]).await;
+        let desk = world.direct().await;
+        desk.vm_create(&spec("web1", "")).await.expect("it can be");
+        let seeded = |name: &str| format!("{}\n[seed]\nhostname='{name}'\n", spec("web1", ""));
+        assert!(desk.vm_edit("web1", &seeded("one")).await.expect("it may").notes.is_empty(), "nobody has read it yet");
+        desk.vm_start("web1", &VmStartRequest { host: None, overcommit: false }, "the test").await.expect("it can");
+        let more = seeded("one").replace("memory=512", "memory=700");
+        assert!(desk.vm_edit("web1", &more).await.expect("it may").notes.is_empty(), "the seed is as it was");
+        let notes = desk.vm_edit("web1", &seeded("two")).await.expect("it may").notes;
+        assert!(notes.len() == 1 && notes[0].contains("cloud-init clean"), "{notes:?}");
     });
 }
 

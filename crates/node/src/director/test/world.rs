@@ -50,6 +50,8 @@ pub struct State {
     pub kvm: BTreeSet<usize>,
     /// Hosts whose QEMU has no machine type of ours.
     pub no_machine: BTreeSet<usize>,
+    /// Hosts that call, and do not answer when they are looked at.
+    pub mute: BTreeSet<usize>,
     /// Hosts whose dead-men let no guest run.
     pub withheld: BTreeSet<usize>,
     /// Hosts whose bridge `lan` has no carrier.
@@ -306,6 +308,9 @@ impl Machines for World {
             let silent = || Problem::new(Code::Unreachable, "it does not answer", "");
             if self.state.borrow().dead.contains(&n) {
                 return Err(silent());
+            }
+            if matches!(ask, Ask::Look) && self.state.borrow().mute.contains(&n) {
+                std::future::pending::<()>().await;
             }
             match ask {
                 Ask::Target { .. } if self.state.borrow().target_down => Err(silent()),
