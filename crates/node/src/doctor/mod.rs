@@ -76,6 +76,7 @@ impl Findings {
             jobs: Vec::new(),
             unreadable: Vec::new(),
             behind: Vec::new(),
+            unheard: Vec::new(),
         }
     }
 }
