@@ -25,8 +25,8 @@ pub use storage::{
     PoolState, Progress, Volume, VolumeCreateRequest, VolumeList, VolumeState,
 };
 pub use vm::{
-    Begun, Check, Doctor, Grade, Job, JobList, JobNote, MigrationReceipt, StoreChange, StoreChanges, Vm, VmDetails,
-    VmList, VmMigrateRequest, VmSpecRequest, VmStartRequest, VmState, VmStopRequest, Why,
+    Begun, Check, Doctor, Event, Grade, Job, JobList, JobNote, MigrationReceipt, StoreChange, StoreChanges, Vm,
+    VmDetails, VmList, VmMigrateRequest, VmSpecRequest, VmStartRequest, VmState, VmStopRequest, Why,
 };
 pub use work::{ImageImportRequest, Work, WorkState};
 

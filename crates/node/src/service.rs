@@ -18,6 +18,7 @@ use crate::root::Root;
 use crate::secret::Secret;
 use crate::storage::{self, Names, claims};
 use crate::store::Store;
+use crate::suggest::suggest;
 use crate::token::JoinToken;
 use crate::vms;
 use crate::works::Works;
@@ -127,7 +128,7 @@ impl Node {
             Ask::Target { request } => Ok(Reply::Target { answer: self.agent.target(request).await }),
             Ask::Look => {
                 let mut report = self.agent.look().await;
-                report.complaints.extend(doctor::complaints(&self.root));
+                doctor::look(&self.root, &mut report);
                 Ok(Reply::Look(Box::new(report)))
             }
             Ask::Tell(told) => match self.speaker(from).await {
@@ -245,13 +246,32 @@ impl Node {
         let member = if call.who == Who::Members { self.admitted(keeper, caller).await? } else { None };
         rights::check_call(caller, call)?;
         if call.method == api::Method::Get || call.who != Who::Members {
-            return self.decide_admitted(keeper, member, call, name, body).await;
+            return self.decide_or_suggest(keeper, member, call, name, body).await;
         }
         let asks = member.as_ref().map_or(&self.identity.name, |member| &member.name).clone();
         let entry = self.audit.asked((&asks, caller.user()), (call.name, name)).await?;
-        let decided = self.decide_admitted(keeper, member, call, name, body).await;
+        let decided = self.decide_or_suggest(keeper, member, call, name, body).await;
         self.audit.ended(&entry, outcome(decided.as_ref().err())).await;
         decided
+    }
+
+    /// With the name that was meant, if nobody has the one that was given.
+    async fn decide_or_suggest(
+        &self,
+        keeper: &Keeper,
+        member: Option<Record>,
+        call: &'static Call,
+        name: &str,
+        body: &[u8],
+    ) -> Result<Answer, Problem> {
+        match self.decide_admitted(keeper, member, call, name, body).await {
+            Err(problem) if problem.code == Code::NotFound => {
+                let (name, without) = (name.to_owned(), problem.clone());
+                let suggested = keeper.store.ask(move |engine| Ok(suggest(engine, call, &name, problem))).await;
+                Err(suggested.unwrap_or(without))
+            }
+            decided => decided,
+        }
     }
 
     async fn decide_admitted(

@@ -154,8 +154,8 @@ fn doctor_and_a_machine_that_stays() {
     let mut gamma = machines.machine("gamma");
     gamma.join(&alpha.token());
     gamma.start();
-    alpha.node("remove", &["gamma"]);
-    assert!(alpha.refused("remove", &["alpha"])["detail"].as_str().unwrap().contains("the pool 'tank'"));
+    alpha.node("remove", &["gamma", "--yes"]);
+    assert!(alpha.refused("remove", &["alpha", "--yes"])["detail"].as_str().unwrap().contains("the pool 'tank'"));
 }
 
 /// CA5. Goal: the units are such that systemd understands, the dead-man's and the guard's among them, and installing says what was

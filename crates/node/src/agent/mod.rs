@@ -347,6 +347,9 @@ async fn look_around(node: Rc<Node>) {
         }
         {
             let mut state = node.agent.state.borrow_mut();
+            for (text, hint) in bridges.iter().filter(|it| !state.bridges.contains(it)) {
+                tracing::warn!("{text}; hint: {hint}");
+            }
             (state.target_since, state.target_troubles) = (target_since, target_troubles);
             (state.deadman, state.bridges) = (deadman, bridges);
         }

@@ -186,3 +186,30 @@ fn what_is_no_visit_is_refused() {
         }
     });
 }
+
+/// Goal: D16: whoever asks for the console of a VM that is off hears that, not of a socket that is not there. Method: each state, with
+/// and without an owner.
+#[test]
+fn a_vm_that_is_off_has_no_console() {
+    let vm = |state: VmState, host: Option<&str>| api::Vm {
+        name: "web1".parse().unwrap(),
+        state,
+        wished: true,
+        host: host.map(|host| host.parse().unwrap()),
+        epoch: 1,
+        memory: 0,
+        vcpus: 1,
+        volumes: Vec::new(),
+        job: None,
+        pending: Vec::new(),
+    };
+    for state in VmState::ALL {
+        let off = matches!(state, VmState::Stopped | VmState::Down);
+        let asked = host_of(vm(*state, Some("host1")));
+        assert_eq!(asked.is_err(), off, "{state}");
+        if let Err(problem) = asked {
+            assert_eq!(problem.text, format!("VM 'web1' is {state}: it has no console"));
+        }
+        assert!(host_of(vm(*state, None)).is_err(), "{state}");
+    }
+}

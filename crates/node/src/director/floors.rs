@@ -89,7 +89,7 @@ impl Desk {
             }
         }
         if refused == 0 {
-            tracing::info!("the target of '{}' lives anew and knows its floors", machine.name);
+            tracing::info!("the target of '{}' was restarted and was told its floors", machine.name);
         }
         refused == 0
     }

@@ -168,7 +168,8 @@ fn changes(engine: &mut dyn Engine, from: Revision) -> Result<StoreChanges, Prob
     let change = |it: &&cluster::store::Change| StoreChange {
         revision: it.at.0,
         key: it.key.to_string(),
-        value: it.value.clone(),
+        // Every value is JSON; what is not is shown as it is.
+        value: it.value.as_ref().map(|text| serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into())),
     };
     Ok(StoreChanges { changes: kept.iter().map(change).collect(), next: next.0 })
 }
@@ -195,7 +196,7 @@ mod test {
                 break;
             }
             assert!(piece.changes.iter().all(|change| change.key == "/vm/a"));
-            seen.extend(piece.changes.into_iter().filter_map(|change| change.value));
+            seen.extend(piece.changes.into_iter().filter_map(|change| change.value.map(|value| value.to_string())));
             from = Revision(piece.next);
         }
         assert_eq!(seen, (0..700).map(|n| n.to_string()).collect::<Vec<_>>());

@@ -12,7 +12,7 @@ use wire::control::{Reply, Request};
 /// Looks at this machine alone. `why`: the store was not reached.
 pub async fn examine_alone(node: &Node, why: &Problem) -> Doctor {
     let mut report = node.agent.look().await;
-    report.complaints.extend(local::complaints(&node.root));
+    local::look(&node.root, &mut report);
     let own = &node.identity;
     let member = Member {
         name: own.name.clone(),

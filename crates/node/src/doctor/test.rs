@@ -27,6 +27,7 @@ pub fn member(text: &str) -> Member {
     }
 }
 
+/// A machine that is well.
 pub fn report() -> HostReport {
     HostReport {
         sequence: crate::peer::Sequence::default(),
@@ -180,7 +181,7 @@ fn each_disease_is_named() {
             target(it).volumes.push(other);
         }),
         ("VM vm1", Grade::Bad, |it| {
-            it.vms.push(VmAtAGlance { name: "vm1".parse().unwrap(), wish: "running".to_owned() });
+            it.vms.push(VmAtAGlance { name: "vm1".parse().unwrap(), wish: "running".to_owned(), down: None });
             look(it).guests.push(guest(Guest::Absent));
         }),
         ("VM vm1", Grade::Bad, |it| look(it).guests.push(guest(Guest::Stopped))),

@@ -270,8 +270,9 @@ impl Guest {
                 done = self.obey(&wish) => done.err(),
             };
             if let (Some(text), Wish::Act(action, _)) = (&refused, &wish) {
-                tracing::warn!(vm = %self.name, "{action:?} cannot be done: {text}");
-                self.facts.borrow_mut().refused = Some((action.clone(), text.clone()));
+                tracing::warn!("VM '{}': could not {action}: {text}", self.name);
+                let text = format!("'{}': {text}", self.shared.place.name);
+                self.facts.borrow_mut().refused = Some((action.clone(), text));
             }
             if self.wish_number.get() == number {
                 *self.wanted.borrow_mut() = None;
@@ -398,7 +399,7 @@ impl Guest {
     fn is_now(&self, state: State) {
         let before = std::mem::replace(&mut self.facts.borrow_mut().state, state);
         if before != state {
-            tracing::info!(vm = %self.name, "{before:?} → {state:?}");
+            tracing::info!("VM '{}' is {state} (before: {before})", self.name);
             self.changed();
         }
     }

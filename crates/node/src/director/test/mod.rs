@@ -2,6 +2,8 @@
 
 mod behind;
 mod place;
+mod refusals;
+mod shown;
 mod standing;
 mod tend;
 mod unknown;
@@ -133,7 +135,7 @@ fn a_dead_host_loses_its_vms_by_votes_only() {
         let shown = desk.vm_show("web1").await.unwrap();
         assert_eq!((shown.vm.epoch, shown.vm.state), (2, VmState::Running), "{shown:?}");
         assert_ne!(shown.vm.host, "beta".parse().ok());
-        for what in ["2 of 3 witnesses voted beta dead after 3.1 s", "its target refuses everything older than epoch 2"]
+        for what in ["2 of 3 witnesses voted beta dead after 3.1 s", "storage fenced off all earlier writers (epoch 2"]
         {
             until(what, async || said(&desk, "web1", what).await).await;
         }

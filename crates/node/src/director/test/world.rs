@@ -64,8 +64,23 @@ pub struct State {
     pub starts: Vec<(usize, Moment)>,
     /// Machines that cannot list what they have.
     pub blind: BTreeSet<usize>,
+    /// Machines that do not do what they are told, and what they say.
+    pub refuses: BTreeMap<usize, Refuses>,
+    /// What alpha's target says to every raise.
+    pub target_refuses: Option<Refusal>,
     /// Which life of their agents reports are of.
     pub life: u64,
+}
+
+/// How a machine refuses.
+#[derive(Clone)]
+pub enum Refuses {
+    /// It takes no order: it cannot keep it.
+    Order(String),
+    /// It took the order and cannot do it.
+    Deed(String),
+    /// It is at it, and something keeps it from being done.
+    Waits(String),
 }
 
 pub fn key(n: usize) -> HostKey {
@@ -193,6 +208,10 @@ impl World {
 
     fn act(&self, n: usize, act: &Act) -> Acted {
         let (vm, place) = (act.order.vm.clone(), (n, act.order.vm.clone()));
+        if let Some(Refuses::Order(why)) = self.state.borrow().refuses.get(&n) {
+            let told = super::super::hosts::test::tell(vm.as_str(), 0, Guest::Absent);
+            return Acted { admitted: false, why: Some(why.clone()), told };
+        }
         let admitted = self.state.borrow_mut().orders.entry(place.clone()).or_default().admit(&act.order);
         let mut tell = self
             .state
@@ -218,6 +237,15 @@ impl World {
 
     fn obey(&self, n: usize, act: &Act, tell: &mut Tell) {
         let mut state = self.state.borrow_mut();
+        let does = matches!(act.action, Action::Start { .. } | Action::Incoming { .. } | Action::Migrate { .. });
+        match state.refuses.get(&n).filter(|_| does) {
+            // As an agent says it: with its machine's name.
+            Some(Refuses::Deed(why)) => {
+                return tell.refused = Some((act.action.clone(), format!("'{}': {why}", NAMES[n])));
+            }
+            Some(Refuses::Waits(why)) => return tell.why = Some(why.clone()),
+            Some(Refuses::Order(_)) | None => {}
+        }
         match &act.action {
             Action::Start { .. } if state.sluggish.contains(&n) => {}
             Action::Start { epoch, .. } if tell.guest != Guest::Running => {
@@ -260,6 +288,9 @@ impl World {
 
     fn target(&self, request: Request) -> Result<control::Reply, Refusal> {
         let mut state = self.state.borrow_mut();
+        if let (Request::Raise { .. }, Some(refusal)) = (&request, &state.target_refuses) {
+            return Err(refusal.clone());
+        }
         let floors = &mut state.floors;
         match request {
             Request::Raise { volume, epoch, .. } if floors.get(&volume).is_some_and(|floor| epoch < *floor) => {
