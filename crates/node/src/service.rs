@@ -87,7 +87,7 @@ impl Node {
     pub fn new(root: Root, identity: Identity, key: HostKey, keeper: Option<Keeper>) -> Self {
         let (certificate_until_s, heard) = (RefCell::new(0), RefCell::default());
         let agent = Agent::new(&root, &identity, key);
-        let (lines, works, names) = (Lines::default(), Works::default(), Names::default());
+        let (lines, works, names) = (Lines::default(), Works::new(root.run().join("works")), Names::default());
         let audit = Audit::new(&root.state());
         Self { root, identity, key, agent, lines, keeper, certificate_until_s, heard, works, names, audit }
     }
@@ -301,6 +301,7 @@ impl Node {
         match call.name {
             "image_import" => image::begin(self, caller, parse(body)?).await.map(|it| done(&it)),
             "store_backup" => backup::answer(self, parse(body)?).await.map(|it| done(&it)),
+            "work_list" => Ok(done(&self.works.list())),
             "work_show" => self.works.show(name).map(|it| done(&it)),
             "work_cancel" => self.works.cancel(name).map(|it| done(&it)),
             other => unreachable!("'{other}' is in the table of calls and nobody answers it"),
