@@ -92,7 +92,10 @@ enum NodeVerb {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
     if let Err(complaint) = plant_bug() {
         eprintln!("error: {complaint}");
         return ExitCode::FAILURE;
@@ -137,6 +140,18 @@ fn main() -> ExitCode {
             ended(role(&daemon.config).map_err(|error| (error.to_string(), error.hint())))
         }
     }
+}
+
+/// What is wrong with the words, for people; with `--json` among them for programs too. Help and the version are results.
+fn usage(error: &clap::Error) -> ExitCode {
+    let words = std::env::args_os().skip(1).take_while(|word| word != "--");
+    if error.use_stderr() && words.into_iter().any(|word| word == "--json") {
+        cli::say_usage(&error.to_string());
+    } else {
+        // A closed pipe is not worth a complaint.
+        let _ = error.print();
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// What a role came to, for people and for the shell.

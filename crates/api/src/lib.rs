@@ -25,10 +25,10 @@ pub use storage::{
     PoolState, Progress, Volume, VolumeCreateRequest, VolumeList, VolumeState,
 };
 pub use vm::{
-    Begun, Check, Doctor, Grade, Job, JobList, JobNote, MigrationReceipt, StoreChange, StoreChanges, Vm, VmDetails,
-    VmList, VmMigrateRequest, VmSpecRequest, VmStartRequest, VmState, VmStopRequest, Why,
+    Begun, Check, Doctor, Event, Grade, Job, JobList, JobNote, MigrationReceipt, StoreChange, StoreChanges, Vm,
+    VmDetails, VmList, VmMigrateRequest, VmSpecRequest, VmStartRequest, VmState, VmStopRequest, Why,
 };
-pub use work::{ImageImportRequest, Work, WorkState};
+pub use work::{ImageImportRequest, Work, WorkList, WorkState};
 
 /// The version in every path.
 pub const VERSION: &str = "v1";

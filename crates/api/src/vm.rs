@@ -20,7 +20,7 @@ words! {
         Paused = "paused",
         /// It should run and does not.
         Down = "down",
-        /// Its host does not answer.
+        /// Its host does not answer, or cannot tell; or the store is older than what runs.
         Unknown = "unknown",
     }
 }
@@ -38,14 +38,17 @@ message! {
         pub host: Option<NodeName>,
         /// The epoch of its volumes.
         pub epoch: u64,
-        /// Its memory, in bytes.
+        /// Its memory, in bytes; of one that runs, what it runs with.
         pub memory: u64,
-        /// Its virtual CPUs.
+        /// Its virtual CPUs; of one that runs, what it runs with.
         pub vcpus: u64,
         /// Its volumes, in the order of its disks.
         pub volumes: Vec<VolumeName>,
         /// The job that works on it.
         pub job: Option<String>,
+        /// What its description says otherwise since it was started: it holds from the next start on. For people, one entry a change.
+        #[serde(default)]
+        pub pending: Vec<String>,
     }
 }
 
@@ -70,6 +73,9 @@ message! {
         pub macs: Vec<String>,
         /// What happened to it lately, for people.
         pub history: Vec<String>,
+        /// The same, for programs; the newest first.
+        #[serde(default)]
+        pub events: Vec<Event>,
         /// In the answer to a new description: what to know about it, for people.
         #[serde(default)]
         pub notes: Vec<String>,
@@ -196,8 +202,27 @@ message! {
     pub struct Why {
         /// Which VM.
         pub vm: VmName,
-        /// Sentences, each from a recorded fact, the newest first.
+        /// How it is, then sentences, each from a recorded fact, the newest first.
         pub sentences: Vec<String>,
+        /// The recorded facts, for programs; the newest first.
+        #[serde(default)]
+        pub events: Vec<Event>,
+    }
+}
+
+message! {
+    /// A recorded fact about a VM.
+    pub struct Event {
+        /// When, by the clock of the machine that wrote it down: RFC 3339, UTC, with milliseconds.
+        pub at: String,
+        /// What kind; a word never changes its meaning, and new ones may come.
+        pub kind: String,
+        /// The epoch that it is about.
+        pub epoch: Option<u64>,
+        /// The host that it is about; of a move where it went to.
+        pub host: Option<String>,
+        /// What happened, for people.
+        pub text: String,
     }
 }
 
@@ -244,8 +269,8 @@ message! {
         pub revision: u64,
         /// Which object.
         pub key: String,
-        /// Its new value, JSON as text; none: it was removed. Objects that are secret are left out.
-        pub value: Option<String>,
+        /// Its new value, any JSON; none: it was removed. Objects that are secret are left out.
+        pub value: Option<serde_json::Value>,
     }
 }
 

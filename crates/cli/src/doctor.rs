@@ -52,7 +52,9 @@ fn text(doctor: &Doctor) -> String {
 
 /// The worst first; what to do in a line below.
 fn machine(checks: &[&Check]) -> String {
-    let row = |check: &&Check| [format!("  {}", check.grade), check.what.clone(), check.text.clone()];
+    // A finding is a line, whatever it cites.
+    let line = |text: &str| text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+    let row = |check: &&Check| [format!("  {}", check.grade), check.what.clone(), line(&check.text)];
     let table = table::plain(&checks.iter().map(row).collect::<Vec<_>>());
     let mut text = String::new();
     for (line, check) in table.lines().zip(checks) {
@@ -77,7 +79,7 @@ mod test {
     fn findings_are_grouped_by_machine() {
         let mut doctor = Doctor {
             checks: vec![
-                check("beta", "clock", Grade::Warning, "2 s ahead", "set it with chrony"),
+                check("beta", "clock", Grade::Warning, "2 s\n  ahead\n", "set it with chrony"),
                 check("alpha", "node", Grade::Good, "it answers", "nothing"),
                 check("alpha", "dead-man", Grade::Bad, "it does not run\u{1b}", "see its log"),
             ],
@@ -88,7 +90,7 @@ alpha
            do: see its log
   good  node      it answers
 beta
-  warning  clock  2 s ahead
+  warning  clock  2 s; ahead
            do: set it with chrony
 1 good, 1 warning, 1 bad
 ";

@@ -90,7 +90,12 @@ fn judge(job: &Job) -> Result<(), Problem> {
     }
     let why = job.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
     let hint = format!("see `muskox job show {}` and `muskox why vm {}`", job.id, job.vm);
-    Err(Problem::new(Code::Failed, format!("{} of '{}': {outcome}{why}", job.kind, job.vm), hint))
+    let text = match (job.kind.as_str(), outcome) {
+        ("recover", "lost" | "undone") => format!("'{}' could not be started{why}", job.vm),
+        ("migrate", "undone") => format!("'{}' was not moved{why}", job.vm),
+        (kind, outcome) => format!("{kind} of '{}': {outcome}{why}", job.vm),
+    };
+    Err(Problem::new(Code::Failed, text, hint))
 }
 
 /// A line for each step; the note of the end names the stage that it ended in, which was said, so it says how it ended.
@@ -242,11 +247,16 @@ migrate-web1-3  start    web1  goes on  raise  4.2 s  waits: store1 does not ans
     fn outcomes_are_judged() {
         let mut job = migrated();
         assert!(judge(&job).is_ok());
-        for outcome in ["undone", "lost", "conflict"] {
-            job.outcome = Some(outcome.into());
-            job.why = Some("the deadline is over".into());
-            let problem = judge(&job).unwrap_err();
-            assert_eq!(problem.text, format!("migrate of 'web1': {outcome}: the deadline is over"));
+        job.why = Some("the deadline is over".into());
+        for (kind, outcome, text) in [
+            ("migrate", "undone", "'web1' was not moved: the deadline is over"),
+            ("migrate", "lost", "migrate of 'web1': lost: the deadline is over"),
+            ("migrate", "conflict", "migrate of 'web1': conflict: the deadline is over"),
+            // D1: what a start failed by is said as it is.
+            ("recover", "lost", "'web1' could not be started: the deadline is over"),
+        ] {
+            (job.kind, job.outcome) = (kind.into(), Some(outcome.into()));
+            assert_eq!(judge(&job).unwrap_err().text, text);
         }
     }
 

@@ -23,7 +23,7 @@ mod watch;
 mod why;
 
 pub use node::NodeVerb;
-pub use print::EXIT_CODES;
+pub use print::{EXIT_CODES, say_usage};
 
 use clap::Subcommand;
 use std::process::ExitCode;

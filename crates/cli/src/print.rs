@@ -3,7 +3,7 @@
 //! Results go to the standard output, complaints and progress to the other one. What comes from elsewhere never moves
 //! the cursor.
 
-use api::Problem;
+use api::{Code, Problem};
 use serde::Serialize;
 use std::io::Write;
 use std::process::ExitCode;
@@ -76,6 +76,13 @@ pub fn refused(json: bool, problem: &Problem) -> ExitCode {
     ExitCode::from(EXIT_REFUSED)
 }
 
+/// Prints what is wrong with the words of a command as a problem in JSON; `text` is the parser's: the error, then how to use it.
+pub fn say_usage(text: &str) {
+    let (what, hint) = text.split_once("\n\n").unwrap_or((text, ""));
+    let what = what.trim().trim_start_matches("error: ");
+    say(&as_json(&Problem::new(Code::BadRequest, what, hint.trim())));
+}
+
 /// Success, or not.
 pub fn passed(good: bool) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::from(EXIT_REFUSED) }
@@ -113,7 +120,6 @@ pub fn printable_lines(text: &str) -> String {
 #[cfg(test)]
 mod test {
     use super::*;
-    use api::Code;
 
     /// Goal: a complaint of several lines is readable and harmless. Method: one with an escape sequence in it.
     #[test]

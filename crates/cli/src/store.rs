@@ -57,8 +57,8 @@ fn line(change: &StoreChange, json: bool) -> String {
     if json {
         return serde_json::to_string(change).expect("replies are JSON") + "\n";
     }
-    let value = change.value.as_deref().unwrap_or("(removed)");
-    format!("{:>8}  {}  {}\n", change.revision, printable(&change.key), printable(value))
+    let value = change.value.as_ref().map_or_else(|| "(removed)".to_owned(), ToString::to_string);
+    format!("{:>8}  {}  {}\n", change.revision, printable(&change.key), printable(&value))
 }
 
 #[cfg(test)]
@@ -67,9 +67,12 @@ mod test {
 
     #[test]
     fn a_change_a_line() {
-        let change =
-            |value: Option<&str>| StoreChange { revision: 7, key: "/vm/web1".into(), value: value.map(str::to_owned) };
-        assert_eq!(line(&change(Some("{\"a\":\n1}")), false), "       7  /vm/web1  {\"a\":\u{fffd}1}\n");
+        let change = |value: Option<serde_json::Value>| StoreChange { revision: 7, key: "/vm/web1".into(), value };
+        let object = serde_json::json!({"a": "\u{9b}"});
+        assert_eq!(line(&change(Some(object.clone())), false), "       7  /vm/web1  {\"a\":\"\u{fffd}\"}\n");
+        // D19: a value is JSON, not a text with JSON in it.
+        let expect = "{\"revision\":7,\"key\":\"/vm/web1\",\"value\":{\"a\":\"\u{9b}\"}}\n";
+        assert_eq!(line(&change(Some(object)), true), expect);
         assert_eq!(line(&change(None), false), "       7  /vm/web1  (removed)\n");
         assert_eq!(line(&change(None), true), "{\"revision\":7,\"key\":\"/vm/web1\",\"value\":null}\n");
     }

@@ -48,7 +48,11 @@ mod test {
 
     #[test]
     fn a_sentence_a_line() {
-        let mut why = Why { vm: "web1".parse().unwrap(), sentences: vec!["It runs.".into(), "It\nmoved.".into()] };
+        let mut why = Why {
+            vm: "web1".parse().unwrap(),
+            sentences: vec!["It runs.".into(), "It\nmoved.".into()],
+            events: Vec::new(),
+        };
         assert_eq!(text(&why), "It runs.\nIt\u{fffd}moved.\n");
         why.sentences.clear();
         assert_eq!(text(&why), "nothing is recorded of 'web1'\n");

@@ -12,7 +12,7 @@
 use crate::client::{self, Answer};
 use crate::rights::{self, Caller};
 use crate::service::{Node, refusal};
-use api::{CONSOLE_PROTOCOL, Call, Code, NodeList, Problem, VmDetails};
+use api::{CONSOLE_PROTOCOL, Call, Code, NodeList, Problem, VmDetails, VmState};
 use host::net::Transport;
 use host::vm::Folder;
 use http_body_util::{BodyExt, Full, Limited};
@@ -117,17 +117,22 @@ pub async fn visitor(node: &Node, caller: Caller) -> Result<(u32, NodeName), Pro
 /// The host that owns a VM. Without the store a VM of this machine can still be visited: that is when it is needed most.
 async fn whereabouts(node: &Node, caller: Caller, name: &VmName) -> Result<Option<NodeName>, Problem> {
     match ask::<VmDetails>(node, caller, "vm_show", name.as_str()).await {
-        Ok(details) => match details.vm.host {
-            Some(host) => Ok(Some(host)),
-            None => {
-                let text = format!("'{name}' is on no host: it is {}", details.vm.state);
-                Err(Problem::new(Code::NotPossible, text, format!("start it with `muskox vm start {name}`")))
-            }
-        },
+        Ok(details) => host_of(details.vm).map(Some),
         Err(problem) if matches!(problem.code, Code::StoreUnreachable | Code::StoreFailed) => {
             if attach(node, name).await.is_ok() { Ok(None) } else { Err(problem) }
         }
         Err(problem) => Err(problem),
+    }
+}
+
+/// The host that a VM's console is on, if it has one.
+fn host_of(vm: api::Vm) -> Result<NodeName, Problem> {
+    match vm.host {
+        Some(host) if !matches!(vm.state, VmState::Stopped | VmState::Down) => Ok(host),
+        _ => {
+            let text = format!("VM '{}' is {}: it has no console", vm.name, vm.state);
+            Err(Problem::new(Code::NotPossible, text, format!("start it with `muskox vm start {}`", vm.name)))
+        }
     }
 }
 

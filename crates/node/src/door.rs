@@ -70,10 +70,10 @@ pub async fn serve(node: Rc<Node>, listener: Listener, tls: Option<Tls>) {
 impl Door {
     async fn receive(&self, plain: Transport, place: Place) {
         let from = plain.peer();
-        let away = |lobby: &Lobby| lobby.say(|| format!("{from:?} was sent away: newer ones needed its place"));
+        let away = |lobby: &Lobby| lobby.say(|| format!("{from} was sent away: newer ones needed its place"));
         let (transport, caller) = match place.hold(self.prove(plain, &place)).await {
             Some(Ok(proven)) => proven,
-            Some(Err(error)) => return self.strangers.say(|| format!("{from:?} was not let in: {error}")),
+            Some(Err(error)) => return self.strangers.say(|| format!("{from} was not let in: {error}")),
             None => return away(&self.strangers),
         };
         drop(place);

@@ -2,7 +2,7 @@
 
 use crate::ports;
 use crate::root::{Root, read_text, write_public};
-use crate::versions::check_toml_version;
+use crate::versions::{check_toml_version, toml_mistake};
 use api::{Code, Problem, Role};
 use cluster::lease::SEGMENTS_MAX;
 use cluster::store::UnknownFields;
@@ -99,7 +99,7 @@ impl Identity {
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         check_toml_version(text, FORM)?;
-        toml::from_str(text).map_err(|error| error.to_string())
+        toml::from_str(text).map_err(|error| toml_mistake(text, &error))
     }
 
     /// Writes it.

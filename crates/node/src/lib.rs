@@ -45,6 +45,7 @@ mod secret;
 mod service;
 mod storage;
 mod store;
+mod suggest;
 mod token;
 mod versions;
 mod vms;

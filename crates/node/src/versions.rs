@@ -20,7 +20,20 @@ pub fn check_version(text: &str, known: u32) -> Result<(), String> {
 /// # Errors
 /// What it is, for people.
 pub fn check_toml_version(text: &str, known: u32) -> Result<(), String> {
-    toml::from_str::<Form>(text).map_err(|error| error.to_string())?.check(known)
+    toml::from_str::<Form>(text).map_err(|error| toml_mistake(text, &error))?.check(known)
+}
+
+/// A mistake in TOML as one line, for people: `toml` cites the place over several.
+#[must_use]
+pub fn toml_mistake(text: &str, error: &toml::de::Error) -> String {
+    let what = error.message().trim_end().replace('\n', "; ");
+    match error.span() {
+        Some(place) => {
+            let before = text.get(..place.start).unwrap_or(text);
+            format!("line {}: {what}", before.matches('\n').count() + 1)
+        }
+        None => what,
+    }
 }
 
 #[derive(Deserialize)]

@@ -118,7 +118,7 @@ fn take(memory: &Mutex<Memory>, writer: &Writer, reply: &Value, looked: Option<u
     for change in reply["changes"].as_array().into_iter().flatten() {
         let revision = change["revision"].as_u64().unwrap_or_default();
         let key = change["key"].as_str().unwrap_or_default().to_owned();
-        let value: Option<Value> = change["value"].as_str().and_then(|text| serde_json::from_str(text).ok());
+        let value: Option<Value> = Some(change["value"].clone()).filter(|value| !value.is_null());
         writer.store(&StoreChange { revision, key: key.clone(), value: value.clone(), not_before_us: looked })?;
         let value = value.unwrap_or(Value::Null);
         let seen = Seen { at_us, revision, key: key.clone(), value };

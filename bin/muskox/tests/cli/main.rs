@@ -77,7 +77,7 @@ fn a_migration_as_json_is_one_document() {
 fn a_migration_that_is_undone_fails_with_the_jobs_reason() {
     let came = migration(Some("undone")).run("vm migrate web1 host2 --deadline 60");
     assert_eq!((came.code, came.out.as_str()), (1, ""));
-    assert!(came.err.contains("error: migrate of 'web1': undone: the deadline is over\n"), "{came:?}");
+    assert!(came.err.contains("error: 'web1' was not moved: the deadline is over\n"), "{came:?}");
     assert!(came.err.contains("muskox job show m1"), "{came:?}");
 }
 

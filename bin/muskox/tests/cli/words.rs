@@ -102,13 +102,35 @@ fn an_edit_keeps_what_was_typed() {
 #[test]
 fn what_is_gone_for_good_is_confirmed() {
     let node = Node::new(Box::new(|_, _| Some((200, json!({"text": "gone"})))));
-    for words in ["volume remove web1-root", "vm remove web1", "vm delete web1"] {
+    // D5: a machine like everything else; what goes with it is asked for, and only that.
+    for (words, asked) in
+        [("volume remove web1-root", 0), ("vm remove web1", 0), ("vm delete web1", 0), ("node remove host2", 1)]
+    {
         let came = node.run(words);
         assert!(came.code == 1 && came.err.contains("--yes"), "{came:?}");
-        assert!(node.heard().is_empty());
+        assert_eq!(node.heard(), ["GET /v1/nodes"][..asked]);
     }
     assert_eq!(node.run("volume remove web1-root --yes").out, "gone\n");
-    assert_eq!(node.heard(), ["DELETE /v1/volumes/web1-root"]);
+    assert_eq!(node.heard(), ["GET /v1/nodes", "DELETE /v1/volumes/web1-root"]);
+}
+
+/// Goal: D14: with `--json` the standard output is one document, also for wrong words, with exit code 2; help stays help; a word
+/// that is nearly one is answered with that. Method: one of each.
+#[test]
+fn wrong_words_are_a_problem_too() {
+    let node = Node::new(Box::new(|request, _| panic!("nobody should ask {request}")));
+    for words in ["vm start --json", "vm --json start WEB1", "vm lst --json", "nonsense --json"] {
+        let came = node.run(words);
+        assert_eq!((came.code, came.err.as_str()), (2, ""), "{words}: {came:?}");
+        let problem: Value = serde_json::from_str(&came.out).expect("one document");
+        assert_eq!(problem["code"], "bad_request", "{problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(!detail.is_empty() && !detail.starts_with("error") && problem["hint"] != "", "{problem}");
+    }
+    let came = node.run("vm lst");
+    assert!(came.code == 2 && came.out.is_empty() && came.err.contains("'list'"), "{came:?}");
+    let came = node.run("vm --help --json");
+    assert!(came.code == 0 && came.out.contains("Usage:") && came.err.is_empty(), "{came:?}");
 }
 
 /// Goal: `doctor` is 1 only for what is bad. Method: each grade.

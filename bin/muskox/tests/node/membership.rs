@@ -54,7 +54,7 @@ fn a_removed_machine_is_out() {
     };
     let mut gamma = machines.member("gamma", &alpha);
     assert!(gamma.get(&alpha, "/v1/nodes", true).unwrap().contains("200 OK"));
-    assert!(alpha.node("remove", &["gamma"]).contains("'gamma' is removed"));
+    assert!(alpha.node("remove", &["gamma", "--yes"]).contains("'gamma' is removed"));
     let refused = gamma.get(&alpha, "/v1/nodes", true).unwrap();
     assert!(refused.contains("403 Forbidden") && refused.contains("\"code\":\"removed\""), "{refused}");
     assert_eq!(gamma.refused("list", &[])["code"], "removed");
@@ -68,8 +68,8 @@ fn a_removed_machine_is_out() {
     gamma.join(&alpha.token());
     gamma.start();
     assert_eq!(gamma.names(), ["alpha", "beta", "gamma"]);
-    assert_eq!(alpha.refused("remove", &["alpha"])["code"], "holds_store");
-    assert_eq!(alpha.refused("remove", &["nobody"])["code"], "not_found");
+    assert_eq!(alpha.refused("remove", &["alpha", "--yes"])["code"], "holds_store");
+    assert_eq!(alpha.refused("remove", &["nobody", "--yes"])["code"], "not_found");
 }
 
 /// Goal: who has no certificate, or asks a machine without the store, decides nothing; local doors and secrets are their

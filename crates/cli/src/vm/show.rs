@@ -19,7 +19,11 @@ pub fn list(list: &VmList) -> String {
         ]
     };
     let rows: Vec<_> = list.vms.iter().map(row).collect();
-    table::render(["NAME", "STATE", "HOST", "MEMORY", "VCPUS", "VOLUMES", "JOB"], &rows)
+    let mut text = table::render(["NAME", "STATE", "HOST", "MEMORY", "VCPUS", "VOLUMES", "JOB"], &rows);
+    for vm in list.vms.iter().filter(|vm| !vm.pending.is_empty()) {
+        text.push_str(&format!("note: {} at its next start: {}\n", vm.name, printable(&vm.pending.join(", "))));
+    }
+    text
 }
 
 /// What a VM is after it was made or changed.
@@ -51,6 +55,7 @@ pub fn details(details: &VmDetails) -> String {
         ("job", vm.job.clone().unwrap_or_default()),
         ("memory", ByteLen(vm.memory).to_string()),
         ("vcpus", vm.vcpus.to_string()),
+        ("pending", pending(vm)),
         ("volumes", volumes(vm)),
         ("epoch", vm.epoch.to_string()),
         ("uuid", details.uuid.clone()),
@@ -63,6 +68,11 @@ pub fn details(details: &VmDetails) -> String {
     text.push_str("\ndescription:\n");
     text.extend(printable_lines(&details.spec).lines().map(|line| format!("  {line}").trim_end().to_owned() + "\n"));
     text
+}
+
+/// What holds from the next start on.
+fn pending(vm: &Vm) -> String {
+    if vm.pending.is_empty() { String::new() } else { format!("{} at the next start", vm.pending.join(", ")) }
 }
 
 fn host(vm: &Vm) -> String {
@@ -91,11 +101,13 @@ pub mod test {
                 vcpus: 2,
                 volumes: vec!["web1-root".parse().unwrap(), "canary".parse().unwrap()],
                 job: None,
+                pending: vec!["memory 2 GiB".into(), "vcpus 4".into()],
             },
             spec: "name = \"web1\"\n\nmemory = \"1\u{1b}G\"\n".into(),
             uuid: "6f1c".into(),
             macs: vec!["52:54:00:00:00:01".into()],
             history: vec!["moved to host1\u{7}".into()],
+            events: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -105,10 +117,12 @@ pub mod test {
     fn vms_are_shown() {
         let mut stopped = running().vm;
         (stopped.state, stopped.host, stopped.job) = (VmState::Stopped, None, Some("job-1".into()));
+        stopped.pending.clear();
         let expect = "\
 NAME  STATE    HOST   MEMORY  VCPUS  VOLUMES           JOB
 web1  running  host1  1 GiB   2      web1-root,canary
 web1  stopped  -      1 GiB   2      web1-root,canary  job-1
+note: web1 at its next start: memory 2 GiB, vcpus 4
 ";
         assert_eq!(list(&VmList { vms: vec![running().vm, stopped] }), expect);
         let expect = "\
@@ -118,6 +132,7 @@ wish:     to run
 host:     host1
 memory:   1 GiB
 vcpus:    2
+pending:  memory 2 GiB, vcpus 4 at the next start
 volumes:  web1-root,canary
 epoch:    4
 uuid:     6f1c

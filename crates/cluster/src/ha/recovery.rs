@@ -99,7 +99,7 @@ impl Plan for Recovery {
             );
         }
         if let Some(why) = facts.refused_start(self.to) {
-            return self.elsewhere(view, &format!("the destination refused it: {why}"));
+            return self.elsewhere(view, why);
         }
         let (host, epoch) = (self.to, view.owned.epoch);
         let raise = Action::Raise { epoch, owner: Some(host) };

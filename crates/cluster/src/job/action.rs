@@ -3,6 +3,7 @@
 
 use crate::migrate::Measured;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use units::{Epoch, HostKey, Moment};
 
 /// Something to be done for the job's VM. `node` sends those with a host to that host's agent, with the [`super::Order`].
@@ -116,6 +117,45 @@ pub enum Guest {
     /// may run; nobody fences, starts or destroys it as long as its host lives.
     #[serde(other)]
     Unknown,
+}
+
+/// As a deed, for people: what somebody could not do.
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reserve { epoch, .. } => write!(f, "reserve {epoch}"),
+            Self::Raise { epoch, .. } => write!(f, "fence off what is older than {epoch}"),
+            Self::Incoming { epoch, .. } => write!(f, "prepare to take its memory at {epoch}"),
+            Self::Migrate { .. } => f.write_str("copy its memory"),
+            Self::Continue { .. } => f.write_str("send the rest of its memory"),
+            Self::Watch { .. } => f.write_str("watch it"),
+            Self::Cont { epoch, .. } => write!(f, "let it go on at {epoch}"),
+            Self::Cancel { .. } => f.write_str("give the move up"),
+            Self::Return { epoch, .. } => write!(f, "take it back at {epoch}"),
+            Self::Start { epoch, .. } => write!(f, "start it at {epoch}"),
+            Self::Destroy { .. } => f.write_str("end its QEMU"),
+            Self::Ask { .. } => f.write_str("ask the witnesses"),
+            Self::PowerOff { .. } => f.write_str("switch the host off"),
+        }
+    }
+}
+
+/// How the VM is, for people.
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "off",
+            Self::Incoming => "waiting for its memory",
+            Self::Loaded => "loaded and paused",
+            Self::Running => "running",
+            Self::Copying => "running, its memory is being copied",
+            Self::PreSwitchover => "stopped for the switch-over",
+            Self::Switching => "sending the rest of its memory",
+            Self::PostMigrate => "moved away",
+            Self::Stopped => "stopped",
+            Self::Unknown => "unknown",
+        })
+    }
 }
 
 /// Why no guest of a host can run.

@@ -60,6 +60,19 @@ impl Outcome {
     }
 }
 
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self {
+            Self::Done => "done",
+            Self::Undone { .. } => "undone",
+            Self::Lost { .. } => "lost",
+            Self::Conflict => "conflict",
+        };
+        f.write_str(word)?;
+        self.why().map_or(Ok(()), |why| write!(f, ": {why}"))
+    }
+}
+
 /// One line of a job's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {

@@ -76,6 +76,13 @@ pub enum Happened {
         /// Why.
         why: String,
     },
+    /// It could not be started.
+    NotStarted {
+        /// Where it was tried last.
+        host: String,
+        /// In the words of whoever refused it.
+        why: String,
+    },
     /// Its QEMU ended by itself.
     Died {
         /// Where.

@@ -7,4 +7,4 @@ mod fact;
 mod sentence;
 
 pub use fact::{Fact, Happened, Present};
-pub use sentence::{FACTS_MAX, why};
+pub use sentence::{FACTS_MAX, down, sentence, told, why};

@@ -8,15 +8,36 @@ pub const FACTS_MAX: usize = 12;
 /// The answer to `muskox why vm NAME`: how it is, then what led there, oldest first. `facts` in any order.
 #[must_use]
 pub fn why(present: &Present, facts: &[Fact], now_ms: u64) -> Vec<String> {
-    let mut facts: Vec<&Fact> = facts.iter().collect();
-    facts.sort_by_key(|fact| fact.at_ms);
-    let told = &facts[facts.len().saturating_sub(FACTS_MAX)..];
+    let told = told(facts);
     let mut lines = vec![state(present)];
     lines.extend(told.iter().map(|fact| format!("{}: {}.", ago(fact.at_ms, now_ms), sentence(&fact.happened))));
     if told.is_empty() {
         lines.push("Nothing about it was recorded.".to_owned());
     }
     lines
+}
+
+/// The newest facts, oldest first.
+#[must_use]
+pub fn told(facts: &[Fact]) -> Vec<&Fact> {
+    let mut facts: Vec<&Fact> = facts.iter().collect();
+    facts.sort_by_key(|fact| fact.at_ms);
+    facts.split_off(facts.len().saturating_sub(FACTS_MAX))
+}
+
+/// Why a VM that should run does not, as far as that was recorded since it ran last.
+#[must_use]
+pub fn down(facts: &[Fact]) -> Option<String> {
+    for fact in told(facts).into_iter().rev() {
+        match &fact.happened {
+            Happened::NotStarted { .. } | Happened::Died { .. } | Happened::NothingDone { .. } => {
+                return Some(sentence(&fact.happened));
+            }
+            Happened::Started { .. } | Happened::Moved { .. } | Happened::WentOn { .. } => return None,
+            _ => {}
+        }
+    }
+    None
 }
 
 fn state(present: &Present) -> String {
@@ -43,7 +64,9 @@ fn ago(at_ms: u64, now_ms: u64) -> String {
     }
 }
 
-fn sentence(happened: &Happened) -> String {
+/// What happened, as a person says it; without time and without a full stop.
+#[must_use]
+pub fn sentence(happened: &Happened) -> String {
     match happened {
         Happened::Wished { by, running: true } => format!("{by} asked for it to run"),
         Happened::Wished { by, running: false } => format!("{by} asked for it to stop"),
@@ -52,10 +75,10 @@ fn sentence(happened: &Happened) -> String {
             format!("{votes} of {of} witnesses voted {host} dead after {silent_ms} of silence")
         }
         Happened::Fenced { epoch, targets: 1, took_ms } => {
-            format!("its target refuses everything older than {epoch} (acknowledged in {took_ms})")
+            format!("storage fenced off all earlier writers ({epoch}, {took_ms})")
         }
         Happened::Fenced { epoch, targets, took_ms } => {
-            format!("all {targets} targets refuse everything older than {epoch} (acknowledged in {took_ms})")
+            format!("all {targets} storage machines fenced off all earlier writers ({epoch}, {took_ms})")
         }
         Happened::Blocked { job, what } => format!("job {job} waits: {what}"),
         Happened::Moved { from, to, total_ms, blackout_ms: None } => {
@@ -65,6 +88,7 @@ fn sentence(happened: &Happened) -> String {
             format!("it moved from {from} to {to} in {total_ms} and stood still for {blackout}")
         }
         Happened::MoveUndone { host, why } => format!("a move was undone because {why}; it stayed on {host}"),
+        Happened::NotStarted { why, .. } => format!("it could not be started: {why}"),
         Happened::Died { host, why } => format!("its QEMU on {host} ended: {why}"),
         Happened::BacksOff { times, wait_ms } => {
             format!("it had died {times} times soon after starting, so the next start waited {wait_ms}")
@@ -108,12 +132,25 @@ mod test {
             [
                 "VM web1 runs on host1.",
                 "5.0 s ago: 2 of 3 witnesses voted host2 dead after 3.0 s of silence.",
-                "4.6 s ago: its target refuses everything older than epoch 8 (acknowledged in 130 ms).",
+                "4.6 s ago: storage fenced off all earlier writers (epoch 8, 130 ms).",
                 "3.5 s ago: it started on host1 with epoch 8.",
             ]
         );
         let lost = Present { owner: None, running: None, job: Some(("j1".into(), "retreat".into())), ..present };
         assert_eq!(why(&lost, &[], 0)[0], "VM web1 is being handed over; job j1 works on it (retreat).");
+    }
+
+    /// Goal: D1, D4: why a VM is down is what was recorded since it ran last. Method: a refusal before and after a start.
+    #[test]
+    fn why_it_is_down_is_the_newest_reason() {
+        let fact = |at_ms, happened| Fact { at_ms, happened };
+        let refused = Happened::NotStarted { host: "box".into(), why: "'box': no space left".into() };
+        let started = Happened::Started { host: "box".into(), epoch: Epoch(3) };
+        let backs_off = Happened::BacksOff { times: 1, wait_ms: Millis(1_000) };
+        let facts = [fact(1, started.clone()), fact(2, refused.clone()), fact(3, backs_off)];
+        assert_eq!(down(&facts).as_deref(), Some("it could not be started: 'box': no space left"));
+        assert_eq!(down(&[fact(1, refused), fact(2, started)]), None);
+        assert_eq!(down(&[]), None);
     }
 
     /// Goal: who had the store agree, and on what, is told. Method: with an owner and without.

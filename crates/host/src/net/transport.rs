@@ -6,6 +6,7 @@
 //! Invariant: bytes come in the order in which they were sent, those given back by [`Transport::unread`] first.
 
 use super::tls::Session;
+use std::fmt;
 use std::io::{self, IoSlice, Read};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -25,6 +26,16 @@ pub enum Peer {
         /// Its number, if the kernel tells.
         process: Option<i32>,
     },
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(from) => write!(f, "{from}"),
+            Self::Unix { user, process: Some(process) } => write!(f, "process {process} of user {user}"),
+            Self::Unix { user, process: None } => write!(f, "a process of user {user}"),
+        }
+    }
 }
 
 /// A connection that belongs to one thread's loop.

@@ -98,6 +98,17 @@ pub enum Stopped {
     Before,
 }
 
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ByGuest => "the guest shut down",
+            Self::ByQuit => "the guest did not shut down in time, its QEMU was told to end",
+            Self::ByKill => "its QEMU did not end in time and was killed",
+            Self::Before => "its QEMU had ended already",
+        })
+    }
+}
+
 /// A machine that runs in a QEMU. Dropping it leaves the QEMU alone.
 #[derive(Debug)]
 pub struct Vm {
@@ -124,6 +135,7 @@ impl Vm {
         let program = Program {
             program: launch.qemu.clone(),
             arguments: arguments.into_iter().map(OsString::from).collect(),
+            talk: None,
             log: folder.open_log()?,
             owner: launch.owner,
             folder: Some(folder.open()?),

@@ -188,7 +188,9 @@ pub fn witness_count(place: &Place) -> Result<usize, String> {
     }
     let unread = |why: &dyn std::fmt::Display| format!("who the witnesses are cannot be read: {why}");
     let text = read_text(&file).map_err(|problem| unread(&problem))?;
-    toml::from_str::<Config>(&text).map(|config| config.witness.len()).map_err(|error| unread(&error))
+    toml::from_str::<Config>(&text)
+        .map(|config| config.witness.len())
+        .map_err(|error| unread(&crate::versions::toml_mistake(&text, &error)))
 }
 
 /// Why no guest is let run where the dead-man stands like this; none: they may run.

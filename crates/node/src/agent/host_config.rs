@@ -1,6 +1,7 @@
 //! `etc/muskox/host.toml`: which bridges this host keeps. A person may edit it; the node reads it again by itself.
 
 use crate::root::{Root, write_public};
+use crate::versions::toml_mistake;
 use api::{Code, Problem};
 use host::net::check_bridge;
 use host::users::UserRange;
@@ -85,7 +86,10 @@ impl HostConfig {
     /// What is wrong with it.
     pub fn load(path: &Path) -> Result<Self, String> {
         match std::fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display())),
+            Ok(text) => {
+                let wrong = |error| format!("'{}', {}", path.display(), toml_mistake(&text, &error));
+                toml::from_str(&text).map_err(wrong)
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(format!("'{}' cannot be read: {error}", path.display())),
         }
@@ -150,6 +154,18 @@ fn check_interface(name: &str) -> Result<(), Problem> {
 #[cfg(test)]
 mod test {
     use super::*;
+
+    /// Goal: D15: what is wrong with the file is one line, with its number. Method: a torn line, a key that nobody knows.
+    #[test]
+    fn a_mistake_is_a_line_with_its_number() {
+        let path = std::env::temp_dir().join(format!("muskox-host-config-{}", std::process::id()));
+        for (text, what) in [("# bridges\n garbage = [\n", "line 2: "), ("[[bridge]]\nnaem = \"lan\"\n", "line 2: ")] {
+            std::fs::write(&path, text).unwrap();
+            let error = HostConfig::load(&path).unwrap_err();
+            assert!(error.contains(what) && !error.contains('\n') && error.starts_with('\''), "{error:?}");
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
 
     /// Goal: words become bridges, a file is read as it was written. Method: two ports on one bridge, there and back.
     #[test]

@@ -9,7 +9,7 @@ use crate::registry::Record;
 use crate::store::failed;
 use api::Problem;
 use cluster::ha::Verdict;
-use cluster::job::{Action, Event, Order, Proof, Report, Task, VolumeFloor};
+use cluster::job::{Action, Event, Guest, Order, Proof, Report, Task, VolumeFloor};
 use cluster::store::{Engine, StoreError, epoch_of};
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -22,9 +22,10 @@ use wire::control::{self, Code, Owner, Request};
 pub async fn dispatch(desk: Rc<Desk>, to: mpsc::Sender<Said>, task: Task, order: Order, action: Action) {
     match host_of(&action) {
         Some(host) => match act(&desk, &task, &order, &action, host).await {
-            Ok(None) => {}
-            Ok(Some(why)) => drop(to.send(Said::NotTaken { at: order.at, action, why }).await),
-            Err(problem) => tracing::debug!("job {}: {action:?} was not heard: {problem}", order.job),
+            Ok(Taken::Yes) => {}
+            Ok(Taken::Waits(why)) => drop(to.send(Said::Waits { at: order.at, why }).await),
+            Ok(Taken::No(why)) => drop(to.send(Said::NotTaken { at: order.at, action, why }).await),
+            Err(problem) => tracing::debug!("job {} was not heard when it asked to {action}: {problem}", order.job),
         },
         None => match action {
             Action::Reserve { .. } | Action::Raise { .. } => fence(&desk, &to, order, action).await,
@@ -51,18 +52,22 @@ pub fn host_of(action: &Action) -> Option<HostKey> {
     }
 }
 
-/// Why the host did not take the order, if it said so; not, if it has heard a newer one.
-async fn act(
-    desk: &Rc<Desk>,
-    task: &Task,
-    order: &Order,
-    action: &Action,
-    host: HostKey,
-) -> Result<Option<String>, Problem> {
+/// What a host did with an order.
+enum Taken {
+    /// It was heard, or a newer one before it.
+    Yes,
+    /// It was heard, and is not done yet for this reason.
+    Waits(String),
+    /// It was not, for this reason.
+    No(String),
+}
+
+/// Gives an order to a host.
+async fn act(desk: &Rc<Desk>, task: &Task, order: &Order, action: &Action, host: HostKey) -> Result<Taken, Problem> {
     let vm = order.vm.clone();
     let view = desk.store.ask(move |engine| View::of(engine, &vm)).await?;
     let brief = view.brief(&order.vm)?;
-    let Some(machine) = view.member(host) else { return Ok(None) };
+    let Some(machine) = view.member(host) else { return Ok(Taken::Yes) };
     let waits = |key| {
         let hosts = desk.hosts.borrow();
         hosts.tell(&order.vm, key).map(|tell| (tell.port, tell.move_key.clone()))
@@ -81,14 +86,19 @@ async fn act(
     }
     let ask = Ask::Act(Box::new(Act { order: order.clone(), action: action.clone(), brief, other }));
     match desk.machines.ask(machine, ask).await? {
-        Reply::Acted(acted) if acted.admitted => desk.heard(host, acted.told),
-        Reply::Acted(Acted { why: Some(why), .. }) => return Ok(Some(format!("'{}': {why}", machine.name))),
+        Reply::Acted(acted) if acted.admitted => {
+            let runs = matches!(acted.told.guest, Guest::Running | Guest::Copying);
+            let waits = acted.told.why.clone().filter(|_| matches!(action, Action::Start { .. }) && !runs);
+            desk.heard(host, acted.told);
+            return Ok(waits.map_or(Taken::Yes, |why| Taken::Waits(format!("'{}': {why}", machine.name))));
+        }
+        Reply::Acted(Acted { why: Some(why), .. }) => return Ok(Taken::No(format!("'{}': {why}", machine.name))),
         Reply::Acted(_) => {
             tracing::info!("'{}' has a newer order than {} of job {}", machine.name, order.at.0, order.job);
         }
-        reply => tracing::warn!("'{}' answered an order with {reply:?}", machine.name),
+        _ => tracing::warn!("'{}' answered an order with something else; {SAME_VERSION}", machine.name),
     }
-    Ok(None)
+    Ok(Taken::Yes)
 }
 
 /// The other end of a migration.
@@ -107,31 +117,45 @@ async fn ask_witnesses(desk: &Rc<Desk>, to: &mpsc::Sender<Said>, order: &Order, 
     }
 }
 
+/// For answers to another question.
+const SAME_VERSION: &str = "run the same muskox version on all machines";
+
 /// What one volume's target came to.
 enum Answer {
     Acknowledged(HostKey),
     Refused(String),
-    Silent,
+    /// Not yet, and why: it is asked again.
+    Waits(String),
+}
+
+/// What all targets came to.
+enum Fence {
+    /// So many machines acknowledged.
+    Acknowledged(usize),
+    Refused(String),
+    Waits(String),
 }
 
 async fn fence(desk: &Rc<Desk>, to: &mpsc::Sender<Said>, order: Order, action: Action) {
     let report = match ask_targets(desk, &order.vm, &action).await {
-        Ok(Some(Ok(targets))) => {
+        Ok(Fence::Acknowledged(targets)) => {
             if let Action::Raise { epoch, .. } = &action {
                 let _ = to.send(Said::Fenced(*epoch, targets)).await;
             }
             Report::Done(action)
         }
-        Ok(Some(Err(why))) => Report::Refused(action, why),
-        Ok(None) => return,
-        Err(problem) => return tracing::warn!("job {}: {action:?}: {problem}; hint: {}", order.job, problem.hint),
+        Ok(Fence::Refused(why)) => Report::Refused(action, why),
+        Ok(Fence::Waits(why)) => return drop(to.send(Said::Waits { at: order.at, why }).await),
+        Err(problem) => {
+            tracing::warn!("job {} could not {action}: {problem}; hint: {}", order.job, problem.hint);
+            return drop(to.send(Said::Waits { at: order.at, why: problem.text }).await);
+        }
     };
     let _ = to.send(Said::Event(Event::Report(order.at, report))).await;
 }
 
-/// Asks the target of every volume at the same time. How many machines acknowledged, or why one refused; none if one has
-/// not answered: it is asked again.
-async fn ask_targets(desk: &Rc<Desk>, vm: &VmName, action: &Action) -> Result<Option<Result<usize, String>>, Problem> {
+/// Asks the target of every volume at the same time.
+async fn ask_targets(desk: &Rc<Desk>, vm: &VmName, action: &Action) -> Result<Fence, Problem> {
     let name = vm.clone();
     let view = desk.store.ask(move |engine| View::of(engine, &name)).await?;
     let mut asked = JoinSet::new();
@@ -140,15 +164,15 @@ async fn ask_targets(desk: &Rc<Desk>, vm: &VmName, action: &Action) -> Result<Op
         let (volume, request) = (volume.clone(), request(volume, action));
         asked.spawn_local(async move { ask_target(&desk, &machine, &volume, request).await });
     }
-    let (mut machines, mut silent) = (BTreeSet::new(), false);
+    let (mut machines, mut waits) = (BTreeSet::new(), None);
     while let Some(answer) = asked.join_next().await {
-        match answer.unwrap_or(Answer::Silent) {
+        match answer.unwrap_or_else(|error| Answer::Waits(error.to_string())) {
             Answer::Acknowledged(machine) => drop(machines.insert(machine)),
-            Answer::Refused(why) => return Ok(Some(Err(why))),
-            Answer::Silent => silent = true,
+            Answer::Refused(why) => return Ok(Fence::Refused(why)),
+            Answer::Waits(why) => waits = Some(why),
         }
     }
-    Ok((!silent).then_some(Ok(machines.len())))
+    Ok(waits.map_or(Fence::Acknowledged(machines.len()), Fence::Waits))
 }
 
 fn request(volume: &VolumeName, action: &Action) -> Request {
@@ -187,7 +211,7 @@ async fn ask_target(desk: &Rc<Desk>, machine: &Record, volume: &VolumeName, requ
         }
         Some(refusal) => {
             tracing::warn!("the target of '{}': {}; hint: {}", machine.name, refusal.text, refusal.hint);
-            Answer::Silent
+            Answer::Waits(format!("the target of '{}': {}", machine.name, refusal.text))
         }
     }
 }
@@ -204,13 +228,14 @@ async fn learn_grant(desk: &Desk, machine: &Record, volume: &VolumeName) {
 async fn ask_once(desk: &Desk, machine: &Record, request: Request) -> Result<Option<control::Refusal>, Answer> {
     match desk.machines.ask(machine, Ask::Target { request }).await {
         Ok(Reply::Target { answer }) => Ok(answer.err()),
-        Ok(reply) => {
-            tracing::warn!("'{}' answered a request for its target with {reply:?}", machine.name);
-            Err(Answer::Silent)
+        Ok(_) => {
+            let why = format!("'{}' answered for its target with something else; {SAME_VERSION}", machine.name);
+            tracing::warn!("{why}");
+            Err(Answer::Waits(why))
         }
         Err(problem) => {
             tracing::debug!("the target of '{}' was not heard: {problem}", machine.name);
-            Err(Answer::Silent)
+            Err(Answer::Waits(format!("the target of '{}' was not heard: {problem}", machine.name)))
         }
     }
 }

@@ -34,8 +34,9 @@ impl Desk {
         let news = self.hosts.borrow_mut().reported(from.key, report, now());
         news.iter().for_each(|tell| self.note_pause(from.key, tell));
         let knows = self.hosts.borrow().witnesses();
+        let views = self.views.clone();
         let read = move |engine: &mut dyn Engine| {
-            let view = View::whole(engine)?;
+            let view = views.whole(engine)?;
             let (sets, new) = witnesses::move_on(engine, &view.members, &knows)?;
             let unknown = unknown(engine, &view, heard)?;
             Ok((view, sets, new, registry::settings(engine)?, unknown))

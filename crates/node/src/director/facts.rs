@@ -7,7 +7,7 @@ use crate::store::{failed, parse_object};
 use crate::vms::object::Vm;
 use api::{Code, Problem};
 use cluster::store::{Compare, Engine, Key, Revision, Txn, UnknownFields};
-use cluster::why::{Fact, Happened};
+use cluster::why::{Fact, Happened, sentence};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::rc::Rc;
@@ -35,7 +35,7 @@ impl Desk {
     pub fn happened(self: &Rc<Self>, vm: &VmName, happened: Happened) {
         let (desk, vm) = (Rc::clone(self), vm.clone());
         let fact = Fact { at_ms: now_ms(), happened };
-        tracing::info!("VM '{vm}': {}", serde_json::to_string(&fact.happened).expect("plain data"));
+        tracing::info!("VM '{vm}': {}", sentence(&fact.happened));
         tokio::task::spawn_local(async move {
             let name = vm.clone();
             match desk.store.ask(move |engine| add_in_turn(engine, &name, &fact)).await {

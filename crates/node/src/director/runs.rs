@@ -26,6 +26,8 @@ use units::{Epoch, HostKey, Millis, Moment, VmName};
 
 /// A run is told that time passed at least every 100 ms.
 const TICK: Duration = Duration::from_millis(50);
+/// A raise drains for at most 1.5 s, an attach takes tens of milliseconds: who waits for longer hears for what.
+const TOLD_AFTER: Millis = Millis(3_000);
 /// What waits for a job's task: it works in microseconds, and whatever is lost is asked again.
 const INBOX_MAX: usize = 256;
 /// A store that does not answer for so long; the job may begin all the same.
@@ -69,6 +71,13 @@ pub enum Said {
     },
     /// So many targets acknowledged the epoch.
     Fenced(Epoch, usize),
+    /// Somebody does not do what is asked yet, and this is why.
+    Waits {
+        /// Of which revision.
+        at: Revision,
+        /// Why.
+        why: String,
+    },
     /// The job's object was changed by somebody: a wish to cancel.
     Reread,
 }
@@ -86,6 +95,8 @@ struct Carrier {
     measured: Measured,
     blocked: Option<String>,
     waits: Waits,
+    /// When its present stage was entered.
+    since: Moment,
 }
 
 impl Desk {
@@ -236,7 +247,8 @@ fn carry(desk: &Rc<Desk>, run: Run<Task>, commands: Vec<Command>, begun: Option<
     let desk = Rc::clone(desk);
     let blocked = run.record().blocked.clone();
     let (raised, stopped, measured) = (None, None, Measured::default());
-    let carrier = Carrier { desk, run, to, begun, raised, stopped, measured, blocked, waits };
+    let since = now();
+    let carrier = Carrier { desk, run, to, begun, raised, stopped, measured, blocked, waits, since };
     tokio::task::spawn_local(carrier.carry(commands, inbox));
 }
 
@@ -286,6 +298,8 @@ impl Carrier {
             Said::Told { from, when, tell } => self.told(from, when, &tell),
             Said::NotTaken { at, action, why } => self.not_taken(at, action, &why),
             Said::Fenced(epoch, targets) => self.fenced(epoch, targets),
+            Said::Waits { at, why } if at == self.run.at() => self.waits_by_now(&why),
+            Said::Waits { .. } => {}
             Said::Reread => self.reread().await,
         }
     }
@@ -297,6 +311,7 @@ impl Carrier {
         if (self.run.at(), record.history.len()) != stage {
             let newest = record.history.last().expect("every save adds a note");
             self.waits.replace(None);
+            self.since = now();
             tracing::debug!("job {} after {}: {}", record.id, newest.after_ms, newest.stage);
         }
         self.carry_out(commands);
@@ -366,6 +381,13 @@ impl Carrier {
         }
     }
 
+    /// What is not over by itself in a moment is worth telling.
+    fn waits_by_now(&mut self, why: &str) {
+        if now().since(self.since) >= TOLD_AFTER {
+            self.waits_for(Some(words(why)));
+        }
+    }
+
     /// Tells what the job waits for, once.
     fn waits_for(&mut self, what: Option<String>) {
         if self.waits.replace(what.clone()) == what {
@@ -429,10 +451,11 @@ impl Carrier {
     }
 
     fn ask_store(&self, ticket: u64, work: impl FnOnce(&mut dyn Engine) -> Result<Event, Problem> + Send + 'static) {
-        let (store, to) = (self.desk.store.clone(), self.to.clone());
+        let (store, to, waits) = (self.desk.store.clone(), self.to.clone(), Rc::clone(&self.waits));
         tokio::task::spawn_local(async move {
             let event = store.ask(work).await.unwrap_or_else(|problem| {
                 tracing::warn!("the store: {problem}; hint: {}", problem.hint);
+                waits.replace(Some(words(&problem.text)));
                 Event::StoreLost(ticket)
             });
             // Nobody waits for it any more if the job is over.
@@ -469,7 +492,7 @@ impl Carrier {
         let Some(outcome) = self.run.outcome() else {
             return;
         };
-        tracing::info!("job {} on VM '{vm}' ended: {outcome:?}", record.id);
+        tracing::info!("job {} on VM '{vm}' ended: {outcome}", record.id);
         let name = vm.clone();
         let view = self.desk.store.ask(move |engine| View::of(engine, &name)).await;
         self.desk.happened(&vm, ended(|key| View::name_in(&view, key), record, outcome));
@@ -496,7 +519,7 @@ fn ended(name: impl Fn(HostKey) -> String, record: &Record<Task>, outcome: &Outc
         (Task::Recover(plan), Outcome::Done) => Happened::Started { host: name(plan.to), epoch: record.owned.epoch },
         (Task::Migrate(plan), Outcome::Lost { why }) => Happened::Died { host: name(lost_with(plan)), why: words(why) },
         (Task::Recover(plan), Outcome::Lost { why } | Outcome::Undone { why }) => {
-            Happened::Died { host: name(plan.to), why: words(why) }
+            Happened::NotStarted { host: name(plan.to), why: words(why) }
         }
         (_, Outcome::Conflict) => {
             Happened::NothingDone { why: Outcome::Conflict.why().expect("a conflict has a reason").to_owned() }

@@ -1,6 +1,7 @@
 //! VMs that should run and do not, guests that stand still, jobs that wait.
 
 use super::{Findings, check};
+use crate::director::Desk;
 use crate::peer::Tell;
 use api::{Check, Grade};
 use cluster::job::Guest;
@@ -13,6 +14,9 @@ pub struct VmAtAGlance {
     pub name: units::VmName,
     /// `running` or `stopped`.
     pub wish: String,
+    /// Why it does not run, as far as that was recorded.
+    #[serde(skip)]
+    pub down: Option<String>,
 }
 
 /// A job's object, as far as it matters here.
@@ -24,6 +28,14 @@ pub struct JobAtAGlance {
     pub blocked: Option<String>,
     /// What it came to; none: it goes on.
     pub outcome: Option<serde::de::IgnoredAny>,
+}
+
+impl JobAtAGlance {
+    /// What it waits for right now says more than what was recorded.
+    pub fn ask(&mut self, desk: &Desk) {
+        let waits = self.id.parse().ok().and_then(|id| desk.waits_for(&id));
+        self.blocked = waits.or(self.blocked.take());
+    }
 }
 
 pub fn judge(findings: &Findings) -> Vec<Check> {
@@ -54,7 +66,8 @@ fn down(findings: &Findings, vm: &VmAtAGlance) -> Option<Check> {
     } else {
         (Grade::Bad, "it should run and does not")
     };
-    let hint = format!("`muskox why vm {}` says why", vm.name);
+    let text = vm.down.as_ref().map_or_else(|| text.to_owned(), |why| format!("{text}: {why}"));
+    let hint = format!("`muskox why vm {}` tells what happened", vm.name);
     Some(check(&findings.store, &format!("VM {}", vm.name), grade, text, &hint))
 }
 
@@ -65,7 +78,7 @@ fn behind(findings: &Findings) -> impl Iterator<Item = Check> {
     findings.behind.iter().map(bad)
 }
 
-fn still(findings: &Findings) -> Vec<Check> {
+pub fn still(findings: &Findings) -> Vec<Check> {
     let mut checks = Vec::new();
     for (node, report) in &findings.looks {
         let Ok(report) = report else { continue };

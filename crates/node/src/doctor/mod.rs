@@ -2,22 +2,24 @@
 //!
 //! Here it is asked and read; what that comes to is judged in `machines` and `storage`, from [`Findings`] alone.
 
+mod alone;
 mod guests;
 mod local;
 mod machines;
 mod storage;
 
-pub use local::complaints;
+pub use alone::examine_alone;
+pub use local::look;
 
 use crate::clock::now_s;
-use crate::director::View;
+use crate::director::{Desk, View, facts_of};
 use crate::past;
 use crate::peer::{self, Ask, HostReport, Reply};
 use crate::registry;
 use crate::service::{Keeper, Node};
 use crate::storage::look_at_all;
 use crate::storage::object::{ClaimObject, PoolObject, VolumeObject};
-use crate::store::{failed, parse_object};
+use crate::store::{Store, failed, parse_object};
 use api::{Check, Code, Doctor, Grade, Member, Problem};
 use cluster::store::{Engine, Entry, Key};
 use futures_util::future::join_all;
@@ -56,14 +58,39 @@ struct Findings {
     unheard: Vec<NodeName>,
 }
 
+impl Findings {
+    /// Nothing was asked or read yet.
+    fn empty(store: NodeName, now_s: u64) -> Self {
+        Self {
+            now_s,
+            certificate_s: 0,
+            store,
+            members: Vec::new(),
+            looks: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            pools: Vec::new(),
+            volumes: Vec::new(),
+            claims: Vec::new(),
+            filling: Vec::new(),
+            vms: Vec::new(),
+            jobs: Vec::new(),
+            unreadable: Vec::new(),
+            behind: Vec::new(),
+            unheard: Vec::new(),
+        }
+    }
+}
+
 /// What lies in the store, read at one moment.
-struct Stored {
+pub struct Stored {
     certificate_s: u64,
     pools: Vec<PoolObject>,
     volumes: Vec<VolumeObject>,
     claims: Vec<ClaimObject>,
-    vms: Vec<VmAtAGlance>,
-    jobs: Vec<JobAtAGlance>,
+    /// VMs.
+    pub vms: Vec<VmAtAGlance>,
+    /// Jobs.
+    pub jobs: Vec<JobAtAGlance>,
     unreadable: Vec<(Key, String)>,
 }
 
@@ -72,10 +99,11 @@ struct Stored {
 /// # Errors
 /// [`Code::StoreFailed`]; a machine that does not answer is a finding.
 pub async fn examine(node: &Node, keeper: &Keeper) -> Result<Doctor, Problem> {
-    let stored = keeper.store.ask(read).await?;
+    let desk = keeper.director.desk();
+    let stored = stored(&keeper.store, desk.as_ref().ok().map(|desk| &***desk)).await?;
     let unheard = keeper.store.ask(past::unheard).await?.into_iter().map(|member| member.name).collect();
     let members = node.members(keeper).await?.nodes;
-    let behind = match keeper.director.desk() {
+    let behind = match desk {
         Ok(desk) => desk.all_behind().await?,
         // It has just begun, and knows of nobody yet.
         Err(_) => Vec::new(),
@@ -101,6 +129,18 @@ pub async fn examine(node: &Node, keeper: &Keeper) -> Result<Doctor, Problem> {
         unheard,
     };
     Ok(Doctor { checks: judge(&findings) })
+}
+
+/// What the store says, and what the director says of jobs that wait.
+///
+/// # Errors
+/// [`Code::StoreFailed`].
+pub async fn stored(store: &Store, desk: Option<&Desk>) -> Result<Stored, Problem> {
+    let mut stored = store.ask(read).await?;
+    if let Some(desk) = desk {
+        stored.jobs.iter_mut().for_each(|job| job.ask(desk));
+    }
+    Ok(stored)
 }
 
 /// A store that was brought back may have forgotten who was removed, and by whom hosts hold their leases.
@@ -145,7 +185,7 @@ fn unreadable(findings: &Findings) -> impl Iterator<Item = Check> {
 fn read(engine: &mut dyn Engine) -> Result<Stored, Problem> {
     // Each kind that is looked at here; of whom a VM consists, the director knows.
     let mut unreadable = View::whole(engine)?.unreadable;
-    let stored = Stored {
+    let mut stored = Stored {
         certificate_s: registry::settings(engine)?.certificate_s,
         pools: readable(engine, "/pool/", parse_object, &mut unreadable)?,
         volumes: readable(engine, "/volume/", parse_object, &mut unreadable)?,
@@ -154,6 +194,10 @@ fn read(engine: &mut dyn Engine) -> Result<Stored, Problem> {
         jobs: readable(engine, "/job/", glance, &mut unreadable)?,
         unreadable: Vec::new(),
     };
+    for vm in &mut stored.vms {
+        // Facts are for people: without them the finding is the same.
+        vm.down = facts_of(engine, &vm.name).ok().and_then(|facts| cluster::why::down(&facts));
+    }
     unreadable.sort();
     unreadable.dedup_by(|one, two| one.0 == two.0);
     Ok(Stored { unreadable, ..stored })

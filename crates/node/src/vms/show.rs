@@ -1,11 +1,13 @@
 //! How VMs are, for people: from what the store says and what their hosts said last.
 
+use crate::clock::rfc3339;
 use crate::director::{Desk, View, facts_of, now_ms};
-use api::{Code, Problem, Vm as Shown, VmDetails, VmList, VmState, Why};
+use crate::vms::spec::Spec;
+use api::{Code, Event, Problem, Vm as Shown, VmDetails, VmList, VmState, Why};
 use cluster::job::{Guest, Plan, Record, Task};
-use cluster::why::{Present, why};
+use cluster::why::{Fact, Present, sentence, told, why};
 use host::runtime::now;
-use units::VmName;
+use units::{ByteLen, VmName};
 
 impl Desk {
     /// All VMs.
@@ -29,13 +31,14 @@ impl Desk {
         let view = self.view().await?;
         let object = view.vm(&vm)?.clone();
         let shown = self.shown(&view, &vm)?;
-        let history = self.told(&view, &vm).await?;
+        let (history, events) = self.told(&view, &vm).await?;
         Ok(VmDetails {
             vm: shown,
             spec: object.shape.spec,
             uuid: object.uuid,
             macs: object.shape.macs,
             history,
+            events,
             notes: Vec::new(),
         })
     }
@@ -48,12 +51,12 @@ impl Desk {
         let vm = parse_vm(name)?;
         let view = self.view().await?;
         view.vm(&vm)?;
-        let sentences = self.told(&view, &vm).await?;
-        Ok(Why { vm, sentences })
+        let (sentences, events) = self.told(&view, &vm).await?;
+        Ok(Why { vm, sentences, events })
     }
 
-    /// How it is, then what led there, the newest first.
-    async fn told(&self, view: &View, vm: &VmName) -> Result<Vec<String>, Problem> {
+    /// How it is, then what led there, the newest first; and that once more for programs.
+    async fn told(&self, view: &View, vm: &VmName) -> Result<(Vec<String>, Vec<Event>), Problem> {
         let (name, job) = (vm.clone(), view.ownership(vm)?.job.clone());
         let (facts, job) = self
             .store
@@ -82,7 +85,7 @@ impl Desk {
         if let Ok(Some(behind)) = self.behind_on(vm).await {
             lines.insert(1, format!("{}; {}.", behind.text, behind.hint));
         }
-        Ok(lines)
+        Ok((lines, told(&facts).into_iter().rev().map(event).collect()))
     }
 
     /// A VM at a glance.
@@ -91,12 +94,24 @@ impl Desk {
     /// The store's.
     pub fn shown(&self, view: &View, vm: &VmName) -> Result<Shown, Problem> {
         let (object, owned) = (view.vm(vm)?, view.ownership(vm)?);
-        let spec = object.spec()?;
+        // Where the store is behind, its word on the host is of the past: whoever says that it has the guest has it.
+        let behind = self.seems_behind(view, vm);
+        let owner = if behind { self.hosts.borrow().who_has(vm).or(owned.owner) } else { owned.owner };
+        let state = if behind { VmState::Unknown } else { self.state(view, vm)? };
+        let (described, started) = (object.spec()?, object.as_started()?.0);
+        let runs = !matches!(state, VmState::Stopped | VmState::Down | VmState::Starting);
+        let (spec, pending) = if runs {
+            let pending = if object.started_as.is_some() { pending(&started, &described) } else { Vec::new() };
+            (started, pending)
+        } else {
+            (described, Vec::new())
+        };
         Ok(Shown {
             name: vm.clone(),
-            state: self.state(view, vm)?,
+            state,
+            pending,
             wished: object.wished(),
-            host: owned.owner.and_then(|owner| view.member(owner)).map(|record| record.name.clone()),
+            host: owner.and_then(|owner| view.member(owner)).map(|record| record.name.clone()),
             epoch: owned.epoch.0,
             memory: u64::from(spec.memory_mib) << 20,
             vcpus: u64::from(spec.vcpus),
@@ -135,6 +150,40 @@ impl Desk {
     }
 }
 
+/// A fact for programs: its words are those that it is kept with.
+fn event(fact: &Fact) -> Event {
+    let kept = serde_json::to_value(&fact.happened).expect("plain data");
+    let text = |key: &str| kept[key].as_str().map(str::to_owned);
+    Event {
+        at: rfc3339(fact.at_ms),
+        kind: text("kind").expect("every fact has a kind"),
+        epoch: kept["epoch"].as_u64(),
+        host: text("host").or_else(|| text("to")),
+        text: sentence(&fact.happened),
+    }
+}
+
+/// What a description says otherwise than the one that the VM was started with.
+fn pending(started: &Spec, described: &Spec) -> Vec<String> {
+    let mut changes = Vec::new();
+    if started.memory_mib != described.memory_mib {
+        changes.push(format!("memory {}", ByteLen::mib(described.memory_mib.into())));
+    }
+    if started.vcpus != described.vcpus {
+        changes.push(format!("vcpus {}", described.vcpus));
+    }
+    if started.cpu != described.cpu {
+        changes.push(format!("cpu {}", described.cpu.as_deref().unwrap_or("as the host's")));
+    }
+    if started.nics != described.nics {
+        changes.push("nics".to_owned());
+    }
+    if started.seed != described.seed {
+        changes.push("seed".to_owned());
+    }
+    changes
+}
+
 /// A VM that cannot be read is there all the same.
 fn unreadable(view: &View, vm: &VmName) -> Shown {
     let owned = view.ownership(vm).ok();
@@ -146,6 +195,7 @@ fn unreadable(view: &View, vm: &VmName) -> Shown {
         epoch: owned.map_or(0, |it| it.epoch.0),
         memory: 0,
         vcpus: 0,
+        pending: Vec::new(),
         volumes: owned.map_or_else(Vec::new, |it| it.volumes.clone()),
         job: owned.and_then(|it| it.job.as_ref()).map(ToString::to_string),
     }

@@ -5,7 +5,7 @@ use super::life::CGROUP;
 use crate::agent::place::Place;
 use crate::agent::{initiator, supervise};
 use cluster::job::Guest as State;
-use host::vm::{Cgroup, Folder, Patience, Vm};
+use host::vm::{Cgroup, Folder, Patience, Stopped, Vm, VmError};
 use std::rc::Rc;
 use units::{Millis, VmName};
 
@@ -35,7 +35,7 @@ impl Guest {
             watching.abort();
         }
         let ended = vm.shutdown(Patience { guest: patience, quit: QUIT_MAX }).await;
-        tracing::info!(vm = %self.name, "shut down: {ended:?}");
+        self.tell_end("stopped", &ended);
         self.destroy().await
     }
 
@@ -45,8 +45,15 @@ impl Guest {
             tracing::error!(vm = %self.name, "{error}");
         }
         let ended = vm.shutdown(Patience { guest: Millis(0), quit: QUIT_MAX }).await;
-        tracing::info!(vm = %self.name, "the guest switched itself off; QEMU: {ended:?}");
+        self.tell_end("the guest switched itself off", &ended);
         self.ended(None).await;
+    }
+
+    fn tell_end(&self, what: &str, ended: &Result<Stopped, VmError>) {
+        match ended {
+            Ok(ended) => tracing::info!("VM '{}': {what}; {ended}", self.name),
+            Err(error) => tracing::warn!("VM '{}': {what}; how its QEMU ended is not known: {error}", self.name),
+        }
     }
 
     /// QEMU is gone: told first, then cleared away.

@@ -2,6 +2,8 @@
 
 mod behind;
 mod place;
+mod refusals;
+mod shown;
 mod standing;
 mod tend;
 mod unknown;
@@ -74,6 +76,12 @@ fn a_blocked_job_is_taken_over_and_goes_on() {
         let begun = desk.vm_start("web1", &VmStartRequest { host: None, overcommit: false }, "the test").await;
         let job = begun.expect("it begins").job.expect("a job");
         until("it is blocked", async || desk.job_show(&job).await.unwrap().blocked.is_some()).await;
+        // D11: its time goes on while nothing of it is written.
+        let time = async || desk.job_show(&job).await.unwrap().spent_ms;
+        let before = time().await;
+        until("its time goes on", async || time().await > before + 250).await;
+        let listed = desk.job_list().await.unwrap().jobs[0].spent_ms;
+        assert!(listed > before + 250, "{listed} {before}");
         (world, job)
     });
     assert!(world.state.borrow().starts.is_empty());
@@ -127,7 +135,7 @@ fn a_dead_host_loses_its_vms_by_votes_only() {
         let shown = desk.vm_show("web1").await.unwrap();
         assert_eq!((shown.vm.epoch, shown.vm.state), (2, VmState::Running), "{shown:?}");
         assert_ne!(shown.vm.host, "beta".parse().ok());
-        for what in ["2 of 3 witnesses voted beta dead after 3.1 s", "its target refuses everything older than epoch 2"]
+        for what in ["2 of 3 witnesses voted beta dead after 3.1 s", "storage fenced off all earlier writers (epoch 2"]
         {
             until(what, async || said(&desk, "web1", what).await).await;
         }

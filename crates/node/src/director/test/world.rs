@@ -4,7 +4,7 @@
 use super::super::votes::Ballot;
 use super::super::{Desk, Later, Machines};
 use crate::identity::Seat;
-use crate::peer::{Act, Acted, Ask, HostReport, Reply, Tell};
+use crate::peer::{Act, Acted, Ask, HostReport, Processor, Reply, Tell};
 use crate::registry::{self, Record, Settings};
 use crate::secret::Secret;
 use crate::storage::object::{VolumeObject, volume_key};
@@ -44,6 +44,12 @@ pub struct State {
     /// Hosts whose guests do not start.
     pub sluggish: BTreeSet<usize>,
     pub no_qemu: BTreeSet<usize>,
+    /// The processors of hosts that have others than the rest.
+    pub processors: BTreeMap<usize, Option<Processor>>,
+    /// Hosts that run guests by KVM.
+    pub kvm: BTreeSet<usize>,
+    /// Hosts whose QEMU has no machine type of ours.
+    pub no_machine: BTreeSet<usize>,
     /// Hosts that call, and do not answer when they are looked at.
     pub mute: BTreeSet<usize>,
     /// Hosts whose dead-men let no guest run.
@@ -58,8 +64,23 @@ pub struct State {
     pub starts: Vec<(usize, Moment)>,
     /// Machines that cannot list what they have.
     pub blind: BTreeSet<usize>,
+    /// Machines that do not do what they are told, and what they say.
+    pub refuses: BTreeMap<usize, Refuses>,
+    /// What alpha's target says to every raise.
+    pub target_refuses: Option<Refusal>,
     /// Which life of their agents reports are of.
     pub life: u64,
+}
+
+/// How a machine refuses.
+#[derive(Clone)]
+pub enum Refuses {
+    /// It takes no order: it cannot keep it.
+    Order(String),
+    /// It took the order and cannot do it.
+    Deed(String),
+    /// It is at it, and something keeps it from being done.
+    Waits(String),
 }
 
 pub fn key(n: usize) -> HostKey {
@@ -154,6 +175,12 @@ impl World {
         if state.no_qemu.contains(&n) {
             report.qemu = None;
         }
+        if state.no_machine.contains(&n) {
+            report.lacks_machine = Some("pc-q35-7.2".to_owned());
+        }
+        if state.kvm.contains(&n) {
+            report.accelerator = "kvm".to_owned();
+        }
         report.withheld = state.withheld.contains(&n).then(|| "the dead-man pauses all guests".to_owned());
         if state.unplugged.contains(&n) {
             let why = "its port 'eth1' has no carrier".to_owned();
@@ -181,6 +208,10 @@ impl World {
 
     fn act(&self, n: usize, act: &Act) -> Acted {
         let (vm, place) = (act.order.vm.clone(), (n, act.order.vm.clone()));
+        if let Some(Refuses::Order(why)) = self.state.borrow().refuses.get(&n) {
+            let told = super::super::hosts::test::tell(vm.as_str(), 0, Guest::Absent);
+            return Acted { admitted: false, why: Some(why.clone()), told };
+        }
         let admitted = self.state.borrow_mut().orders.entry(place.clone()).or_default().admit(&act.order);
         let mut tell = self
             .state
@@ -206,6 +237,15 @@ impl World {
 
     fn obey(&self, n: usize, act: &Act, tell: &mut Tell) {
         let mut state = self.state.borrow_mut();
+        let does = matches!(act.action, Action::Start { .. } | Action::Incoming { .. } | Action::Migrate { .. });
+        match state.refuses.get(&n).filter(|_| does) {
+            // As an agent says it: with its machine's name.
+            Some(Refuses::Deed(why)) => {
+                return tell.refused = Some((act.action.clone(), format!("'{}': {why}", NAMES[n])));
+            }
+            Some(Refuses::Waits(why)) => return tell.why = Some(why.clone()),
+            Some(Refuses::Order(_)) | None => {}
+        }
         match &act.action {
             Action::Start { .. } if state.sluggish.contains(&n) => {}
             Action::Start { epoch, .. } if tell.guest != Guest::Running => {
@@ -248,6 +288,9 @@ impl World {
 
     fn target(&self, request: Request) -> Result<control::Reply, Refusal> {
         let mut state = self.state.borrow_mut();
+        if let (Request::Raise { .. }, Some(refusal)) = (&request, &state.target_refuses) {
+            return Err(refusal.clone());
+        }
         let floors = &mut state.floors;
         match request {
             Request::Raise { volume, epoch, .. } if floors.get(&volume).is_some_and(|floor| epoch < *floor) => {
@@ -265,6 +308,14 @@ impl World {
             _ => Ok(control::Reply::Done),
         }
     }
+}
+
+/// A processor with these flags, and two models: one that it has all of, one of which it lacks `rtm`.
+pub fn processor_with(flags: &[&str]) -> Processor {
+    let set = |flags: &[&str]| flags.iter().map(ToString::to_string).collect();
+    let lacking = [("qemu64", set(&[])), ("Haswell", set(&["rtm"])), ("max", set(&[]))];
+    let lacking = lacking.into_iter().map(|(model, lacks)| (model.to_owned(), lacks)).collect();
+    Processor { vendor: "GenuineIntel".to_owned(), flags: set(flags), lacking }
 }
 
 fn grant(volume: VolumeName, epoch: Epoch) -> control::Reply {
@@ -296,7 +347,11 @@ impl Machines for World {
                 Ask::Target { .. } if self.state.borrow().target_down => Err(silent()),
                 Ask::Target { request } => Ok(Reply::Target { answer: self.target(request) }),
                 Ask::Act(act) => Ok(Reply::Acted(self.act(n, &act))),
-                Ask::Look => Ok(Reply::Look(Box::new(self.report(n)))),
+                Ask::Look => {
+                    let processor = self.state.borrow().processors.get(&n).cloned();
+                    let processor = processor.unwrap_or_else(|| Some(processor_with(&["avx2", "sse2"])));
+                    Ok(Reply::Look(Box::new(HostReport { processor, ..self.report(n) })))
+                }
                 Ask::Adopt(adopt) => {
                     self.becomes(n, adopt.brief.vm.as_str(), |tell| {
                         (tell.guest, tell.at, tell.why) = (Guest::Running, adopt.at, None);
