@@ -130,7 +130,7 @@ mod test {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let at = listener.local_addr().unwrap();
             std::thread::spawn(move || {
-                listener.incoming().for_each(|stream| stream.unwrap().write_all(greeting).unwrap())
+                listener.incoming().for_each(|stream| stream.unwrap().write_all(greeting).unwrap());
             });
             at
         };
