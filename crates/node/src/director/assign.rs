@@ -38,8 +38,9 @@ impl Desk {
             self.note_held(from.key, tell);
         }
         let knows = self.hosts.borrow().witnesses();
+        let views = self.views.clone();
         let read = move |engine: &mut dyn Engine| {
-            let view = View::whole(engine)?;
+            let view = views.whole(engine)?;
             let (sets, new) = witnesses::move_on(engine, &view.members, &knows)?;
             let unknown = unknown(engine, &view, heard)?;
             Ok((view, sets, new, registry::settings(engine)?, unknown))

@@ -80,7 +80,7 @@ fn behind(findings: &Findings) -> impl Iterator<Item = Check> {
 }
 
 /// A24, A26: each disk of each guest, by the paths that its initiator has.
-fn paths(findings: &Findings) -> Vec<Check> {
+pub fn paths(findings: &Findings) -> Vec<Check> {
     let mut checks = Vec::new();
     for (node, report) in &findings.looks {
         let guests = report.iter().flat_map(|report| &report.guests);
@@ -103,7 +103,7 @@ fn paths(findings: &Findings) -> Vec<Check> {
     checks
 }
 
-fn still(findings: &Findings) -> Vec<Check> {
+pub fn still(findings: &Findings) -> Vec<Check> {
     let mut checks = Vec::new();
     for (node, report) in &findings.looks {
         let Ok(report) = report else { continue };
