@@ -112,7 +112,7 @@ fn a_lost_store_is_behind_until_it_agrees() {
 #[test]
 fn doctor_and_a_machine_that_stays() {
     let machines = Machines::new();
-    let (alpha, target) = storage_machine(&machines);
+    let (mut alpha, target) = storage_machine(&machines);
     let mut beta = machines.machine("beta");
     let token = alpha.token();
     beta.node("join", &[&beta.join_words(&token)[..], &["--roles", "witness"]].concat());
@@ -121,24 +121,35 @@ fn doctor_and_a_machine_that_stays() {
     alpha.ask("POST", "/v1/pools", &pool_of(&alpha, &["d0", "d1"]));
     let healthy = |alpha: &Machine| alpha.ask("GET", "/v1/pools/tank", &Value::Null)["state"] == "healthy";
     alpha.wait("the first resync's end", healthy);
-    let found = |what: &str, node: &str| {
+    let found = |alpha: &Machine, what: &str, node: &str| {
         let doctor = alpha.ask("GET", "/v1/doctor", &Value::Null);
         let checks = doctor["checks"].as_array().unwrap();
         let found = checks.iter().find(|check| check["what"] == what && check["node"] == node);
         found.unwrap_or_else(|| panic!("no {what} of {node} in {doctor}")).clone()
     };
-    assert_eq!(found("votes", "alpha")["grade"], "warning");
-    assert_eq!(found("node", "beta")["grade"], "good");
-    assert_eq!(found("pool tank", "alpha")["grade"], "good");
-    assert_eq!(found("target", "alpha")["grade"], "good");
-    assert_eq!(found("certificate", "beta")["grade"], "good");
+    assert_eq!(found(&alpha, "votes", "alpha")["grade"], "warning");
+    assert_eq!(found(&alpha, "node", "beta")["grade"], "good");
+    assert_eq!(found(&alpha, "pool tank", "alpha")["grade"], "good");
+    assert_eq!(found(&alpha, "target", "alpha")["grade"], "good");
+    assert_eq!(found(&alpha, "certificate", "beta")["grade"], "good");
     assert_eq!(beta.ask("GET", "/v1/doctor", &Value::Null)["checks"][0]["node"], "alpha");
+    // D10: while the store is away, a machine says what it sees by itself.
+    alpha.stop();
+    let alone = beta.ask("GET", "/v1/doctor", &Value::Null);
+    let checks = alone["checks"].as_array().unwrap();
+    assert!(checks[0]["what"] == "store" && checks[0]["grade"] == "bad", "{alone}");
+    let deadman = checks.iter().find(|check| check["what"] == "dead-man").expect("its own");
+    assert!(deadman["node"] == "beta" && deadman["grade"] == "good", "{alone}");
+    let refused = beta.refused("list", &[]);
+    assert!(refused["hint"].as_str().unwrap().contains("`muskox doctor`"), "{refused}");
+    alpha.start();
+    beta.wait_until_up("beta");
     target.stop();
-    let dead = found("target", "alpha");
+    let dead = found(&alpha, "target", "alpha");
     assert!(dead["grade"] == "bad" && !dead["hint"].as_str().unwrap().is_empty(), "{dead}");
     target.go_on();
     beta.kill();
-    assert_eq!(found("node", "beta")["grade"], "bad");
+    assert_eq!(found(&alpha, "node", "beta")["grade"], "bad");
 
     let mut gamma = machines.machine("gamma");
     gamma.join(&alpha.token());

@@ -5,7 +5,9 @@
 //! faulty member lets its disk go when the last of that has ended: from then on the disk can be opened anew.
 
 use super::array::Inner;
+use super::bad_blocks::BadBlocks;
 use super::chunks::ChunkSet;
+use super::layout::LogPlace;
 use super::mend::ReadErrors;
 use super::superblock::Superblock;
 use crate::device::{DeviceError, Disk, Durability, Geometry, IoFuture};
@@ -48,6 +50,11 @@ pub(super) struct Leg {
     pub own: Superblock,
     pub bitmap_at: Cell<Option<ByteOffset>>,
     pub facts_room: bool,
+    /// Where its bad block log lies, or would.
+    pub log: Option<LogPlace>,
+    /// Where on the disk it holds nothing.
+    pub bad: RefCell<BadBlocks>,
+    log_dirty: Cell<bool>,
     /// Chunks that have to be copied to it from another member before they may be read from it.
     pub todo: RefCell<ChunkSet>,
     /// What its superblock says of its recovery: durable on the medium before it is said.
@@ -104,6 +111,9 @@ impl Leg {
             number,
             bitmap_at: Cell::new(None),
             facts_room: false,
+            log: None,
+            bad: RefCell::default(),
+            log_dirty: Cell::new(false),
             todo: RefCell::new(todo),
             recovered: Cell::new(Sectors(0)),
             by_bitmap: Cell::new(false),
@@ -185,6 +195,59 @@ impl Leg {
         if !self.is_live() && self.in_flight() == 0 {
             self.disk.replace(None);
         }
+    }
+
+    /// Whether it holds nothing somewhere in a range of the array.
+    pub fn lacks(&self, at: ByteOffset, len: ByteLen) -> bool {
+        let bad = self.bad.borrow();
+        !bad.is_empty() && bad.touches(&self.range(at, len))
+    }
+
+    /// Notes that it holds nothing in a range of the array; false if its log has no place for that. It goes out with the
+    /// next superblock.
+    pub fn note_bad(&self, at: ByteOffset, len: ByteLen) -> bool {
+        let mut bad = self.bad.borrow().clone();
+        bad.insert(self.range(at, len));
+        let fits = self.log.is_some_and(|place| bad.encode(&place).is_some());
+        if fits {
+            self.bad.replace(bad);
+            self.log_dirty.set(true);
+        }
+        fits
+    }
+
+    /// Notes that a range in which it held nothing was written, durably; false if its log has no place for the rests of it.
+    pub fn note_written(&self, at: ByteOffset, len: ByteLen) -> bool {
+        let mut bad = self.bad.borrow().clone();
+        bad.remove(&self.range(at, len));
+        let fits = self.log.is_some_and(|place| bad.encode(&place).is_some());
+        if fits {
+            self.bad.replace(bad);
+            self.log_dirty.set(true);
+        }
+        fits
+    }
+
+    /// Its bad block log, if that has to be written.
+    pub fn take_log(&self) -> Option<(ByteOffset, IoData)> {
+        let place = self.log.filter(|_| self.log_dirty.take())?;
+        let bytes = self.bad.borrow().encode(&place).expect("looked at when it was noted");
+        Some((place.at, IoBuf::copy_of(&bytes).freeze()))
+    }
+
+    /// Where in the array it holds nothing.
+    pub fn bad_in_array(&self) -> Vec<(ByteOffset, ByteLen)> {
+        let (from, to) = (self.own.data_offset.bytes(), self.own.data_offset.bytes() + self.own.size.bytes());
+        let inside = |bad: std::ops::Range<u64>| {
+            let (start, end) = (bad.start.max(from), bad.end.min(to));
+            (start < end).then(|| (ByteOffset(start - from), ByteLen(end - start)))
+        };
+        self.bad.borrow().iter().filter_map(inside).collect()
+    }
+
+    fn range(&self, at: ByteOffset, len: ByteLen) -> std::ops::Range<u64> {
+        let at = self.place(at).0;
+        at..at + len.0
     }
 
     /// Where a place of the array lies on this member.

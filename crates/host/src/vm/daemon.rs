@@ -84,6 +84,7 @@ impl Daemon {
         let program = Program {
             program: self.program.clone(),
             arguments: self.arguments.clone(),
+            talk: None,
             log: self.open_log().map_err(|source| VmError::io(format!("opening {}", self.log.display()), source))?,
             owner: None,
             folder: None,

@@ -29,6 +29,7 @@ mod witnesses;
 #[cfg(test)]
 pub use assign::told;
 pub use behind::{Word, is_behind};
+pub use hosts::FRESH;
 pub use place::{Fit, admitted, memory, side, still_bound};
 pub use recover::DEADLINE as RECOVERY_DEADLINE;
 pub use view::{View, Views, get};

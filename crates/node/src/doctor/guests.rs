@@ -78,7 +78,7 @@ fn behind(findings: &Findings) -> impl Iterator<Item = Check> {
     findings.behind.iter().map(bad)
 }
 
-fn still(findings: &Findings) -> Vec<Check> {
+pub fn still(findings: &Findings) -> Vec<Check> {
     let mut checks = Vec::new();
     for (node, report) in &findings.looks {
         let Ok(report) = report else { continue };

@@ -159,6 +159,7 @@ mod test {
             standing,
             cause: None,
             lacking: ByteLen(0),
+            bad: Vec::new(),
             unused: ByteLen(0),
         };
         ArrayStatus {
