@@ -11,8 +11,10 @@ use super::layout::LogPlace;
 use super::mend::ReadErrors;
 use super::superblock::Superblock;
 use crate::device::{DeviceError, Disk, Durability, Geometry, IoFuture};
+use crate::gate::FENCE_DRAIN_MAX;
 use crate::runtime::Rt;
 use crate::{IoBuf, IoData};
+use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
@@ -20,8 +22,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use units::{ByteLen, ByteOffset, Millis, Moment, Sectors};
 
-/// An operation that takes longer than a fence may (`FENCE_DRAIN_MAX`, docs/rfd/0003-gate.md) hangs.
-const HUNG_MS: Millis = Millis(1500);
+/// An operation that takes longer than a fence may (docs/rfd/0003-gate.md) hangs.
+const HUNG_MS: Millis = FENCE_DRAIN_MAX;
 
 /// How a member stands in its array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +66,7 @@ pub(super) struct Leg {
     pub next_read: Cell<u64>,
     pub read_errors: RefCell<ReadErrors>,
     standing: Cell<Standing>,
-    calls: RefCell<Calls>,
+    calls: RefCell<Slab<Call>>,
 }
 
 /// A failed member whose disk is still open: operations from before it failed run on it and may still land.
@@ -84,12 +86,6 @@ impl std::fmt::Display for StillBusy {
         let noun = if *operations == 1 { "operation" } else { "operations" };
         write!(f, "{operations} {noun} from before {label} failed still run on it, for {since} so far")
     }
-}
-
-#[derive(Default)]
-struct Calls {
-    calls: Vec<Option<Call>>,
-    free: Vec<usize>,
 }
 
 struct Call {
@@ -184,8 +180,7 @@ impl Leg {
     pub fn become_faulty(&self, cause: String) {
         self.standing.set(Standing::Faulty);
         self.cause.replace(Some(cause));
-        let wakers: Vec<Waker> =
-            self.calls.borrow_mut().calls.iter_mut().flatten().filter_map(|call| call.waker.take()).collect();
+        let wakers: Vec<Waker> = self.calls.borrow_mut().iter_mut().filter_map(|(_, call)| call.waker.take()).collect();
         wakers.into_iter().for_each(Waker::wake);
         self.let_go_if_done();
     }
@@ -257,8 +252,7 @@ impl Leg {
 
     /// How many operations are under way on it.
     pub fn in_flight(&self) -> usize {
-        let calls = self.calls.borrow();
-        calls.calls.len() - calls.free.len()
+        self.calls.borrow().len()
     }
 
     /// Whether an operation that started before `moment` is still under way, or one that others wait for in turn
@@ -268,12 +262,12 @@ impl Leg {
             let since = call.started.max(trusted);
             since < moment || now.since(since) >= HUNG_MS
         };
-        self.calls.borrow().calls.iter().flatten().any(lags)
+        self.calls.borrow().iter().any(|(_, call)| lags(call))
     }
 
     /// Since when the oldest operation under way has been on this member.
     pub fn oldest(&self) -> Option<Moment> {
-        self.calls.borrow().calls.iter().flatten().map(|call| call.issued).min()
+        self.calls.borrow().iter().map(|(_, call)| call.issued).min()
     }
 
     /// What still runs on it although it failed.
@@ -283,26 +277,16 @@ impl Leg {
     }
 
     fn enter(&self, started: Moment, issued: Moment) -> usize {
-        let mut calls = self.calls.borrow_mut();
-        let call = Some(Call { started, issued, waker: None });
-        if let Some(key) = calls.free.pop() {
-            calls.calls[key] = call;
-            return key;
-        }
-        calls.calls.push(call);
-        calls.calls.len() - 1
+        self.calls.borrow_mut().insert(Call { started, issued, waker: None })
     }
 
     fn leave(&self, key: usize) {
-        let mut calls = self.calls.borrow_mut();
-        calls.calls[key] = None;
-        calls.free.push(key);
-        drop(calls);
+        self.calls.borrow_mut().remove(key);
         self.let_go_if_done();
     }
 
     fn listen(&self, key: usize, waker: &Waker) {
-        if let Some(Some(call)) = self.calls.borrow_mut().calls.get_mut(key) {
+        if let Some(call) = self.calls.borrow_mut().get_mut(key) {
             match &mut call.waker {
                 Some(held) => held.clone_from(waker),
                 empty => *empty = Some(waker.clone()),
