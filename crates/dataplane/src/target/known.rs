@@ -3,7 +3,7 @@
 //! Invariant: after a crash at any moment the file is the old or the new one. It only says *where to look*: what a pool
 //! holds and who may use it stands on its members, so losing this file loses no data (`muskox ctl pool start`).
 
-use crate::durable::replace;
+use host::replace::{Outlives, replace};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -124,7 +124,7 @@ impl Known {
         document.pools.insert(name.clone(), pool);
         let text = serde_json::to_vec_pretty(&document).expect("names and paths in UTF-8 are text");
         let path = self.dir.join(FILE);
-        replace(&path, &text).map_err(|source| KnownError::Io { path, source })?;
+        replace(&path, &text, 0o644, Outlives::PowerLoss).map_err(|source| KnownError::Io { path, source })?;
         self.document = document;
         Ok(())
     }

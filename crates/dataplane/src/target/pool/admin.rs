@@ -350,7 +350,8 @@ fn state_of(status: &ArrayStatus) -> (PoolState, Option<String>) {
         .iter()
         .filter_map(|member| member.cause.as_ref().map(|cause| format!("{}: {cause}", member.label)));
     let blocked = status.witness_blocked.iter().chain(&status.resync_blocked).cloned();
-    let reasons: Vec<String> = blocked.chain(failed).chain(outsiders).collect();
+    let lacking = status.members.iter().filter_map(MemberStatus::lacks);
+    let reasons: Vec<String> = blocked.chain(failed).chain(lacking).chain(outsiders).collect();
     let recovering = status.members.iter().any(|member| member.standing == Standing::Recovering);
     let state = match status.state {
         ArrayState::Clean | ArrayState::Active => PoolState::Healthy,

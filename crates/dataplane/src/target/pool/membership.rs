@@ -4,9 +4,9 @@
 //! Losing the file loses no data: the array then starts only with every member that its superblocks call active, or by
 //! an operator's word. Fields of a newer muskox are kept; a higher version is refused by its number.
 
-use crate::durable::{replace, sync_folder_of};
 use block::raid::{Membership, MembershipWitness};
 use block::{DeviceError, IoFuture};
+use host::replace::{Outlives, replace, sync_folder_of};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,8 @@ impl MembershipWitness for Members {
             if let Some(before) = std::fs::read(&path).ok().and_then(|bytes| read(&bytes).ok()) {
                 document.unknown = before.unknown;
             }
-            replace(&path, &serde_json::to_vec(&document).expect("numbers and digits are text"))
+            let text = serde_json::to_vec(&document).expect("numbers and digits are text");
+            replace(&path, &text, 0o644, Outlives::PowerLoss)
         })
     }
 }
