@@ -26,7 +26,8 @@ fn a_backup_comes_back_and_no_epoch_does() {
     assert_eq!(alpha.refused("store-restore", &[&file])["code"], "in_use");
 
     std::fs::write(alpha.path("image"), vec![7; 1 << 20]).unwrap();
-    let begun = alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1"}));
+    let begun =
+        alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1", "format": "raw"}));
     let work = format!("/v1/works/{}", begun["id"].as_str().unwrap());
     alpha.wait("an import", |alpha| alpha.ask("GET", &work, &Value::Null)["state"] == "done");
     alpha.ask("POST", "/v1/volumes", &volume_of("later", 4));
@@ -49,7 +50,8 @@ fn a_backup_comes_back_and_no_epoch_does() {
     alpha.start();
     assert_eq!(names(&alpha), ["web1"]);
     // The floor is the import's: the next one is above it.
-    let begun = alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1"}));
+    let begun =
+        alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1", "format": "raw"}));
     let work = format!("/v1/works/{}", begun["id"].as_str().unwrap());
     alpha.wait("an import", |alpha| alpha.ask("GET", &work, &Value::Null)["state"] == "done");
     assert_eq!(alpha.ask("GET", "/v1/volumes/web1", &Value::Null)["epoch"], 4);
@@ -77,7 +79,8 @@ fn a_lost_store_is_behind_until_it_agrees() {
     let file = file_of(&alpha, "backup");
     alpha.node("store-backup", &[&file]);
     std::fs::write(alpha.path("image"), vec![7; 1 << 20]).unwrap();
-    let begun = alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1"}));
+    let begun =
+        alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1", "format": "raw"}));
     let work = format!("/v1/works/{}", begun["id"].as_str().unwrap());
     alpha.wait("an import", |alpha| alpha.ask("GET", &work, &Value::Null)["state"] == "done");
     let epoch = alpha.ask("GET", "/v1/volumes/web1", &Value::Null)["epoch"].clone();

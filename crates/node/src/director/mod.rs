@@ -99,6 +99,8 @@ pub struct Desk {
     unreadable: RefCell<Vec<(Key, String)>>,
     /// Guests that a dead-man stands on, and since when.
     paused: RefCell<BTreeMap<(VmName, HostKey), Moment>>,
+    /// Volumes that a guest waits for, since when.
+    held: RefCell<BTreeMap<(VmName, HostKey, VolumeName), Moment>>,
     /// Hosts that were voted dead.
     verdicts: RefCell<BTreeMap<HostKey, VotedDead>>,
     /// When each machine's target began its life, as far as floors were told.
@@ -180,6 +182,7 @@ impl Desk {
             quiet: RefCell::default(),
             unreadable: RefCell::default(),
             paused: RefCell::default(),
+            held: RefCell::default(),
             verdicts: RefCell::default(),
             lives: RefCell::default(),
             granted: RefCell::default(),

@@ -53,6 +53,7 @@ fn judge(
     let mut checks = vec![check(&name, "store", Grade::Bad, text, &why.hint)];
     checks.extend(machines::machine(&findings, member));
     checks.extend(guests::still(&findings));
+    checks.extend(guests::paths(&findings));
     checks.extend(runs);
     checks[1..].sort_by_key(|check| weight(check.grade));
     checks

@@ -27,6 +27,16 @@ pub fn member(text: &str) -> Member {
     }
 }
 
+/// A guest that runs, with one disk that has two paths.
+fn reaching(waits: Option<&str>, down: usize) -> Tell {
+    let portals = ["10.0.1.1:10809", "10.0.2.1:10809"].map(|portal| portal.parse().unwrap());
+    let (gone, up) = portals.split_at(down);
+    let down = gone.iter().map(|portal| (*portal, "no route to host".to_owned())).collect();
+    let waits = waits.map(str::to_owned);
+    let disk = crate::peer::DiskTell { volume: "web1".parse().unwrap(), waits, down, up: up.to_vec() };
+    Tell { disks: vec![disk], ..guest(Guest::Running) }
+}
+
 /// A machine that is well.
 pub fn report() -> HostReport {
     HostReport {
@@ -140,7 +150,7 @@ pub fn guest(kind: Guest) -> Tell {
 fn each_disease_is_named() {
     assert!(judge(&healthy()).iter().all(|check| check.grade == Grade::Good), "{:?}", judge(&healthy()));
     type Spoil = fn(&mut Findings);
-    let cases: [(&str, Grade, Spoil); 26] = [
+    let cases: [(&str, Grade, Spoil); 28] = [
         ("votes", Grade::Warning, |it| drop(it.members.pop())),
         ("node", Grade::Bad, |it| {
             let gone = Problem::new(Code::Unreachable, "it does not answer", "start it");
@@ -185,6 +195,9 @@ fn each_disease_is_named() {
             look(it).guests.push(guest(Guest::Absent));
         }),
         ("VM vm1", Grade::Bad, |it| look(it).guests.push(guest(Guest::Stopped))),
+        // A24: both segments are cut, and one.
+        ("VM vm1", Grade::Bad, |it| look(it).guests.push(reaching(Some("no answer"), 2))),
+        ("VM vm1", Grade::Warning, |it| look(it).guests.push(reaching(None, 1))),
         ("VM vm1", Grade::Bad, |it| {
             let problem = Problem::new(Code::NotPossible, "the store is behind", "adopt it");
             it.behind.push(("vm1".parse().unwrap(), problem));

@@ -228,6 +228,9 @@ pub struct Tell {
     pub paused: bool,
     /// Why it is like that, in words: a QEMU's last ones, a held volume.
     pub why: Option<String>,
+    /// Its disks, as its initiator sees them; none: they are not known.
+    #[serde(default)]
+    pub disks: Vec<DiskTell>,
     /// With [`Guest::Unknown`]: no process of it runs here. What was heard of it is not known all the same.
     #[serde(default)]
     pub nothing_runs: bool,
@@ -252,9 +255,26 @@ impl Tell {
             powered_off: false,
             paused: false,
             why: None,
+            disks: Vec::new(),
             nothing_runs: false,
         }
     }
+}
+
+/// How a VM reaches one of its volumes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskTell {
+    /// Which.
+    pub volume: VolumeName,
+    /// Why the guest waits for it, if it does.
+    #[serde(default)]
+    pub waits: Option<String>,
+    /// Portals of its target that cannot be used, and why.
+    #[serde(default)]
+    pub down: Vec<(SocketAddr, String)>,
+    /// Portals that can.
+    #[serde(default)]
+    pub up: Vec<SocketAddr>,
 }
 
 /// What a machine is and has.

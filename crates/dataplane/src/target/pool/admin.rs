@@ -38,7 +38,7 @@ impl Pool {
     pub async fn answer(self: &Rc<Self>, request: Request) -> Result<Reply, Refusal> {
         match request {
             Request::MemberFail { member, .. } => {
-                let _changing = self.changing.lock().await;
+                // One step, that may come at any moment by itself: what changes just now may hang on this very disk.
                 let outcome = self.fail(&member).await;
                 self.remember_places().await;
                 outcome?;

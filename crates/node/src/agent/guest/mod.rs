@@ -24,7 +24,7 @@ use super::memory::Memory;
 use super::place::Place;
 use super::sequence::Sequences;
 use super::tasks::Tasks;
-use crate::peer::{Act, Acted, Assignment, Brief, Other, Tell};
+use crate::peer::{Act, Acted, Assignment, Brief, DiskTell, Other, Tell};
 use crate::secret::Secret;
 use alone::Direction;
 use cluster::job::{Action, Guest as State, Order};
@@ -134,6 +134,7 @@ struct Facts {
     /// How often in a row its monitor did not answer.
     hangs: u32,
     paused: bool,
+    disks: Vec<DiskTell>,
     why: Option<String>,
     vm: Option<Rc<Vm>>,
     /// Who its QEMU runs as, if we started it; of one from before its folder says.
@@ -163,6 +164,7 @@ impl Guest {
             direction: Direction::default(),
             hangs: 0,
             paused: false,
+            disks: Vec::new(),
             why: None,
             vm: None,
             user: None,
@@ -240,6 +242,7 @@ impl Guest {
             move_key: facts.move_key.clone(),
             powered_off: facts.memory.powered_off && facts.state == State::Absent,
             paused: facts.paused,
+            disks: if facts.state == State::Absent { Vec::new() } else { facts.disks.clone() },
             why: facts.why.clone(),
             nothing_runs: false,
         }
