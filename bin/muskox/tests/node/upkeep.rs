@@ -137,6 +137,7 @@ fn doctor_and_a_machine_that_stays() {
     assert_eq!(found(&alpha, "certificate", "beta")["grade"], "good");
     assert_eq!(beta.ask("GET", "/v1/doctor", &Value::Null)["checks"][0]["node"], "alpha");
     // D10: while the store is away, a machine says what it sees by itself.
+    alpha.wait("beta's dead-man", |it| found(it, "dead-man", "beta")["grade"] == "good");
     alpha.stop();
     let alone = beta.ask("GET", "/v1/doctor", &Value::Null);
     let checks = alone["checks"].as_array().unwrap();
