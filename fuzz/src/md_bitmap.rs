@@ -1,7 +1,7 @@
 //! md's bitmap: two bytes say how many chunks, the rest is header and bits.
 
 use crate::Seed;
-use block::raid::bitmap::{Bitmap, Header, PAGE_BYTES, bytes_on_disk, decode_bits};
+use block::raid::bitmap::{Bitmap, Header, PAGE_BYTES, Settings, bytes_on_disk, decode_bits};
 use block::raid::chunks::ChunkSet;
 use units::{ArrayId, Sectors};
 
@@ -11,14 +11,14 @@ pub fn md_bitmap(data: &[u8]) {
     let chunks = usize::from(u16::from_le_bytes(*chunks));
     let set = decode_bits(bytes, chunks);
     assert!(set.len() <= chunks);
-    let Some(header) = Header::decode(bytes) else { return };
-    assert_eq!(Header::decode(&header.encode()).as_ref(), Some(&header));
+    let Ok(header) = Header::decode(bytes) else { return };
+    assert_eq!(Header::decode(&header.encode()).as_ref(), Ok(&header));
     let mut bitmap = Bitmap::new(u64::from(header.chunk_bytes), set.clone(), header.events_cleared);
     let (pages, _) = bitmap.take_dirty(&header);
     let whole: Vec<u8> = pages.iter().flat_map(|(_, page)| *page).collect();
     assert_eq!(whole.len(), bytes_on_disk(chunks).next_multiple_of(PAGE_BYTES));
     assert_eq!(decode_bits(&whole, chunks), set);
-    assert_eq!(Header::decode(&whole).map(|written| written.array), Some(header.array));
+    assert_eq!(Header::decode(&whole).map(|written| written.array), Ok(header.array));
 }
 
 pub fn seeds() -> Vec<Seed> {
@@ -27,11 +27,8 @@ pub fn seeds() -> Vec<Seed> {
         events: 9,
         events_cleared: 4,
         sync_size: Sectors(2048),
-        state: 0,
         chunk_bytes: 65_536,
-        lazy_seconds: 5,
-        write_behind: 0,
-        sectors_reserved: 0,
+        settings: Settings::default(),
     };
     let seed = |chunks: u16, set: std::ops::Range<usize>| {
         let set = ChunkSet::of_range(usize::from(chunks), set);

@@ -2,7 +2,7 @@
 
 use crate::{Seed, seal};
 use block::raid::layout::{bitmap_at, has_facts_room};
-use block::raid::superblock::{CLEAN, FEATURE_BITMAP, FEATURE_RECOVERY, Role, SUPERBLOCK_BYTES, Superblock};
+use block::raid::superblock::{ArrayName, CLEAN, FEATURE_BITMAP, FEATURE_RECOVERY, Role, SUPERBLOCK_BYTES, Superblock};
 use units::{ArrayId, Sectors};
 
 /// What is decoded is encoded to what decodes the same.
@@ -29,7 +29,7 @@ pub fn seeds() -> Vec<Seed> {
     let clean = Superblock {
         features: FEATURE_BITMAP,
         array: ArrayId([5; 16]),
-        name: "host:pool".into(),
+        name: ArrayName::new("host:pool").expect("short"),
         created: 1_800_000_000,
         level: 1,
         layout: 0,
@@ -37,6 +37,7 @@ pub fn seeds() -> Vec<Seed> {
         chunk: 0,
         slots: 2,
         bitmap_offset: 8,
+        reshape: [0; 28],
         data_offset: Sectors(32_768),
         data_size: Sectors(4096),
         recovery_offset: 0,
@@ -50,6 +51,7 @@ pub fn seeds() -> Vec<Seed> {
         updated: 1_800_000_000,
         events: 9,
         resync_offset: CLEAN,
+        block_bytes: 512,
         roles: vec![Role::Active(0), Role::Active(1), Role::Faulty, Role::Spare],
     };
     let recovering = Superblock {

@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// By itself a member that hangs is failed after 30 s.
+const FAILS_WITHIN: Duration = Duration::from_secs(20);
 
 /// A target with a mirror `tank` of two of the lab's disks.
 struct StorageBox {
@@ -127,7 +129,9 @@ fn a_failed_member_is_taken_back_when_it_has_let_go() {
     let refused = std::thread::scope(|scope| {
         let making = scope.spawn(|| storage.ctl(&["volume", "create", "tank", "web1", "16M"]));
         storage.wait("an operation that hangs", |_| waiting() > 0);
+        let asked = Instant::now();
         storage.ctl(&["pool", "fail", "tank", &disk]).unwrap();
+        assert!(asked.elapsed() < FAILS_WITHIN, "{:?}: nobody waits for the hung disk to be failed", asked.elapsed());
         making.join().unwrap().unwrap();
         storage.ctl(&["pool", "add", "tank", &disk]).unwrap_err()
     });

@@ -12,7 +12,7 @@ use crate::vm::{
     Begun, Doctor, Job, JobList, StoreChanges, VmDetails, VmList, VmMigrateRequest, VmSpecRequest, VmStartRequest,
     VmStopRequest, Why,
 };
-use crate::work::{ImageImportRequest, Work};
+use crate::work::{ImageImportRequest, Work, WorkList};
 use percent_encoding::percent_decode_str;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use std::borrow::Cow;
@@ -98,7 +98,7 @@ const SPEC: Option<Shape> = Some(of::<VmSpecRequest>());
 use Method::{Delete, Get, Post};
 
 /// Every call.
-pub const CALLS: [Call; 36] = [
+pub const CALLS: [Call; 37] = [
     members("node_list", (Get, "/v1/nodes"), "All machines of the cluster.", None, of::<NodeList>()),
     members(
         "node_remove",
@@ -252,6 +252,7 @@ pub const CALLS: [Call; 36] = [
         Some(of::<StoreBackupRequest>()),
         DONE,
     ),
+    owner("work_list", (Get, "/v1/works"), "Long work of this machine, the newest first.", None, of::<WorkList>()),
     owner("work_show", (Get, "/v1/works/{name}"), "A piece of long work of this machine.", None, WORK),
     owner("work_cancel", (Post, "/v1/works/{name}/cancel"), "Ends a piece of long work before its time.", None, WORK),
     Call {

@@ -28,7 +28,7 @@ pub use vm::{
     Begun, Check, Doctor, Event, Grade, Job, JobList, JobNote, MigrationReceipt, StoreChange, StoreChanges, Vm,
     VmDetails, VmList, VmMigrateRequest, VmSpecRequest, VmStartRequest, VmState, VmStopRequest, Why,
 };
-pub use work::{ImageImportRequest, Work, WorkState};
+pub use work::{ImageImportRequest, Work, WorkList, WorkState};
 
 /// The version in every path.
 pub const VERSION: &str = "v1";

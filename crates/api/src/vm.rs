@@ -20,7 +20,7 @@ words! {
         Paused = "paused",
         /// It should run and does not.
         Down = "down",
-        /// Its host does not answer.
+        /// Its host does not answer, or cannot tell; or the store is older than what runs.
         Unknown = "unknown",
     }
 }

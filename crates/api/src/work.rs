@@ -50,3 +50,11 @@ message! {
         pub text: String,
     }
 }
+
+message! {
+    /// Long work of this machine, the newest first.
+    pub struct WorkList {
+        /// What goes on, and the newest that has ended since the node was started.
+        pub works: Vec<Work>,
+    }
+}

@@ -106,6 +106,16 @@ pub enum DeviceError {
     Closed,
 }
 
+impl DeviceError {
+    /// Whether it may be about this place of the device alone, and other places can be asked for: EIO, ENODATA (a medium
+    /// error), EILSEQ (a wrong checksum), EREMOTEIO. Source: Linux `block/blk-core.c`, `blk_errors`. A device that is
+    /// offline, gone or full says something else.
+    #[must_use]
+    pub fn is_of_one_place(&self) -> bool {
+        matches!(self, Self::Failed { errno: 5 | 61 | 84 | 121 })
+    }
+}
+
 /// What the kernel means by the numbers that disks answer with. Source: Linux `include/uapi/asm-generic/errno-base.h` and
 /// `errno.h`; what block devices mean by them: `block/blk-core.c`, `blk_errors`.
 const fn in_words(errno: i32) -> &'static str {

@@ -25,10 +25,14 @@ pub struct MemDisk {
     pub broken: Cell<bool>,
     /// Sectors that cannot be read until they are written.
     pub unreadable: RefCell<std::collections::BTreeSet<u64>>,
+    /// Sectors that cannot be written.
+    pub unwritable: RefCell<std::collections::BTreeSet<u64>>,
     /// This many operations succeed before the disk breaks.
     pub breaks_after: Cell<Option<u64>>,
     /// Writes wait while this is set; `release` lets them go on.
     pub held: Cell<bool>,
+    /// Reads never end while this is set when they come.
+    pub held_reads: Cell<bool>,
     /// Flushes wait while this is set, and then cover what was written before they came.
     pub held_flushes: Cell<bool>,
     /// Its blocks.
@@ -78,6 +82,8 @@ impl MemDisk {
             durable: RefCell::new(content),
             broken: Cell::new(false),
             unreadable: RefCell::default(),
+            unwritable: RefCell::default(),
+            held_reads: Cell::new(false),
             breaks_after: Cell::new(None),
             held: Cell::new(false),
             held_flushes: Cell::new(false),
@@ -126,6 +132,9 @@ impl MemDisk {
 
     fn store(&self, at: ByteOffset, bytes: &[u8], how: Durability) -> Result<(), DeviceError> {
         self.check(at, ByteLen::of(bytes))?;
+        if self.unwritable.borrow().range(at.0..at.0 + bytes.len() as u64).next().is_some() {
+            return Err(DeviceError::Failed { errno: EIO });
+        }
         let fua = how == Durability::Fua;
         if self.is_last_before_cut() {
             // The interrupted write is torn: its first half is on the media, in whole sectors.
@@ -182,6 +191,9 @@ impl BlockDevice for Shared {
     }
 
     fn read(&self, at: ByteOffset, mut into: IoBuf) -> IoFuture<IoBuf> {
+        if self.held_reads.get() {
+            return IoFuture::later(std::future::pending());
+        }
         let end = at.0 + into.byte_len().0;
         if self.unreadable.borrow().range(at.0..end).next().is_some() {
             return IoFuture::ready(Err(DeviceError::Failed { errno: EIO }));

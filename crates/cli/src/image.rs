@@ -2,15 +2,15 @@
 //! image is nobody's wish.
 
 use crate::client::{Ask, block_on};
-use crate::print::{Ended, ended};
+use crate::print::{Ended, ended, finish};
 use crate::progress::{self, Meter};
 use crate::watch::{Interrupts, Waited, Watch};
-use api::{Call, Code, ImageImportRequest, Problem, Work, WorkState};
+use api::{Call, Code, ImageImportRequest, Problem, Work, WorkList, WorkState};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use units::table::printable;
+use units::table::{self, printable};
 use units::{ByteLen, PoolName, VolumeName, parse_size};
 
 /// An image's words.
@@ -52,12 +52,17 @@ The volume is made if there is none; otherwise it must be nobody's and large eno
         #[arg(long)]
         no_wait: bool,
     },
+    /// Imports of this machine that go on, and the newest that have ended since its node was started.
+    List,
 }
 
 impl Arguments {
     /// Asks and prints the answer.
     pub fn run(&self) -> ExitCode {
-        let Verb::Import { file, volume, pool, size, format, raw, no_wait } = &self.verb;
+        let Verb::Import { file, volume, pool, size, format, raw, no_wait } = &self.verb else {
+            let works = self.ask.call(Call::named("work_list"), "", None::<&()>);
+            return finish(self.ask.json, works, list);
+        };
         let (ask, format) = (&self.ask, if *raw { Some("raw".to_owned()) } else { format.clone() });
         let request = absolute(file).map(|path| {
             let (volume, pool) = (volume.clone(), pool.clone());
@@ -73,6 +78,19 @@ fn text(work: &Work) -> String {
         WorkState::Running => format!("work {}: {}\n", printable(&work.id), printable(&work.what)),
         _ => format!("{}\n", printable(&work.text)),
     }
+}
+
+fn list(list: &WorkList) -> String {
+    let row = |work: &Work| {
+        let done = work.progress.as_ref().filter(|progress| progress.total > 0);
+        let done = done.map_or_else(
+            || "-".to_owned(),
+            |progress| format!("{} %", u128::from(progress.done) * 100 / u128::from(progress.total)),
+        );
+        [work.id.clone(), work.state.to_string(), done, work.what.clone(), work.text.clone()]
+    };
+    let rows: Vec<_> = list.works.iter().map(row).collect();
+    table::render(["ID", "STATE", "DONE", "WHAT", "TEXT"], &rows)
 }
 
 /// The node has another working directory.
@@ -134,5 +152,31 @@ fn judged(work: Work) -> Ended<Work> {
             let text = if work.text.is_empty() { "cancelled".to_owned() } else { format!("cancelled: {}", work.text) };
             Ended::Failed(work, Problem::new(Code::Failed, text, ""))
         }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use api::Progress;
+
+    /// D18. Goal: imports are looked at without their number. Method: golden text.
+    #[test]
+    fn imports_are_a_table() {
+        let work = |id: &str, state, progress| Work {
+            id: id.into(),
+            what: "copy the raw image 'a' into the volume 'v'".into(),
+            state,
+            progress,
+            text: "said\u{1b}so".into(),
+        };
+        let half = Progress { done: 1 << 61, total: 1 << 63, left_ms: None };
+        let works = vec![work("import-2", WorkState::Running, Some(half)), work("import-1", WorkState::Failed, None)];
+        let expect = "\
+ID        STATE    DONE  WHAT                                        TEXT
+import-2  running  25 %  copy the raw image 'a' into the volume 'v'  said\u{fffd}so
+import-1  failed   -     copy the raw image 'a' into the volume 'v'  said\u{fffd}so
+";
+        assert_eq!(list(&WorkList { works }), expect);
     }
 }

@@ -68,6 +68,10 @@ impl NodeVerb {
             Self::Token { lifetime, ask } => {
                 let request = TokenRequest { lifetime_s: *lifetime };
                 let made = ask.call::<Token>(Call::named("token_create"), "", Some(&request));
+                if made.is_ok() && !ask.json {
+                    let lasts = Millis(lifetime.saturating_mul(1_000));
+                    eprintln!("note: for one machine, once, within {lasts}; it is not shown again");
+                }
                 // Only the token on the standard output: `muskox node token | ssh beta muskox node join - …`.
                 finish(ask.json, made, |made| format!("{}\n", printable(&made.token)))
             }

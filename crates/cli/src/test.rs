@@ -37,6 +37,7 @@ fn every_verb_is_understood() {
         "volume list",
         "volume show web1-root",
         "volume remove web1-root --yes",
+        "image list",
         "image import data.img web1-data --raw",
         "image import debian.qcow2 web1-root --pool fast --size 20G --format qcow2 --no-wait",
         "vm create web1.toml",

@@ -6,7 +6,6 @@ mod control;
 mod credentials;
 pub mod ctl;
 pub mod deadman;
-mod durable;
 pub mod guard;
 mod guests;
 pub mod initiator;

@@ -8,11 +8,13 @@
 //! (ioctls of interfaces), `net/acked.rs` (one getsockopt), `image.rs` (a file's lease), `daemon.rs` (how a process ends) and
 //! `urgent.rs` (memory and scheduling).
 
+pub mod control;
 pub mod daemon;
 pub mod disk;
 pub mod image;
 pub mod net;
 pub mod overwrite;
+pub mod replace;
 pub mod runtime;
 pub mod sandbox;
 mod seccomp;

@@ -7,6 +7,9 @@
 
 mod support;
 
+use block::raid::bad_blocks::BadBlocks;
+use block::raid::layout::log_place;
+use block::raid::superblock::{FEATURE_BAD_BLOCKS, Superblock};
 use block::raid::{Array, ArrayState, AssembleOptions, CreateOptions, Member, RaidError, Start, assemble, create};
 use block::{Durability, IoBuf};
 use std::collections::HashMap;
@@ -308,4 +311,38 @@ fn an_array_laid_out_by_stock_mdadm_is_served_and_stays_its_own() {
         assert_eq!(read_file(path, 1 << 20, 4096), [1; 4096], "the first member was the source");
         assert_eq!(read_file(path, (1 << 20) + 8192, 4096), [5; 4096]);
     }
+}
+
+/// Goal: DA6: mdadm reads our bad block log, and we read what stands there. Method: a member is given a log by the encoder;
+/// mdadm names the sectors, and the array starts with it.
+#[test]
+fn mdadm_reads_our_bad_block_log() {
+    if !have("mdadm") {
+        return;
+    }
+    let (scratch, bench) = (Scratch::new("md-bad"), Bench::new());
+    let paths = [scratch.disk("a", DISK), scratch.disk("b", DISK)];
+    bench.run(made(&bench, &paths, true).stop()).unwrap();
+    let sector: [u8; 4096] = read_file(&paths[1], 4096, 4096).try_into().unwrap();
+    let mut superblock = Superblock::decode(&sector).unwrap();
+    superblock.features |= FEATURE_BAD_BLOCKS;
+    (superblock.bad_block_offset, superblock.bad_block_sectors) = (2032, 8);
+    let mut bad = BadBlocks::default();
+    bad.insert(SMALL_GAP + (1 << 20)..SMALL_GAP + (1 << 20) + 8192);
+    let log = bad.encode(&log_place(&superblock).unwrap()).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&paths[1]).unwrap();
+    file.write_all_at(&log, 1_044_480).unwrap();
+    file.write_all_at(&superblock.encode(), 4096).unwrap();
+
+    let text = tool(Command::new("mdadm").arg("--examine-badblocks").arg(&paths[1]));
+    assert!(text.contains(&format!("{} for 16 sectors", (SMALL_GAP + (1 << 20)) / 512)), "{text}");
+    assert_fields(
+        &examine(&paths[1]),
+        &[("Feature Map", "0x9"), ("Bad Block Log", "512 entries available at offset 2032")],
+    );
+    let array = assembled(&bench, &paths, Start::AsLeft).unwrap();
+    assert_eq!(array.status().members[1].bad, [(ByteOffset(1 << 20), ByteLen(8192))]);
+    write(&bench, &array, 1 << 20, &[1; 8192]);
+    bench.run(array.stop()).unwrap();
+    assert_fields(&examine(&paths[1]), &[("Feature Map", "0x1")]);
 }

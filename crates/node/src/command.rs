@@ -6,13 +6,13 @@ use crate::identity::Seat;
 use crate::init::init;
 use crate::install;
 use crate::join::join;
-use crate::root::Root;
+use crate::root::{Root, read_secret};
 use crate::run::run;
 use crate::token::JoinToken;
 use api::{Code, PORT, Problem, Role};
 use clap::Args;
 use std::future::Future;
-use std::io::{Read, Write};
+use std::io::{BufRead, IsTerminal, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +25,8 @@ const EXIT_REFUSED: u8 = 1;
 const NEXT: &str = "`muskox node install` here (without systemd: `muskox node run`)";
 /// A month; renewed after two thirds of it.
 const CERTIFICATE_DEFAULT: &str = "30d";
+/// Many times as long as a token.
+const TOKEN_MAX_BYTES: u64 = 1024;
 /// Shorter ones end before they are renewed; longer ones are of no use.
 const CERTIFICATE_S: std::ops::RangeInclusive<u64> = 6..=825 * 86_400;
 
@@ -73,8 +75,10 @@ pub struct InitArguments {
 /// Makes this machine a member of a cluster.
 #[derive(Args, Debug)]
 pub struct JoinArguments {
-    /// What `muskox node token` printed on a member; '-' reads it from the standard input, where no `ps` sees it.
-    token: String,
+    /// A file with what `muskox node token` printed on a member, for its owner only; '-' reads it from the standard input. Never the
+    /// token itself: every user sees it in `ps`.
+    #[arg(value_name = "TOKEN_FILE")]
+    token: PathBuf,
     /// This machine's name in the cluster; without it the host's name.
     #[arg(long)]
     name: Option<NodeName>,
@@ -201,11 +205,21 @@ impl JoinArguments {
     }
 
     fn token(&self) -> Result<String, Problem> {
-        if self.token != "-" {
-            return Ok(self.token.clone());
+        if self.token.to_str().is_some_and(|text| text.parse::<JoinToken>().is_ok()) {
+            let text = "the token stands on the command line, where every user of this machine may have read it";
+            let hint = "make a new one with `muskox node token`, and give it in a file or by the standard input: \
+                        `muskox node join - …`";
+            return Err(Problem::new(Code::BadRequest, text, hint));
+        }
+        if self.token.as_os_str() != "-" {
+            return read_secret(&self.token);
+        }
+        let stdin = std::io::stdin();
+        if stdin.is_terminal() {
+            eprint!("token: ");
         }
         let mut text = String::new();
-        let read = std::io::stdin().take(1024).read_to_string(&mut text);
+        let read = stdin.lock().take(TOKEN_MAX_BYTES).read_line(&mut text);
         let unread = |error| Problem::new(Code::BadRequest, format!("no token: {error}"), "pipe it in");
         read.map(|_| text).map_err(unread)
     }

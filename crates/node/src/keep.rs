@@ -8,7 +8,7 @@ use crate::client;
 use crate::clock::now_s;
 use crate::door::Tls;
 use crate::identity::StoreAt;
-use crate::peer::{self, Ask, Reply, SyncReport, Synced};
+use crate::peer::{self, Ask, HostReport, Reply, SyncReport, Synced};
 use crate::registry::Record;
 use crate::root::{read_secret, read_text, write_public};
 use crate::service::{Node, issue};
@@ -133,7 +133,8 @@ pub async fn sync(node: Rc<Node>) {
 
 async fn exchange(node: &Node) -> Result<Synced, Problem> {
     let certificate_until_s = *node.certificate_until_s.borrow();
-    let report = node.agent.look().await;
+    // What is long and never changes is told to who asks.
+    let report = HostReport { processor: None, ..node.agent.look().await };
     let (keeps, kept) = node.agent.keeps();
     let told = SyncReport { certificate_until_s, version: crate::VERSION.to_owned(), report, keeps, kept };
     match peer::to_the_store(node, Ask::Sync(Box::new(told))).await? {

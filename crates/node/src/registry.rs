@@ -468,3 +468,5 @@ fn removed_key(key: HostKey) -> Key {
 
 #[cfg(test)]
 mod test;
+#[cfg(test)]
+pub mod versions;

@@ -1,6 +1,7 @@
 //! Where a node's files are, and how they are written: whole or not at all, and secrets for their owner only.
 
 use api::{Code, Problem};
+use host::replace::Outlives;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -179,18 +180,8 @@ pub fn write_public(path: &Path, text: &str) -> Result<(), Problem> {
 }
 
 fn replace(path: &Path, text: &str, mode: u32) -> Result<(), Problem> {
-    let beside = path.with_extension("new");
-    let replace = || {
-        match std::fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        write_new(&beside, text.as_bytes(), mode)?;
-        std::fs::rename(&beside, path)?;
-        let folder = path.parent().expect("a file of a node has a folder");
-        File::open(folder)?.sync_all()
-    };
-    replace().map_err(|error| unusable(path, "written", &error))
+    let replaced = host::replace::replace(path, text.as_bytes(), mode, Outlives::PowerLoss);
+    replaced.map_err(|error| unusable(path, "written", &error))
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {

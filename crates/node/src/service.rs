@@ -7,7 +7,7 @@ use crate::authority::{Authority, key_of_request};
 use crate::backup;
 use crate::client::{self, Answer};
 use crate::clock::now_s;
-use crate::director::Director;
+use crate::director::{Director, FRESH};
 use crate::doctor;
 use crate::identity::{Identity, Seat, StoreAt, check_address, check_portals};
 use crate::image;
@@ -87,7 +87,7 @@ impl Node {
     pub fn new(root: Root, identity: Identity, key: HostKey, keeper: Option<Keeper>) -> Self {
         let (certificate_until_s, heard) = (RefCell::new(0), RefCell::default());
         let agent = Agent::new(&root, &identity, key);
-        let (lines, works, names) = (Lines::default(), Works::default(), Names::default());
+        let (lines, works, names) = (Lines::default(), Works::new(root.run().join("works")), Names::default());
         let audit = Audit::new(&root.state());
         Self { root, identity, key, agent, lines, keeper, certificate_until_s, heard, works, names, audit }
     }
@@ -200,7 +200,14 @@ impl Node {
             (Some(keeper), _) => self.decide(keeper, caller, call, name, &body).await,
             (None, Some(store)) if is_here(caller) && call.who == Who::Members => {
                 rights::check_call(caller, call)?;
-                self.pass_on(store, caller, (call, path), body).await
+                let answer = self.pass_on(store, caller, (call, path), body).await;
+                match answer {
+                    // What is asked when something is wrong is answered all the same, by what is seen from here.
+                    Err(problem) if call.name == "doctor" && problem.code == Code::StoreUnreachable => {
+                        Ok(done(&doctor::examine_alone(self, &problem).await))
+                    }
+                    answer => answer,
+                }
             }
             (None, store) => Err(not_the_store(store.as_ref())),
         }
@@ -221,7 +228,8 @@ impl Node {
             Code::Unreachable => Problem::new(
                 Code::StoreUnreachable,
                 format!("the machine that holds the store ({}) does not answer: {}", store.address, problem.text),
-                "nothing can be decided until `muskox node run` runs there again; what runs, runs on",
+                "nothing can be decided until `muskox node run` runs there again; what runs, runs on, and `muskox doctor` says \
+                 what this machine sees",
             ),
             _ => problem,
         })
@@ -293,6 +301,7 @@ impl Node {
         match call.name {
             "image_import" => image::begin(self, caller, parse(body)?).await.map(|it| done(&it)),
             "store_backup" => backup::answer(self, parse(body)?).await.map(|it| done(&it)),
+            "work_list" => Ok(done(&self.works.list())),
             "work_show" => self.works.show(name).map(|it| done(&it)),
             "work_cancel" => self.works.cancel(name).map(|it| done(&it)),
             other => unreachable!("'{other}' is in the table of calls and nobody answers it"),
@@ -338,21 +347,18 @@ impl Node {
 
     async fn list(&self, keeper: &Keeper) -> Result<NodeList, Problem> {
         let records = keeper.store.ask(registry::members).await?;
-        let nodes = records.into_iter().map(|record| self.member(record)).collect();
+        let desk = keeper.director.desk().ok();
+        let dead = |record: &Record| desk.is_some_and(|desk| desk.voted_dead(record.key).is_some());
+        let nodes = records.into_iter().map(|record| self.member(dead(&record), record)).collect();
         Ok(NodeList { cluster: self.identity.cluster, nodes })
     }
 
-    fn member(&self, record: Record) -> Member {
+    fn member(&self, voted_dead: bool, record: Record) -> Member {
         let heard = self.heard.borrow();
         let own = record.name == self.identity.name;
         let heard = heard.get(&record.name);
         let heard_ms = heard.map(|heard| now().since(heard.when));
-        let state = match heard_ms {
-            _ if own => NodeState::Store,
-            None => NodeState::Unheard,
-            Some(ago) if ago < SILENT_AFTER => NodeState::Up,
-            Some(_) => NodeState::Silent,
-        };
+        let state = if own { NodeState::Store } else { state_of(heard_ms, voted_dead) };
         let certificate = heard.map(|heard| heard.certificate_until_s);
         Member {
             state,
@@ -461,6 +467,15 @@ async fn member(keeper: &Keeper, key: HostKey) -> Result<Record, Problem> {
 }
 
 /// Whether it is asked on this machine.
+/// How a machine is that was heard this long ago. One that the witnesses have voted dead is up only if it has called since.
+fn state_of(heard_ms: Option<Millis>, voted_dead: bool) -> NodeState {
+    match heard_ms {
+        None => NodeState::Unheard,
+        Some(ago) if ago < FRESH || (ago < SILENT_AFTER && !voted_dead) => NodeState::Up,
+        Some(_) => NodeState::Silent,
+    }
+}
+
 const fn is_here(caller: Caller) -> bool {
     matches!(caller, Caller::Local(_) | Caller::Itself)
 }
@@ -522,4 +537,23 @@ fn parse_name(text: &str) -> Result<NodeName, Problem> {
 fn not_the_store(store: Option<&StoreAt>) -> Problem {
     let place = store.map_or_else(String::new, |store| store.address.to_string());
     Problem::new(Code::NotTheStore, "this machine does not hold the store", format!("ask {place}"))
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// Goal: D11: a machine that was voted dead is not called up, unless it has called since. Method: the edges of both times.
+    #[test]
+    fn who_was_voted_dead_is_silent() {
+        for (heard_ms, dead, expected) in [
+            (None, true, NodeState::Unheard),
+            (Some(2_999), true, NodeState::Up),
+            (Some(3_000), true, NodeState::Silent),
+            (Some(3_000), false, NodeState::Up),
+            (Some(10_000), false, NodeState::Silent),
+        ] {
+            assert_eq!(state_of(heard_ms.map(Millis), dead), expected, "{heard_ms:?} {dead}");
+        }
+    }
 }

@@ -1,12 +1,14 @@
 //! Long work of this machine, as people see it: what goes on, how far it is, what it came to. Kept as long as the node
-//! runs; what a former life left behind is cleared away when it starts.
+//! runs; what a former life left behind is cleared away when it starts, and what it did not finish is said to have failed.
 
 use crate::clock::now_s;
 use crate::image;
 use crate::service::Node;
-use api::{Code, Problem, Progress, Work, WorkState};
+use api::{Code, Problem, Progress, Work, WorkList, WorkState};
+use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -24,11 +26,20 @@ const CLEAR_PAUSE: Duration = Duration::from_secs(5);
 
 /// The table of works.
 pub struct Works {
+    /// A note of each piece of work that goes on, for the next life.
+    folder: PathBuf,
     table: RefCell<VecDeque<Row>>,
     count: Cell<u64>,
     since_s: u64,
     to: mpsc::Sender<(Ticket, image::Import)>,
     inbox: RefCell<Option<mpsc::Receiver<(Ticket, image::Import)>>>,
+}
+
+/// What goes on, for the node that is started after this one was killed.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    work: Work,
+    volume: VolumeName,
 }
 
 struct Row {
@@ -49,14 +60,21 @@ pub struct Ticket {
     cancel: Rc<Cancel>,
 }
 
-impl Default for Works {
-    fn default() -> Self {
-        let (to, inbox) = mpsc::channel(WAITING_MAX);
-        Self { table: RefCell::default(), count: Cell::new(0), since_s: now_s(), to, inbox: RefCell::new(Some(inbox)) }
-    }
-}
-
 impl Works {
+    /// What a former life left in `folder`, as failed; nothing else yet.
+    #[must_use]
+    pub fn new(folder: PathBuf) -> Self {
+        let (to, inbox) = mpsc::channel(WAITING_MAX);
+        let table = RefCell::new(former(&folder));
+        Self { folder, table, count: Cell::new(0), since_s: now_s(), to, inbox: RefCell::new(Some(inbox)) }
+    }
+
+    /// All of it, the newest first.
+    #[must_use]
+    pub fn list(&self) -> WorkList {
+        WorkList { works: self.table.borrow().iter().rev().map(|row| row.work.clone()).collect() }
+    }
+
     /// Puts an import in the queue.
     ///
     /// # Errors
@@ -86,8 +104,23 @@ impl Works {
         {
             table.remove(oldest);
         }
+        self.note(&Note { work: work.clone(), volume: import.volume.clone() });
         place.send((Ticket { id, cancel }, import));
         Ok(work)
+    }
+
+    /// Without the note the next life does not know of it; that is no reason not to begin.
+    fn note(&self, note: &Note) {
+        let text = serde_json::to_string(note).expect("plain values are JSON");
+        let path = self.path(&note.work.id);
+        let written = std::fs::create_dir_all(&self.folder).and_then(|()| std::fs::write(&path, text));
+        if let Err(error) = written {
+            tracing::warn!("'{}' could not be written: {error}", path.display());
+        }
+    }
+
+    fn path(&self, id: &str) -> PathBuf {
+        self.folder.join(id)
     }
 
     /// Whether something goes on that fills this volume.
@@ -133,6 +166,7 @@ impl Works {
             Err(problem) => (WorkState::Failed, format!("{}; {}", problem.text, problem.hint)),
         };
         tracing::info!("{}: {state}: {text}", ticket.id);
+        let _ = std::fs::remove_file(self.path(&ticket.id));
         let _ = self.with(&ticket.id, |row| {
             row.work.state = state;
             row.work.text = text;
@@ -143,7 +177,11 @@ impl Works {
         let mut table = self.table.borrow_mut();
         let missing = || {
             let text = format!("this machine knows no work '{id}'");
-            Problem::new(Code::NotFound, text, "works are forgotten when the node is restarted")
+            Problem::new(
+                Code::NotFound,
+                text,
+                "`muskox image list` has what it knows; what ended is forgotten when the node is restarted",
+            )
         };
         table.iter_mut().find(|row| row.work.id == id).map(deed).ok_or_else(missing)
     }
@@ -163,6 +201,26 @@ impl Ticket {
         }
         Problem::new(Code::Failed, "the volume holds a part of the image", "")
     }
+}
+
+/// What a former life did not finish. Its notes go: they are in the table now.
+fn former(folder: &Path) -> VecDeque<Row> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let mut rows: Vec<Row> = entries
+        .filter_map(|entry| {
+            let note = std::fs::read_to_string(entry.path()).ok().and_then(|text| serde_json::from_str(&text).ok());
+            let _ = std::fs::remove_file(entry.path());
+            let Note { work, volume } = note?;
+            let text = format!(
+                "this machine's node was ended meanwhile: the volume '{volume}' may hold a part of the image; import it again, or remove \
+                 the volume"
+            );
+            let work = Work { state: WorkState::Failed, text, ..work };
+            Some(Row { work, volume, cancel: Rc::new(Cancel::default()) })
+        })
+        .collect();
+    rows.sort_by(|one, other| one.work.id.cmp(&other.work.id));
+    rows.into()
 }
 
 /// Clears away what a former life left, then does what is in the queue, for ever.

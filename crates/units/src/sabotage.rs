@@ -62,10 +62,6 @@ pub enum Bug {
     LogNotRewritten,
     /// A discarded range stays in the log of un-flushed data and is written again (I3).
     LogKeptOverDiscard,
-    /// An answer counts although its session was replaced before it came (I3).
-    OldSessionBelieved,
-    /// A new initiator does not flush what its predecessor was answered (I3).
-    FirstFlushLeftOut,
     /// A job acts without the store's transaction that its step needs (I9).
     CasSkip,
     /// A destination is let go on before the store says that it is the owner (I9, I2).

@@ -11,6 +11,8 @@ use crate::net::{NETWORKS, Network, SEGMENTS};
 use crate::{disks, logs};
 use anyhow::Context;
 use serde_json::Value;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -104,7 +106,12 @@ impl Cluster {
         for host in [Role::Host1, Role::Host2] {
             let token = self.cli(Role::Storage, &["node", "token", "--lifetime", "600"])?;
             let bridge = format!("{BRIDGE}={}", Network::Guest.name());
-            let words = ["join", token.trim(), "--name", host.name(), "--roles", "host,witness", "--bridge", &bridge];
+            // In a file: a secret has no place on a command line.
+            let file = self.folder.join(format!("{}.token", host.name()));
+            let mut options = std::fs::File::options();
+            options.write(true).create_new(true).mode(0o600).open(&file)?.write_all(token.as_bytes())?;
+            let file = file.to_str().context("the lab's folder is not UTF-8")?;
+            let words = ["join", file, "--name", host.name(), "--roles", "host,witness", "--bridge", &bridge];
             self.enlist(host, &words)?;
             self.start_node(host)?;
         }

@@ -20,7 +20,7 @@ pub fn superblock(disk: usize, data: &[u8], durable: &Sparse) -> Verdict {
         return Ok(());
     }
     let at = i64::try_from(SUPERBLOCK_AT.0).expect("4096") + i64::from(superblock.bitmap_offset) * 512;
-    let header = usize::try_from(at).ok().and_then(|at| Header::decode(&durable.get(at, HEADER_BYTES)));
+    let header = usize::try_from(at).ok().and_then(|at| Header::decode(&durable.get(at, HEADER_BYTES)).ok());
     let events = header.map(|header| header.events);
     if events.is_some_and(|events| events >= superblock.events) {
         return Ok(());

@@ -169,6 +169,7 @@ fn serve_initiator(mut stream: UnixStream, shown: &Mutex<(HeldState, Option<u64>
         unflushed: ByteLen(0),
         rewritten: 0,
         reason: None,
+        paths: Vec::new(),
     };
     let report = InitiatorReport { version: "test".into(), up: Millis(0), volumes: vec![volume] };
     let _ = stream.write_all(&encode(&Answer::new(ask.id, Ok(Reply::Initiator(report)))).unwrap());

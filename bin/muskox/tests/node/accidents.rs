@@ -44,6 +44,39 @@ fn taken_names_and_addresses_are_refused() {
     alpha.stop();
 }
 
+/// Goal: a token is never on a command line: it is refused there; a file that others may read is refused, one for its owner joins; how
+/// long a token is good is said beside it. Method: each.
+#[test]
+fn a_token_is_read_from_a_file_or_the_standard_input() {
+    let machines = Machines::new();
+    let (alpha, beta) = (machines.first(&[]), machines.machine("beta"));
+    let made = alpha.try_node("token", &["--lifetime", "7500"]);
+    let note = String::from_utf8(made.stderr).unwrap();
+    assert!(note.contains("for one machine, once, within 2 h 5 min"), "{note}");
+    let token = String::from_utf8(made.stdout).unwrap();
+    assert_eq!(token.lines().count(), 1, "nothing else on the standard output");
+    let words = ["--name", "beta", "--address", &beta.address, "--json"];
+    let said = |done: std::process::Output| {
+        assert_eq!(done.status.code(), Some(1), "{done:?}");
+        serde_json::from_slice::<serde_json::Value>(&done.stdout).unwrap()["detail"].as_str().unwrap().to_owned()
+    };
+    let refused = said(beta.try_join(token.trim(), "", &words));
+    assert!(refused.contains("stands on the command line") && !refused.contains(token.trim()), "{refused}");
+    let file = beta.path("token");
+    std::fs::write(&file, &token).unwrap();
+    let mode = |mode| std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o644);
+    let path = file.to_str().unwrap();
+    let refused = said(beta.try_join(path, "", &words));
+    assert!(refused.contains("may be read by others"), "{refused}");
+    let refused = said(beta.try_join("/nonexistent/token", "", &words));
+    assert!(refused.contains("/nonexistent/token"), "{refused}");
+    mode(0o600);
+    let done = beta.try_join(path, "", &words);
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(alpha.names(), ["alpha", "beta"]);
+}
+
 /// Goal: an address that does not do is heard of before anything is made. Method: in use, foreign, port 0, everybody's; a
 /// foreign portal.
 #[test]

@@ -119,8 +119,9 @@ fn a_move_outlives_the_node_with_the_store() {
     let runs = |it: &Machine, host: &str| show(it)["state"] == "running" && show(it)["host"] == host;
     let known = |it: &Machine, host| it.log().contains(&format!("'{host}'")) || it.listed(host)["state"] == "up";
     alpha.wait("the hosts", |it| known(it, "bravo") && known(it, "charlie"));
-    std::thread::sleep(Duration::from_secs(3));
-    alpha.ask("POST", "/v1/vms/web1/start", &json!({"host": "bravo", "overcommit": true}));
+    // The dead-men have to have found each other.
+    let start = json!({"host": "bravo", "overcommit": true});
+    alpha.wait("the start", |it| it.api("POST", "/v1/vms/web1/start", &start).0 == 200);
     alpha.wait("the guest", |it| runs(it, "bravo"));
 
     let mut source = 0;

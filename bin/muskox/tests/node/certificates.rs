@@ -22,7 +22,7 @@ fn a_forged_fingerprint_is_refused() {
     assert_eq!(beta.refused("join", &beta.join_words(&parts.join("-")))["code"], "wrong_peer");
     assert!(beta.files().is_empty());
     assert_eq!(beta.refused("join", &beta.join_words("mx1-nonsense"))["code"], "bad_request");
-    beta.join_by_stdin(&token);
+    beta.join(&token);
 }
 
 /// Goal: a token's time ends. Method: one of a second.

@@ -175,10 +175,16 @@ fn what_does_not_finish_is_cleared_away() {
     alpha.wait("an end", |alpha| alpha.ask("GET", &path, &Value::Null)["state"] == "cancelled");
     assert!(!attached(&alpha));
 
-    begin(&alpha);
+    let path = begin(&alpha);
     alpha.wait("an attach", attached);
     alpha.kill();
     alpha.start();
+    // D18: who waits for it hears what became of it, and it is listed.
+    let work = alpha.ask("GET", &path, &Value::Null);
+    assert!(work["state"] == "failed" && work["text"].as_str().unwrap().contains("part of the image"), "{work}");
+    let works = alpha.ask("GET", "/v1/works", &Value::Null);
+    assert!(works["works"].as_array().unwrap().contains(&work), "{works}");
+    assert_eq!(std::fs::read_dir(alpha.path("run/muskox/works")).unwrap().count(), 0);
     alpha.wait("what was left to be cleared away", |alpha| !attached(alpha));
     let nobodys = |alpha: &Machine| alpha.api("DELETE", "/v1/volumes/web1", &Value::Null).0 == 200;
     alpha.wait("the claim to end", nobodys);

@@ -29,7 +29,7 @@ fn a_removed_machine_stays_out_after_a_restore() {
     alpha.node("store-backup", &[file]);
     let key = alpha.listed("bravo")["key"].as_str().unwrap().to_owned();
     bravo.stop();
-    alpha.node("remove", &["bravo"]);
+    alpha.node("remove", &["bravo", "--yes"]);
     charlie.wait("what it is to keep", |it| kept(it).contains(&format!("\"removed\":[{{\"key\":\"{key}\"")));
     charlie.stop();
     alpha.stop();

@@ -114,9 +114,28 @@ fn free_address() -> String {
 }
 
 impl Machine {
-    /// `muskox node VERB … --root …`.
+    /// `muskox node VERB … --root …`. The token, which is the first word of `join`, goes by the standard input.
     pub fn try_node(&self, verb: &str, words: &[&str]) -> Output {
-        Command::new(MUSKOX).args(["node", verb]).args(words).arg("--root").arg(&self.root).output().unwrap()
+        match words {
+            [token, rest @ ..] if verb == "join" => self.try_join("-", token, rest),
+            words => self.command(verb).args(words).output().unwrap(),
+        }
+    }
+
+    /// `muskox node join TOKEN_FILE …` with this standard input.
+    pub fn try_join(&self, file: &str, input: &str, words: &[&str]) -> Output {
+        let mut command = self.command("join");
+        let piped = command.arg(file).args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = piped.spawn().unwrap();
+        // One that has refused before it read is gone.
+        let _ = process.stdin.take().unwrap().write_all(format!("{input}\n").as_bytes());
+        process.wait_with_output().unwrap()
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(MUSKOX);
+        command.args(["node", verb]).arg("--root").arg(&self.root);
+        command
     }
 
     /// A command that must work; what it printed.
@@ -153,15 +172,6 @@ impl Machine {
 
     pub fn join(&self, token: &str) {
         self.node("join", &self.join_words(token));
-    }
-
-    /// Joins with the token where no `ps` sees it.
-    pub fn join_by_stdin(&self, token: &str) {
-        let mut command = Command::new(MUSKOX);
-        command.args(["node", "join"]).args(self.join_words("-")).arg("--root").arg(&self.root);
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        process.stdin.take().unwrap().write_all(format!("{token}\n").as_bytes()).unwrap();
-        assert!(process.wait().unwrap().success());
     }
 
     /// A call of the API, as `curl --unix-socket` makes it: the status and what was answered.

@@ -26,7 +26,8 @@ fn a_backup_comes_back_and_no_epoch_does() {
     assert_eq!(alpha.refused("store-restore", &[&file])["code"], "in_use");
 
     std::fs::write(alpha.path("image"), vec![7; 1 << 20]).unwrap();
-    let begun = alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1"}));
+    let begun =
+        alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1", "format": "raw"}));
     let work = format!("/v1/works/{}", begun["id"].as_str().unwrap());
     alpha.wait("an import", |alpha| alpha.ask("GET", &work, &Value::Null)["state"] == "done");
     alpha.ask("POST", "/v1/volumes", &volume_of("later", 4));
@@ -49,7 +50,8 @@ fn a_backup_comes_back_and_no_epoch_does() {
     alpha.start();
     assert_eq!(names(&alpha), ["web1"]);
     // The floor is the import's: the next one is above it.
-    let begun = alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1"}));
+    let begun =
+        alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1", "format": "raw"}));
     let work = format!("/v1/works/{}", begun["id"].as_str().unwrap());
     alpha.wait("an import", |alpha| alpha.ask("GET", &work, &Value::Null)["state"] == "done");
     assert_eq!(alpha.ask("GET", "/v1/volumes/web1", &Value::Null)["epoch"], 4);
@@ -77,7 +79,8 @@ fn a_lost_store_is_behind_until_it_agrees() {
     let file = file_of(&alpha, "backup");
     alpha.node("store-backup", &[&file]);
     std::fs::write(alpha.path("image"), vec![7; 1 << 20]).unwrap();
-    let begun = alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1"}));
+    let begun =
+        alpha.ask("POST", "/v1/images", &json!({"path": alpha.path("image"), "volume": "web1", "format": "raw"}));
     let work = format!("/v1/works/{}", begun["id"].as_str().unwrap());
     alpha.wait("an import", |alpha| alpha.ask("GET", &work, &Value::Null)["state"] == "done");
     let epoch = alpha.ask("GET", "/v1/volumes/web1", &Value::Null)["epoch"].clone();
@@ -112,7 +115,7 @@ fn a_lost_store_is_behind_until_it_agrees() {
 #[test]
 fn doctor_and_a_machine_that_stays() {
     let machines = Machines::new();
-    let (alpha, target) = storage_machine(&machines);
+    let (mut alpha, target) = storage_machine(&machines);
     let mut beta = machines.machine("beta");
     let token = alpha.token();
     beta.node("join", &[&beta.join_words(&token)[..], &["--roles", "witness"]].concat());
@@ -121,24 +124,36 @@ fn doctor_and_a_machine_that_stays() {
     alpha.ask("POST", "/v1/pools", &pool_of(&alpha, &["d0", "d1"]));
     let healthy = |alpha: &Machine| alpha.ask("GET", "/v1/pools/tank", &Value::Null)["state"] == "healthy";
     alpha.wait("the first resync's end", healthy);
-    let found = |what: &str, node: &str| {
+    let found = |alpha: &Machine, what: &str, node: &str| {
         let doctor = alpha.ask("GET", "/v1/doctor", &Value::Null);
         let checks = doctor["checks"].as_array().unwrap();
         let found = checks.iter().find(|check| check["what"] == what && check["node"] == node);
         found.unwrap_or_else(|| panic!("no {what} of {node} in {doctor}")).clone()
     };
-    assert_eq!(found("votes", "alpha")["grade"], "warning");
-    assert_eq!(found("node", "beta")["grade"], "good");
-    assert_eq!(found("pool tank", "alpha")["grade"], "good");
-    assert_eq!(found("target", "alpha")["grade"], "good");
-    assert_eq!(found("certificate", "beta")["grade"], "good");
+    assert_eq!(found(&alpha, "votes", "alpha")["grade"], "warning");
+    assert_eq!(found(&alpha, "node", "beta")["grade"], "good");
+    assert_eq!(found(&alpha, "pool tank", "alpha")["grade"], "good");
+    assert_eq!(found(&alpha, "target", "alpha")["grade"], "good");
+    assert_eq!(found(&alpha, "certificate", "beta")["grade"], "good");
     assert_eq!(beta.ask("GET", "/v1/doctor", &Value::Null)["checks"][0]["node"], "alpha");
+    // D10: while the store is away, a machine says what it sees by itself.
+    alpha.wait("beta's dead-man", |it| found(it, "dead-man", "beta")["grade"] == "good");
+    alpha.stop();
+    let alone = beta.ask("GET", "/v1/doctor", &Value::Null);
+    let checks = alone["checks"].as_array().unwrap();
+    assert!(checks[0]["what"] == "store" && checks[0]["grade"] == "bad", "{alone}");
+    let deadman = checks.iter().find(|check| check["what"] == "dead-man").expect("its own");
+    assert!(deadman["node"] == "beta" && deadman["grade"] == "good", "{alone}");
+    let refused = beta.refused("list", &[]);
+    assert!(refused["hint"].as_str().unwrap().contains("`muskox doctor`"), "{refused}");
+    alpha.start();
+    beta.wait_until_up("beta");
     target.stop();
-    let dead = found("target", "alpha");
+    let dead = found(&alpha, "target", "alpha");
     assert!(dead["grade"] == "bad" && !dead["hint"].as_str().unwrap().is_empty(), "{dead}");
     target.go_on();
     beta.kill();
-    assert_eq!(found("node", "beta")["grade"], "bad");
+    assert_eq!(found(&alpha, "node", "beta")["grade"], "bad");
 
     let mut gamma = machines.machine("gamma");
     gamma.join(&alpha.token());

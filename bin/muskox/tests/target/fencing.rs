@@ -15,18 +15,42 @@ fn who_is_not_granted_stays_out() {
         let (worked, printed) = try_tool(&["qemu-img", "info", &storage.uri(export)]);
         assert!(!worked && printed.contains(words), "{export}: {printed}");
     };
-    refused("web1", "not granted");
+    refused("web1", "no volume 'web1' here that is granted");
     storage.ctl(&["grant", "raise", "web1", "5", "--owner", OTHER]);
-    refused("web1", "not granted");
+    refused("web1", "no volume 'web1' here that is granted");
     assert!(tool(&["qemu-nbd", "--list", "-k", &storage.text("nbd.sock")]).contains("exports available: 0"));
     storage.ctl(&["grant", "raise", "web1", "6", "--owner", &format!("{LOCAL}:ro")]);
     assert!(tool(&["nbdinfo", "--json", &storage.uri("web1")]).contains("\"is_read_only\": true"));
     refused("web1;epoch=5;incarnation=1;mode=rw", "replaced this one for good");
     refused("web1;epoch=6;incarnation=1;mode=rw", "read-only");
-    refused("web2", "no volume 'web2'");
+    refused("web2", "no volume 'web2' here that is granted");
     refused("Web1", "is not a name");
     let lower = storage.ctl_refused(&["grant", "raise", "web1", "5", "--owner", LOCAL]);
     assert!(lower.contains("epoch 6") && lower.contains("hint:"), "{lower}");
+}
+
+/// DA14. Goal: a host without a grant learns neither which volumes there are nor their epochs. Method: it asks for one that is another's
+/// and for one that is not there, as a stock client and with an epoch to come; the answers are the same but for the name.
+#[test]
+fn a_stranger_learns_no_names() {
+    if !have("nbdinfo") {
+        return;
+    }
+    let storage = StorageBox::with_volume(2, 16);
+    storage.ctl(&["grant", "raise", "web1", "5", "--owner", OTHER]);
+    for what in ["", ";epoch=5;incarnation=1;mode=rw", ";epoch=6;incarnation=1;mode=ro"] {
+        let answers = ["web1", "web9"].map(|name| {
+            let (worked, printed) = try_tool(&["nbdinfo", &storage.uri(&format!("{name}{what}"))]);
+            assert!(!worked, "{printed}");
+            printed.replace(name, "NAME")
+        });
+        assert_eq!(answers[0], answers[1], "{what}");
+    }
+    assert!(
+        storage.log().contains("is not granted to") && storage.log().contains("no volume 'web9'"),
+        "{}",
+        storage.log()
+    );
 }
 
 /// Goal: what was answered stands in the audit log, and nothing else does. Method: a raise, a promise, a floor told twice

@@ -287,3 +287,53 @@ fn the_targets_key_is_pinned() {
     finish(nbd_script(&right.uri(), "h.pwrite(b'x' * 4096, 0)\nh.flush()"));
     assert!(begun.elapsed() < PATIENCE);
 }
+
+/// The most memory a process has had, in MiB. Source: proc(5), `VmHWM`, in KiB.
+fn most_memory_mib(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+/// DA12. Goal: the bound of the un-flushed log is one on memory, whatever the guest writes. Method: 60 000 blocks of 512 bytes and no
+/// flush; what the process took more than before is at most the bound of 64 MiB and what is in flight.
+#[test]
+fn small_writes_take_no_more_than_the_bound() {
+    if !have("nbdsh") {
+        return;
+    }
+    let (storage, port) = storage();
+    configure(&storage, "", "plaintext = true", port);
+    let initiator = Initiator::start(&storage);
+    initiator.wait(UP);
+    let before = most_memory_mib(initiator.process.id());
+    let script = "block = bytearray(512)\n\
+                  for n in range(60000):\n\
+                  \twhile h.aio_in_flight() >= 64:\n\t\th.poll(-1)\n\
+                  \th.aio_pwrite(block, n * 512, completion=lambda error: 1)\n\
+                  while h.aio_in_flight() > 0:\n\th.poll(-1)\n";
+    finish(nbd_script(&initiator.uri(), script));
+    let more = most_memory_mib(initiator.process.id()) - before;
+    println!("{more} MiB more");
+    assert!(more <= 64 + 32, "{more} MiB more than before");
+}
+
+/// DA12. Goal: one host cannot take the memory of a target by sessions: each may pin 64 MiB. Method: readers of one host until one is
+/// refused, and told why; one that leaves makes room.
+#[test]
+fn a_host_has_so_many_sessions_and_no_more() {
+    if !have("nbdsh") {
+        return;
+    }
+    let (storage, _) = storage();
+    let uri = storage.uri("web1;epoch=1;incarnation=1;mode=ro");
+    let script = format!(
+        "all = []\nfor n in range(7):\n\tg = nbd.NBD()\n\tg.connect_uri('{uri}')\n\tall.append(g)\n\
+         try:\n\tg = nbd.NBD()\n\tg.connect_uri('{uri}')\n\tprint('let in')\nexcept nbd.Error as error:\n\tprint(error)\n\
+         all.pop().shutdown()\n"
+    );
+    let said = finish(nbd_script(&uri, &script));
+    assert!(!said.contains("let in"), "{said}");
+    assert!(storage.log().contains("has 8 sessions already"), "{}", storage.log());
+    finish(nbd_script(&uri, "print(h.get_size())"));
+}

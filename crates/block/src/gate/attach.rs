@@ -6,7 +6,7 @@
 
 use super::machine::{Command, Gate};
 use super::refusal::{Blocked, Refused};
-use super::sessions::{Access, SESSIONS_MAX, SessionId};
+use super::sessions::{Access, SessionId};
 use super::{Attachment, Request};
 use units::sabotage::{Bug, planted};
 use units::{Epoch, HostKey, Incarnation, Millis, Mode, Moment};
@@ -98,8 +98,8 @@ impl Gate {
     fn let_in(&mut self, now: Moment, session: SessionId, attachment: Attachment) -> Command {
         let access = if self.rights.may_write(&attachment) { Access::Write } else { Access::Read };
         match self.sessions.enter(session, attachment, access, now) {
-            Some(door) => Command::Admitted(session, door, attachment),
-            None => Command::Refused(session, self.refusal(Refused::TooManySessions { max: SESSIONS_MAX })),
+            Ok(door) => Command::Admitted(session, door, attachment),
+            Err(max) => Command::Refused(session, self.refusal(Refused::TooManySessions { max })),
         }
     }
 

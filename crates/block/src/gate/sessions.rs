@@ -6,11 +6,15 @@
 
 use super::Attachment;
 use crate::DeviceError;
+use slab::Slab;
 use units::sabotage::{Bug, planted};
 use units::{Epoch, HostKey, Moment};
 
 /// Sessions of one volume, the drained and the draining: 8 owners × 8 connections × two paths, and as many dying.
 pub const SESSIONS_MAX: usize = 256;
+/// Open sessions of one host at one volume: an initiator has one and begins another before the old one is gone, a copy that reads has
+/// a few. Each may have 64 MiB of payload in memory at a target.
+pub const OF_ONE_HOST_MAX: usize = 8;
 
 /// A session's name, given by the caller, used once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,7 +49,7 @@ pub enum Kind {
 #[must_use = "an operation that is never ended blocks every drain"]
 pub struct Ticket {
     slot: u32,
-    place: u32,
+    place: usize,
 }
 
 /// What a session may do now.
@@ -92,7 +96,7 @@ impl Entry {
 #[derive(Default)]
 pub struct Sessions {
     slots: Vec<Option<Entry>>,
-    started: Starts,
+    started: Slab<Moment>,
 }
 
 impl Sessions {
@@ -113,14 +117,14 @@ impl Sessions {
             (Access::Shut(answer), _) => return Err(answer),
         }
         entry.in_flight += 1;
-        Ok(Ticket { slot: door.slot, place: self.started.put(now) })
+        Ok(Ticket { slot: door.slot, place: self.started.insert(now) })
     }
 
     /// Takes an operation back that is really done. True: a session that may not go on has just drained.
     #[inline]
     #[allow(clippy::needless_pass_by_value, reason = "a ticket is used up")]
     pub fn ended(&mut self, ticket: Ticket) -> bool {
-        self.started.take(ticket.place);
+        self.started.remove(ticket.place);
         let slot = self.slots[ticket.slot as usize].as_mut();
         let entry = slot.expect("a slot is kept while its session has operations");
         entry.in_flight -= 1;
@@ -150,19 +154,32 @@ impl Sessions {
         }
     }
 
-    /// Makes room for an admitted session; `None` when all slots are taken.
-    pub fn enter(&mut self, session: SessionId, attachment: Attachment, access: Access, now: Moment) -> Option<Door> {
+    /// Makes room for an admitted session.
+    ///
+    /// # Errors
+    /// How many there may be, when all of the host's or of the volume's places are taken.
+    pub fn enter(
+        &mut self,
+        session: SessionId,
+        attachment: Attachment,
+        access: Access,
+        now: Moment,
+    ) -> Result<Door, usize> {
+        let of_host = |entry: &&Entry| entry.is_open() && entry.attachment.host == attachment.host;
+        if self.iter().filter(of_host).count() >= OF_ONE_HOST_MAX {
+            return Err(OF_ONE_HOST_MAX);
+        }
         let entry = Entry { session, attachment, access, in_flight: 0, heard: now, detached: false };
         let free = self.slots.iter().position(Option::is_none);
         if free.is_none() && self.slots.len() == SESSIONS_MAX {
-            return None;
+            return Err(SESSIONS_MAX);
         }
         let slot = free.unwrap_or(self.slots.len());
         if slot == self.slots.len() {
             self.slots.push(None);
         }
         self.slots[slot] = Some(entry);
-        Some(Door { slot: u32::try_from(slot).expect("at most SESSIONS_MAX"), session })
+        Ok(Door { slot: u32::try_from(slot).expect("at most SESSIONS_MAX"), session })
     }
 
     /// The session's connection is gone: it starts nothing more, and its slot is free once it has drained.
@@ -227,38 +244,7 @@ impl Sessions {
     /// When the oldest operation that is still below the gate was admitted.
     #[must_use]
     pub fn oldest(&self) -> Option<Moment> {
-        self.started.oldest()
-    }
-}
-
-/// When each running operation was admitted: put and take are a few instructions, the oldest is looked for when asked.
-#[derive(Default)]
-struct Starts {
-    places: Vec<Option<Moment>>,
-    free: Vec<u32>,
-}
-
-impl Starts {
-    #[inline]
-    fn put(&mut self, now: Moment) -> u32 {
-        if let Some(place) = self.free.pop() {
-            self.places[place as usize] = Some(now);
-            return place;
-        }
-        let place = u32::try_from(self.places.len()).expect("queues bound what is in flight far below 2^32");
-        self.places.push(Some(now));
-        place
-    }
-
-    #[inline]
-    fn take(&mut self, place: u32) {
-        let was = self.places[place as usize].take();
-        debug_assert!(was.is_some(), "a ticket is given back once");
-        self.free.push(place);
-    }
-
-    fn oldest(&self) -> Option<Moment> {
-        self.places.iter().flatten().min().copied()
+        self.started.iter().map(|(_, started)| *started).min()
     }
 }
 
@@ -267,9 +253,13 @@ mod test {
     use super::*;
     use units::{Incarnation, Mode};
 
-    fn enter(sessions: &mut Sessions, name: u64) -> Option<Door> {
+    fn enter(sessions: &mut Sessions, name: u64) -> Result<Door, usize> {
+        enter_of(sessions, name, 1)
+    }
+
+    fn enter_of(sessions: &mut Sessions, name: u64, host: u8) -> Result<Door, usize> {
         let attachment =
-            Attachment { host: HostKey([1; 32]), epoch: Epoch(1), incarnation: Incarnation(1), mode: Mode::Rw };
+            Attachment { host: HostKey([host; 32]), epoch: Epoch(1), incarnation: Incarnation(1), mode: Mode::Rw };
         sessions.enter(SessionId(name), attachment, Access::Write, Moment(0))
     }
 
@@ -304,15 +294,19 @@ mod test {
         assert_eq!(sessions.oldest(), None);
     }
 
-    /// Goal: the table is bounded. Method: fill it.
+    /// DA12. Goal: the table is bounded, and one host cannot take it for itself. Method: fill it, host by host.
     #[test]
     fn there_is_room_for_so_many_and_no_more() {
         let mut sessions = Sessions::default();
-        for name in 0..SESSIONS_MAX as u64 {
-            assert!(enter(&mut sessions, name).is_some());
+        for name in 0..SESSIONS_MAX {
+            let host = u8::try_from(name / OF_ONE_HOST_MAX).unwrap();
+            assert!(enter_of(&mut sessions, name as u64, host).is_ok());
+            if (name + 1) % OF_ONE_HOST_MAX == 0 {
+                assert_eq!(enter_of(&mut sessions, 5000, host), Err(OF_ONE_HOST_MAX));
+            }
         }
-        assert!(enter(&mut sessions, 1000).is_none());
+        assert_eq!(enter_of(&mut sessions, 5000, 200), Err(SESSIONS_MAX));
         sessions.leave(SessionId(7));
-        assert!(enter(&mut sessions, 1000).is_some());
+        assert!(enter_of(&mut sessions, 5000, 0).is_ok());
     }
 }

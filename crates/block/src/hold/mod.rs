@@ -200,9 +200,6 @@ impl Hold {
 /// un-flushed log went with it. What the target still has becomes durable before anybody goes on.
 async fn first_session(connector: &dyn Connector) -> Result<Rc<dyn Session>, ConnectError> {
     let session = connector.connect().await?;
-    if planted(Bug::FirstFlushLeftOut) {
-        return Ok(session);
-    }
     match session.flush().await {
         Ok(()) | Err(DeviceError::ReadOnly) => Ok(session),
         Err(error) => {
@@ -324,7 +321,7 @@ impl Held {
                 }
                 // What was answered on a session that has been replaced since was not in the log when the target was
                 // made to hold it again: the target may have forgotten it, so it is done once more.
-                Ok(()) if turn.is_some() && !self.is_current(&session) && !planted(Bug::OldSessionBelieved) => {
+                Ok(()) if turn.is_some() && !self.is_current(&session) => {
                     turn.into_iter().for_each(WriteTurn::doubt);
                 }
                 answer => return answer,

@@ -13,7 +13,7 @@ use super::leg::{Leg, Standing};
 use super::meta::superblock_of;
 use super::records::FactsTable;
 use super::status::ArrayStatus;
-use super::superblock::{FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, ROLES_KEPT, Role, Superblock};
+use super::superblock::{FEATURE_BAD_BLOCKS, FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, ROLES_KEPT, Role, Superblock};
 use super::witness::MembershipWitness;
 use super::{Member, RaidError, SLOTS_MAX};
 use crate::device::Disk;
@@ -234,7 +234,7 @@ impl Array {
 
     /// What a disk was in this array, if it may be a member now.
     async fn known_member(&self, member: &Member) -> Result<Option<Superblock>, RaidError> {
-        let (served, found) = (self.0.geometry.get().block_bytes, member.disk.geometry().block_bytes);
+        let (served, found) = (self.0.shape.block_bytes, member.disk.geometry().block_bytes);
         if found > served {
             return Err(RaidError::BlockSize { label: member.label.clone(), found, served });
         }
@@ -318,6 +318,8 @@ impl Array {
         let bytes = super::bitmap::bytes_on_disk(bitmap.set().possible()) as u64;
         let fits = own.data_offset.bytes() + own.size.bytes() <= member.disk.geometry().size.0
             && layout::bitmap_at(&own, bytes).is_some();
+        // What its log of bad blocks names is filled with the rest.
+        let complete = complete && !own.has(FEATURE_BAD_BLOCKS);
         let by_bitmap = known && complete && was_active && unused && same && fits;
         let by_slot = planted(Bug::ReaddBySlot) && was_active && fits;
         Ok((by_slot || by_bitmap && own.events >= bitmap.events_cleared()).then_some(own))

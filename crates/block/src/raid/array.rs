@@ -7,7 +7,7 @@ use super::bitmap::Bitmap;
 use super::chunks::ChunkSet;
 use super::facts::Records;
 use super::leg::{Leg, Standing};
-use super::superblock::Role;
+use super::superblock::{ArrayName, Role};
 use super::watchdog::Pulse;
 use super::witness::Watch;
 use crate::device::{DeviceError, Geometry};
@@ -21,10 +21,12 @@ use units::{ArrayId, ByteLen, ByteOffset, Moment, Sectors, VolumeId};
 /// What never changes while an array runs.
 pub(super) struct Shape {
     pub id: ArrayId,
-    pub name: String,
+    pub name: ArrayName,
     pub created: u64,
     pub size: Sectors,
     pub chunk_bytes: u64,
+    /// Its blocks: all members' blocks are as small. What is here now does not change them (DA9).
+    pub block_bytes: u32,
     /// Wall-clock seconds at `since`, for the superblock's update time.
     pub unix_seconds: u64,
     pub since: Moment,
@@ -79,6 +81,8 @@ pub(super) struct Ranges {
     pub free: RefCell<Vec<usize>>,
     pub windows: RefCell<Vec<(u64, u64)>>,
     pub begun: Cell<u64>,
+    /// Application reads under way.
+    pub reading: Cell<u32>,
     pub window_closed: WaitList,
     pub write_ended: WaitList,
 }
@@ -90,6 +94,10 @@ pub(super) struct ResyncState {
     pub cancel: Cell<bool>,
     pub started: Cell<Moment>,
     pub copied_bytes: Cell<u64>,
+    /// A chunk that an application read while members may differ in it: it is copied next.
+    pub asked: Cell<Option<usize>>,
+    /// While applications work: when the next window may begin.
+    pub paced: Cell<Moment>,
     pub blocked: RefCell<Option<String>>,
     pub ended: WaitList,
 }
@@ -110,6 +118,8 @@ pub(super) struct Inner {
     pub geometry: Cell<Geometry>,
     pub watch: Watch,
     pub pulse: Pulse,
+    /// When records alone may be written again ([`super::records`]).
+    pub records_due: Cell<Moment>,
     /// Members whose slot another one has, with operations that still run on them.
     pub ghosts: RefCell<Vec<Rc<Leg>>>,
 }
@@ -121,7 +131,7 @@ impl Inner {
     pub fn new(rt: &Rt, shape: Shape, board: Board) -> Rc<Self> {
         let geometry = Geometry {
             size: ByteLen(shape.size.bytes()),
-            block_bytes: 512,
+            block_bytes: shape.block_bytes,
             optimal_bytes: 4096,
             volatile_cache: false,
             discard: true,
@@ -140,6 +150,7 @@ impl Inner {
             geometry: Cell::new(geometry),
             watch: Watch::default(),
             pulse: Pulse::default(),
+            records_due: Cell::default(),
             ghosts: RefCell::default(),
         });
         inner.measure();
@@ -152,7 +163,7 @@ impl Inner {
         all.volatile_cache = false;
         for leg in self.live() {
             let Some(one) = leg.geometry() else { continue };
-            all.block_bytes = all.block_bytes.max(one.block_bytes);
+            assert!(one.block_bytes <= all.block_bytes, "larger blocks are refused");
             all.optimal_bytes = all.optimal_bytes.max(one.optimal_bytes);
             all.volatile_cache |= one.volatile_cache;
             all.discard &= one.discard;

@@ -4,19 +4,26 @@
 
 use super::admin::Array;
 use super::array::{Board, Inner, Shape};
-use super::bitmap::{self, Bitmap, Header};
+use super::bad_blocks::BadBlocks;
+use super::bitmap::{self, Bitmap, Header, HeaderError, Settings};
 use super::chunks::ChunkSet;
 use super::create::disk_error;
 use super::facts::{self, Facts, FactsError, RECORDS_MAX, Records};
 use super::layout::{self, FACTS_AT, FACTS_BYTES};
 use super::leg::{Leg, Standing};
 use super::roster::{self, Roster};
-use super::superblock::{CLEAN, FEATURE_BITMAP, Role, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock};
+use super::superblock::{
+    CLEAN, FEATURE_BAD_BLOCKS, FEATURE_BITMAP, Role, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock, SuperblockError,
+};
+use super::watchdog::SILENCE_MAX;
 use super::witness::{Membership, MembershipWitness};
 use super::{Member, RaidError};
 use crate::IoBuf;
-use crate::runtime::Rt;
+use crate::device::DeviceError;
+use crate::runtime::{Rt, sleep};
+use futures_util::future::{Either, join_all, select};
 use std::collections::HashMap;
+use std::pin::pin;
 use std::rc::Rc;
 use units::{ByteLen, ByteOffset};
 
@@ -47,10 +54,11 @@ pub(super) struct Found {
     pub member: Member,
     pub superblock: Superblock,
     pub facts: Result<Facts, FactsError>,
+    pub bad: BadBlocks,
 }
 
-/// More chunks than this are no bitmap that anybody made.
-const CHUNKS_MAX: u64 = 1 << 23;
+/// More chunks than this are no bitmap that anybody made; so many end before the bad block log.
+const CHUNKS_MAX: u64 = 8_000_000;
 
 /// Starts the array whose members these are. Disks that are not (any more) members are named in the status.
 ///
@@ -82,12 +90,16 @@ async fn bring_up(
     options: AssembleOptions,
     witness: Option<Rc<dyn MembershipWitness>>,
 ) -> Result<Rc<Array>, RaidError> {
-    let (found, outsiders) = examine_all(members).await?;
+    let Examined { found, outsiders, refused } = examine_all(members, rt).await?;
     let known = recall(&found, witness.as_deref()).await;
-    let Roster { newest, mut legs, missing, outsiders, roles } =
-        roster::call(&found, outsiders, options.start, known.as_ref())?;
+    let called = roster::call(&found, outsiders, options.start, known.as_ref());
+    let Roster { newest, legs, missing, outsiders, roles, block_bytes } = match (called, refused) {
+        // Who is counted as missing is here, and refused by name.
+        (Err(RaidError::Incomplete { .. } | RaidError::NoneInSync), Some(refused)) => return Err(refused),
+        (called, _) => called?,
+    };
     let dirty = newest.resync_offset != CLEAN;
-    let bitmap = load_bitmap(&newest, &mut legs).await?;
+    let (bitmap, unread) = load_bitmap(&newest, &legs, rt).await?;
     let chunk_bytes = bitmap.as_ref().map_or_else(|| layout::chunk_bytes(size_of(&newest)), Bitmap::chunk_bytes);
     assign_work(&legs, bitmap.as_ref(), chunk_bytes, &newest, dirty);
 
@@ -111,13 +123,14 @@ async fn bring_up(
         outsiders,
         missing,
     };
-    let inner = Inner::new(rt, shape(&newest, chunk_bytes, rt, options), board);
+    let inner = Inner::new(rt, shape(&newest, chunk_bytes, block_bytes, rt, options), board);
     inner.watch.witness.replace(witness);
     inner.watch.kept.replace(known);
     if inner.is_news(&inner.membership()) {
         inner.touch();
     }
-    if behind {
+    // What could not be read is written again: a disk relocates it.
+    if behind || unread {
         inner.touch_superblocks();
     }
     // Degraded from the start is recorded before anything is served (I6).
@@ -139,13 +152,14 @@ fn merge_facts(found: &[Found], newest: &Superblock) -> Result<(Vec<Facts>, Reco
     Ok((all, records))
 }
 
-fn shape(newest: &Superblock, chunk_bytes: u64, rt: &Rt, options: AssembleOptions) -> Shape {
+fn shape(newest: &Superblock, chunk_bytes: u64, block_bytes: u32, rt: &Rt, options: AssembleOptions) -> Shape {
     Shape {
         id: newest.array,
-        name: newest.name.clone(),
+        name: newest.name,
         created: newest.created,
         size: newest.size,
         chunk_bytes,
+        block_bytes,
         unix_seconds: options.unix_seconds,
         since: rt.now(),
     }
@@ -164,22 +178,44 @@ fn size_of(newest: &Superblock) -> ByteLen {
     ByteLen(newest.size.bytes())
 }
 
-async fn examine_all(members: Vec<Member>) -> Result<(Vec<Found>, Vec<(String, String)>), RaidError> {
-    let (mut found, mut outsiders, mut first_error) = (Vec::new(), Vec::new(), None);
-    for member in members {
+/// What the disks that were handed in are.
+struct Examined {
+    found: Vec<Found>,
+    outsiders: Vec<(String, String)>,
+    /// A disk that is a member of something that this version does not do.
+    refused: Option<RaidError>,
+}
+
+async fn examine_all(members: Vec<Member>, rt: &Rt) -> Result<Examined, RaidError> {
+    let (mut found, mut outsiders, mut refused, mut first_error) = (Vec::new(), Vec::new(), None, None);
+    let labels: Vec<String> = members.iter().map(|member| member.label.clone()).collect();
+    let all = members.into_iter().map(|member| {
         let label = member.label.clone();
-        match examine(member).await {
+        async move { in_time(rt, examine(member)).await.unwrap_or(Err(RaidError::Silent { label })) }
+    });
+    for (label, examined) in labels.into_iter().zip(join_all(all).await) {
+        match examined {
             Ok(one) => found.push(one),
             Err(error @ RaidError::Facts { .. }) => return Err(error),
             Err(error) => {
                 outsiders.push((label, error.to_string()));
-                first_error.get_or_insert(error);
+                let named = matches!(error, RaidError::Superblock { source: SuperblockError::Unsupported(_), .. });
+                let place = if named { &mut refused } else { &mut first_error };
+                place.get_or_insert(error);
             }
         }
     }
-    match first_error {
-        Some(error) if found.is_empty() => Err(error),
-        _ => Ok((found, outsiders)),
+    match (refused, first_error) {
+        (Some(error), _) | (None, Some(error)) if found.is_empty() => Err(error),
+        (refused, _) => Ok(Examined { found, outsiders, refused }),
+    }
+}
+
+/// The answer of a disk, or `None` if it takes longer than one that works may: one that hangs does not hold up the start.
+async fn in_time<T>(rt: &Rt, work: impl Future<Output = T>) -> Option<T> {
+    match select(pin!(work), sleep(rt, SILENCE_MAX)).await {
+        Either::Left((answer, _)) => Some(answer),
+        Either::Right(_) => None,
     }
 }
 
@@ -194,7 +230,24 @@ async fn examine(member: Member) -> Result<Found, RaidError> {
         return Err(RaidError::Unsupported { label: member.label, what: "its data begins within a block".into() });
     }
     let facts = read_facts(&member, &superblock).await?;
-    Ok(Found { member, superblock, facts })
+    let bad = read_bad_blocks(&member, &superblock).await?;
+    Ok(Found { member, superblock, facts, bad })
+}
+
+/// The places where a member holds nothing. A log that cannot be read, or is not sound, may name any: the disk is not used.
+async fn read_bad_blocks(member: &Member, superblock: &Superblock) -> Result<BadBlocks, RaidError> {
+    if !superblock.has(FEATURE_BAD_BLOCKS) {
+        return Ok(BadBlocks::default());
+    }
+    let refuse = |what: String| RaidError::Unsupported { label: member.label.clone(), what };
+    let block_bytes = member.disk.geometry().block_bytes;
+    let Some(place) = layout::log_place(superblock).filter(|place| place.is_aligned(block_bytes)) else {
+        return Err(refuse("its bad block log lies where muskox cannot keep it".into()));
+    };
+    let bytes = member.disk.read(place.at, IoBuf::new(place.bytes)).await;
+    let bytes = bytes.map_err(|error| refuse(format!("its bad block log cannot be read: {error}")))?;
+    BadBlocks::decode(&bytes, &place)
+        .map_err(|entry| refuse(format!("its bad block log is damaged: the entry {entry:#x} cannot be")))
 }
 
 /// The facts of a disk with this superblock.
@@ -236,29 +289,66 @@ fn has_facts(found: &[Found], newest: &Superblock, leg: &Leg) -> bool {
     own.is_some_and(|one| matches!(&one.facts, Ok(facts) if facts.array == newest.array && facts.role == leg.slot))
 }
 
-/// The bits of all members in sync together. Where one's bitmap cannot be used, every bit counts as set.
-async fn load_bitmap(newest: &Superblock, legs: &mut [Option<Rc<Leg>>]) -> Result<Option<Bitmap>, RaidError> {
+/// What a member's bitmap says.
+enum Bits {
+    Sound {
+        chunk_bytes: u64,
+        set: ChunkSet,
+        events_cleared: u64,
+        settings: Settings,
+    },
+    /// None that can be used: any chunk may differ.
+    Unusable,
+    /// It could not be read. A bit is on every member before its data is on any, and goes only when they are equal: the
+    /// others' bitmaps say enough.
+    Unread,
+    Unsupported(String),
+}
+
+/// The bits of all members in sync together, and whether one could not be read. Where one's bitmap cannot be used, or none
+/// can be read, every bit counts as set.
+async fn load_bitmap(
+    newest: &Superblock,
+    legs: &[Option<Rc<Leg>>],
+    rt: &Rt,
+) -> Result<(Option<Bitmap>, bool), RaidError> {
     if !newest.has(FEATURE_BITMAP) {
-        return Ok(None);
+        return Ok((None, false));
     }
-    let mut union: Option<(u64, ChunkSet, u64)> = None;
-    let mut sound = true;
-    for leg in legs.iter().flatten().filter(|leg| leg.is_in_sync()) {
-        match (read_bitmap(newest, leg).await?, &mut union) {
-            (Some(own), None) => union = Some(own),
-            (Some((chunk, bits, cleared)), Some((all_chunk, all, all_cleared))) if chunk == *all_chunk => {
-                all.add_all(&bits);
-                *all_cleared = cleared.max(*all_cleared);
+    let in_sync: Vec<&Rc<Leg>> = legs.iter().flatten().filter(|leg| leg.is_in_sync()).collect();
+    let all = in_sync.iter().map(|leg| async { in_time(rt, read_bitmap(newest, leg)).await.unwrap_or(Bits::Unread) });
+    let (mut union, mut usable, mut unread, mut unsupported) = (None, true, false, None);
+    for (leg, bits) in in_sync.iter().zip(join_all(all).await) {
+        match (bits, &mut union) {
+            (Bits::Sound { chunk_bytes, set, events_cleared, settings }, None) => {
+                union = Some((chunk_bytes, set, events_cleared, settings));
             }
-            _ => sound = false,
+            (Bits::Sound { chunk_bytes, set, events_cleared, .. }, Some((all_chunk, all, all_cleared, _)))
+                if chunk_bytes == *all_chunk =>
+            {
+                all.add_all(&set);
+                *all_cleared = events_cleared.max(*all_cleared);
+            }
+            (Bits::Unread, _) => unread = true,
+            (Bits::Unsupported(what), _) => {
+                let what =
+                    format!("it has {what}, which muskox does not do: remove it with mdadm --grow --bitmap=none");
+                unsupported = Some(RaidError::Unsupported { label: leg.label.clone(), what });
+            }
+            (Bits::Sound { .. } | Bits::Unusable, _) => usable = false,
         }
     }
-    let (chunk_bytes, bits, cleared) = union.filter(|_| sound).unwrap_or_else(|| {
+    match unsupported {
+        Some(error) if union.is_none() => return Err(error),
+        Some(_) => usable = false,
+        None => {}
+    }
+    let (chunk_bytes, set, cleared, settings) = union.filter(|_| usable).unwrap_or_else(|| {
         let chunk_bytes = layout::chunk_bytes(size_of(newest));
         let chunks = bitmap::chunk_count(size_of(newest), chunk_bytes);
-        (chunk_bytes, ChunkSet::of_range(chunks, 0..chunks), newest.events)
+        (chunk_bytes, ChunkSet::of_range(chunks, 0..chunks), newest.events, Settings::default())
     });
-    let bytes = bitmap::bytes_on_disk(bits.possible()) as u64;
+    let bytes = bitmap::bytes_on_disk(set.possible()) as u64;
     for leg in legs.iter().flatten() {
         let Some(at) = layout::bitmap_at(&leg.own, bytes) else {
             let what = "its bitmap lies where muskox cannot keep it: remove the bitmap with mdadm --grow".to_owned();
@@ -266,31 +356,41 @@ async fn load_bitmap(newest: &Superblock, legs: &mut [Option<Rc<Leg>>]) -> Resul
         };
         leg.bitmap_at.set(Some(at));
     }
-    Ok(Some(Bitmap::new(chunk_bytes, bits, cleared)))
+    let mut bitmap = Bitmap::new(chunk_bytes, set, cleared);
+    bitmap.settings = settings;
+    Ok((Some(bitmap), unread))
 }
 
-async fn read_bitmap(newest: &Superblock, leg: &Leg) -> Result<Option<(u64, ChunkSet, u64)>, RaidError> {
-    let read = async |at: ByteOffset, len: usize| {
-        let bytes = leg.metadata()?.read(at, IoBuf::new(len.next_multiple_of(bitmap::PAGE_BYTES))).await;
-        bytes.map_err(|source| RaidError::Disk { label: leg.label.clone(), source })
+async fn read_bitmap(newest: &Superblock, leg: &Leg) -> Bits {
+    let read = async |at: ByteOffset, len: usize| -> Result<IoBuf, DeviceError> {
+        leg.metadata()?.read(at, IoBuf::new(len.next_multiple_of(bitmap::PAGE_BYTES))).await
     };
     let Some(at) = layout::bitmap_at(&leg.own, bitmap::PAGE_BYTES as u64) else {
-        return Ok(None);
+        return Bits::Unusable;
     };
-    let Some(header) = Header::decode(&read(at, bitmap::PAGE_BYTES).await?) else {
-        return Ok(None);
+    let Ok(page) = read(at, bitmap::PAGE_BYTES).await else {
+        return Bits::Unread;
+    };
+    let header = match Header::decode(&page) {
+        Ok(header) => header,
+        Err(HeaderError::Unusable) => return Bits::Unusable,
+        Err(HeaderError::Unsupported(what)) => return Bits::Unsupported(what),
     };
     let chunk_bytes = u64::from(header.chunk_bytes);
     let current = header.events >= leg.own.events && header.sync_size == newest.size;
     if !current || header.array != newest.array || size_of(newest).0.div_ceil(chunk_bytes) > CHUNKS_MAX {
-        return Ok(None);
+        return Bits::Unusable;
     }
     let chunks = bitmap::chunk_count(size_of(newest), chunk_bytes);
     let len = bitmap::bytes_on_disk(chunks);
     if layout::bitmap_at(&leg.own, len as u64).is_none() {
-        return Ok(None);
+        return Bits::Unusable;
     }
-    Ok(Some((chunk_bytes, bitmap::decode_bits(&read(at, len).await?, chunks), header.events_cleared)))
+    let Ok(bytes) = read(at, len).await else {
+        return Bits::Unread;
+    };
+    let (set, settings) = (bitmap::decode_bits(&bytes, chunks), header.settings);
+    Bits::Sound { chunk_bytes, set, events_cleared: header.events_cleared, settings }
 }
 
 /// What each member lacks: after a crash whatever the bits say, in a recovery what lies above the offset.

@@ -20,6 +20,9 @@ const VERSION: u32 = 4;
 /// mdadm's smallest chunk; a smaller one could not be copied on disks with blocks of 4096 bytes.
 const CHUNK_MIN: u32 = 4096;
 const HEADER_BYTES: usize = 256;
+/// Bit `BITMAP_STALE`: it is out of date; beside it md knows `BITMAP_WRITE_ERROR`. Source: drivers/md/md-bitmap.h.
+const STATE_STALE: u32 = 1 << 1;
+const STATE_KNOWN: u32 = STATE_STALE | 1 << 2;
 
 /// The header of a member's bitmap.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,21 +35,45 @@ pub struct Header {
     pub events_cleared: u64,
     /// What the bits are about.
     pub sync_size: Sectors,
-    /// Bit 1 (`BITMAP_STALE`) says that it is out of date.
-    pub state: u32,
     /// Bytes per bit.
     pub chunk_bytes: u32,
+    /// What else it says.
+    pub settings: Settings,
+}
+
+/// Why bytes are no header that we can use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeaderError {
+    /// It is none, is out of date, or cannot be: the bits behind it say nothing.
+    Unusable,
+    /// A kind of bitmap that this version does not do, by name: nothing of it may be written over.
+    Unsupported(String),
+}
+
+/// What a header says beside the bits: kept as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
     /// Seconds after which bits are cleared.
     pub lazy_seconds: u32,
     /// Write-behind of write-mostly members.
     pub write_behind: u32,
     /// Sectors that are kept for the bitmap.
     pub sectors_reserved: u32,
+    /// Bytes 72 to 255.
+    pub rest: [u8; 184],
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { lazy_seconds: LAZY_SECONDS, write_behind: 0, sectors_reserved: 0, rest: [0; 184] }
+    }
 }
 
 /// The bits in memory, and which of them are on the members.
 #[derive(Debug)]
 pub struct Bitmap {
+    /// What else its header says.
+    pub settings: Settings,
     chunk_bytes: u64,
     events_cleared: u64,
     set: ChunkSet,
@@ -55,10 +82,12 @@ pub struct Bitmap {
 }
 
 impl Header {
-    /// Reads a header; `None` if it is no bitmap of version 4 that we can use.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
+    /// Reads a header of version 4.
+    ///
+    /// # Errors
+    /// [`HeaderError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        let bytes: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(HeaderError::Unusable)?;
         let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("fixed places"));
         let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("fixed places"));
         let header = Self {
@@ -66,19 +95,31 @@ impl Header {
             events: u64_at(24),
             events_cleared: u64_at(32),
             sync_size: Sectors(u64_at(40)),
-            state: u32_at(48),
             chunk_bytes: u32_at(52),
-            lazy_seconds: u32_at(56),
-            write_behind: u32_at(60),
-            sectors_reserved: u32_at(64),
+            settings: Settings {
+                lazy_seconds: u32_at(56),
+                write_behind: u32_at(60),
+                sectors_reserved: u32_at(64),
+                rest: bytes[72..].try_into().expect("fixed places"),
+            },
         };
+        let state = u32_at(48);
+        // The versions' names: `BITMAP_MAJOR_*` in drivers/md/md-bitmap.h.
+        let unsupported = match (u32_at(0) == MAGIC, u32_at(4), u32_at(68)) {
+            (true, 5, _) | (true, VERSION, 1..) => "a clustered bitmap".to_owned(),
+            (true, 6, _) => "a lockless bitmap (version 6)".to_owned(),
+            (true, version, _) if version != VERSION => format!("a bitmap of version {version}"),
+            (true, ..) if state & !STATE_KNOWN != 0 => format!("a bitmap in the unknown state {state:#x}"),
+            _ => String::new(),
+        };
+        if !unsupported.is_empty() {
+            return Err(HeaderError::Unsupported(unsupported));
+        }
         let sound = u32_at(0) == MAGIC
-            && u32_at(4) == VERSION
-            && u32_at(68) == 0
             && header.chunk_bytes.is_power_of_two()
             && header.chunk_bytes >= CHUNK_MIN
-            && header.state & 2 == 0;
-        sound.then_some(header)
+            && state & STATE_STALE == 0;
+        if sound { Ok(header) } else { Err(HeaderError::Unusable) }
     }
 
     /// The 256 bytes.
@@ -92,11 +133,11 @@ impl Header {
         put(24, &self.events.to_le_bytes());
         put(32, &self.events_cleared.to_le_bytes());
         put(40, &self.sync_size.0.to_le_bytes());
-        put(48, &self.state.to_le_bytes());
         put(52, &self.chunk_bytes.to_le_bytes());
-        put(56, &self.lazy_seconds.to_le_bytes());
-        put(60, &self.write_behind.to_le_bytes());
-        put(64, &self.sectors_reserved.to_le_bytes());
+        put(56, &self.settings.lazy_seconds.to_le_bytes());
+        put(60, &self.settings.write_behind.to_le_bytes());
+        put(64, &self.settings.sectors_reserved.to_le_bytes());
+        put(72, &self.settings.rest);
         bytes
     }
 }
@@ -138,7 +179,8 @@ impl Bitmap {
     #[must_use]
     pub fn new(chunk_bytes: u64, set: ChunkSet, events_cleared: u64) -> Self {
         let durable = ChunkSet::empty(set.possible());
-        let mut bitmap = Self { chunk_bytes, events_cleared, set, durable, dirty_pages: BTreeSet::new() };
+        let settings = Settings::default();
+        let mut bitmap = Self { settings, chunk_bytes, events_cleared, set, durable, dirty_pages: BTreeSet::new() };
         bitmap.rewrite_all();
         bitmap
     }
@@ -252,24 +294,39 @@ mod test {
             events: 9,
             events_cleared: 8,
             sync_size: Sectors(2048),
-            state: 0,
             chunk_bytes: 65_536,
-            lazy_seconds: 5,
-            write_behind: 0,
-            sectors_reserved: 0,
+            settings: Settings { lazy_seconds: 30, write_behind: 256, sectors_reserved: 8, rest: [3; 184] },
         }
     }
 
     #[test]
     fn a_header_survives_and_a_broken_one_is_refused() {
         let bytes = header().encode();
-        assert_eq!(Header::decode(&bytes), Some(header()));
-        for (at, value) in [(0, 1), (4, 5), (52, 3), (48, 2), (68, 1)] {
+        assert_eq!(Header::decode(&bytes), Ok(header()));
+        for (at, value) in [(0, 1), (52, 3), (48, 2)] {
             let mut broken = bytes;
             broken[at] = value;
-            assert_eq!(Header::decode(&broken), None, "byte {at}");
+            assert_eq!(Header::decode(&broken), Err(HeaderError::Unusable), "byte {at}");
         }
-        assert_eq!(Header::decode(&bytes[..255]), None);
+        assert_eq!(Header::decode(&bytes[..255]), Err(HeaderError::Unusable));
+    }
+
+    /// A16: other kinds of bitmap are called by name; they were taken for none and written over.
+    #[test]
+    fn other_versions_are_refused_by_name() {
+        for (at, value, what) in [
+            (4, 3, "version 3"),
+            (4, 5, "clustered"),
+            (4, 6, "lockless"),
+            (4, 7, "version 7"),
+            (68, 2, "clustered"),
+            (48, 8, "unknown state 0x8"),
+        ] {
+            let mut other = header().encode();
+            other[at] = value;
+            let Err(HeaderError::Unsupported(text)) = Header::decode(&other) else { panic!("byte {at}: {value}") };
+            assert!(text.contains(what), "{text}");
+        }
     }
 
     /// Goal: a bit counts as durable only between being written and being cleared. Method: clear and set again while

@@ -7,7 +7,7 @@ use super::chunks::ChunkSet;
 use super::facts::Records;
 use super::layout::{self, BITMAP_AT, FACTS_AT, FACTS_BYTES};
 use super::leg::{Leg, Standing};
-use super::superblock::{ROLES_KEPT, Role, Superblock};
+use super::superblock::{ArrayName, ROLES_KEPT, Role, Superblock};
 use super::{Member, RaidError, SLOTS_MAX};
 use crate::device::{Disk, Durability};
 use crate::probe;
@@ -47,7 +47,7 @@ pub async fn create(
     rt: &Rt,
     random: &mut dyn FnMut(&mut [u8]),
 ) -> Result<Rc<Array>, RaidError> {
-    let size = check(&options, &members).await?;
+    let (name, size) = check(&options, &members).await?;
     for member in &members {
         clear_head(&member.disk, options.wipe).await.map_err(|source| disk_error(member, source))?;
     }
@@ -68,12 +68,14 @@ pub async fn create(
     if bitmap.is_some() {
         legs.iter().flatten().for_each(|leg| leg.bitmap_at.set(Some(BITMAP_AT)));
     }
+    let block_bytes = members.iter().map(|member| member.disk.geometry().block_bytes).max();
     let shape = Shape {
         id: options.id,
-        name: options.name,
+        name,
         created: options.unix_seconds,
         size,
         chunk_bytes,
+        block_bytes: block_bytes.expect("at least one"),
         unix_seconds: options.unix_seconds,
         since: rt.now(),
     };
@@ -107,15 +109,16 @@ fn new_board(legs: Vec<Option<Rc<Leg>>>, roles: Vec<Role>, bitmap: Option<Bitmap
     }
 }
 
-/// Looks at everything; returns the array's size.
-async fn check(options: &CreateOptions, members: &[Member]) -> Result<Sectors, RaidError> {
+/// Looks at everything; returns the array's name and size.
+async fn check(options: &CreateOptions, members: &[Member]) -> Result<(ArrayName, Sectors), RaidError> {
     if !(1..=SLOTS_MAX).contains(&members.len()) {
         return Err(RaidError::MemberCount(members.len()));
     }
     let name = options.name.as_str();
-    if name.is_empty() || name.len() > 32 || name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+    let printable = !name.is_empty() && !name.chars().any(|c| c.is_control() || c.is_whitespace());
+    let Some(kept) = ArrayName::new(name).filter(|_| printable) else {
         return Err(RaidError::BadName(name.chars().take(80).collect()));
-    }
+    };
     let mut size = Sectors(u64::MAX);
     for member in members {
         let len = member.disk.geometry().size;
@@ -127,7 +130,7 @@ async fn check(options: &CreateOptions, members: &[Member]) -> Result<Sectors, R
         size = size.min(usable);
         refuse_used(member, options.wipe).await?;
     }
-    Ok(size)
+    Ok((kept, size))
 }
 
 /// An error if the disk holds something and may not be wiped. A disk that is wiped is not read: it need not be readable.
@@ -170,7 +173,7 @@ pub(super) fn own_superblock_at(
     Superblock {
         features: 0,
         array: ArrayId([0; 16]),
-        name: String::new(),
+        name: ArrayName::default(),
         created: 0,
         level: 1,
         layout: 0,
@@ -178,6 +181,7 @@ pub(super) fn own_superblock_at(
         chunk: 0,
         slots: 1,
         bitmap_offset: 0,
+        reshape: [0; 28],
         data_offset,
         data_size: Sectors(Sectors::floor(len).0 - data_offset.0),
         recovery_offset: 0,
@@ -191,6 +195,7 @@ pub(super) fn own_superblock_at(
         updated: 0,
         events: 0,
         resync_offset: 0,
+        block_bytes: 0,
         roles: Vec::new(),
     }
 }
@@ -198,6 +203,8 @@ pub(super) fn own_superblock_at(
 pub(super) fn new_leg(member: &Member, slot: u16, own: Superblock, standing: Standing, todo: ChunkSet) -> Leg {
     let mut leg = Leg::new(Rc::clone(&member.disk), member.label.clone(), slot, own, standing, todo);
     leg.facts_room = layout::has_facts_room(&leg.own);
+    let block_bytes = member.disk.geometry().block_bytes;
+    leg.log = layout::log_place(&leg.own).filter(|place| place.is_aligned(block_bytes));
     leg
 }
 

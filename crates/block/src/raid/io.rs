@@ -10,10 +10,13 @@
 
 use super::array::{ChunkUse, Inner, LastOne};
 use super::leg::{Joined, Leg, Outcome};
+use super::mend::EIO;
+use super::resync::{PIECE_BYTES, Stop};
 use crate::device::{BlockDevice, DeviceError, Durability, Geometry, IoFuture};
 use crate::runtime::run_to_end;
 use crate::{IoBuf, IoData};
 use futures_util::future::{join_all, select_all};
+use std::cell::Cell;
 use std::iter::once;
 use std::rc::Rc;
 use units::sabotage::{Bug, planted};
@@ -144,19 +147,22 @@ impl Inner {
         if !planted(Bug::BitmapAfterData) {
             self.intend(at, len).await?;
         }
+        // A place that held nothing is on the media before the log of bad blocks forgets it.
+        let how = if self.live().iter().any(|leg| leg.lacks(at, len)) { Durability::Fua } else { how };
         let issue = |leg: &Leg| what.issue(leg, at, len, how);
         if planted(Bug::FirstLegEndsTicket) && len > ByteLen(4096) {
             let each = self.live().into_iter().map(|leg| Joined::start(&self, started, once(leg), issue)).collect();
             return self.answer_by_first(each, ticket).await;
         }
         let joined = Joined::start_long(&self, started, what.longer(len), self.live().into_iter(), issue);
-        let judged = self.judge(joined.await, "a write");
+        let judged = self.judge(joined.await, "a write", Some((at, len)));
         if planted(Bug::BitmapAfterData) {
             self.intend(at, len).await?;
         }
         drop(ticket);
-        judged?;
-        self.may_answer().await
+        // An error too: what it says of the place is recorded first.
+        self.may_answer().await?;
+        judged
     }
 
     /// Only a planted bug does this: the others go on after the answer.
@@ -165,11 +171,11 @@ impl Inner {
         let inner = Rc::clone(&self);
         self.rt.spawn(Box::pin(async move {
             for other in join_all(others).await {
-                let _ = inner.judge(other, "a write");
+                let _ = inner.judge(other, "a write", None);
             }
             drop(ticket);
         }));
-        self.judge(first, "a write")?;
+        self.judge(first, "a write", None)?;
         self.may_answer().await
     }
 
@@ -181,23 +187,37 @@ impl Inner {
     /// Flushes every live member; who cannot is failed.
     pub(super) async fn flush_members(self: &Rc<Self>) -> Result<(), DeviceError> {
         let joined = Joined::start(self, self.rt.now(), self.live().into_iter(), Leg::flush);
-        self.judge(joined.await, "a flush")
+        self.judge(joined.await, "a flush", None)
     }
 
-    /// Fails the members that did not do it. An error only if the last one in sync is among them; then for good.
-    fn judge(self: &Rc<Self>, answers: Vec<(Rc<Leg>, Outcome<()>)>, what: &str) -> Result<(), DeviceError> {
+    /// Fails the members that did not do it. An error only if the last one in sync is among them; for good, unless that is
+    /// about one place alone, which its bad block log can keep: one bad sector is not the end of every volume.
+    fn judge(
+        self: &Rc<Self>,
+        answers: Vec<(Rc<Leg>, Outcome<()>)>,
+        what: &str,
+        place: Option<(ByteOffset, ByteLen)>,
+    ) -> Result<(), DeviceError> {
+        let mut refused = None;
         for (leg, outcome) in answers {
-            if let Outcome::Answered(Err(error)) = outcome {
-                if planted(Bug::EioRetried) {
-                    continue;
-                }
-                if let Err(LastOne) = self.fail(&leg, &format!("{what}: {error}")) {
-                    leg.cause.replace(Some(format!("{what}: {error}")));
-                    self.become_broken(error);
+            match (outcome, place) {
+                (Outcome::Answered(Ok(())), Some((at, len))) => self.note_written(&leg, at, len)?,
+                (Outcome::Answered(Ok(())), None) | (Outcome::Abandoned, _) => {}
+                (Outcome::Answered(Err(_)), _) if planted(Bug::EioRetried) => {}
+                (Outcome::Answered(Err(error)), place) => {
+                    let Err(LastOne) = self.fail(&leg, &format!("{what}: {error}")) else { continue };
+                    let kept = place.filter(|_| error.is_of_one_place()).is_some_and(|(at, len)| leg.note_bad(at, len));
+                    if kept {
+                        refused = Some(error);
+                        self.progress.answers_need.set(self.touch_superblocks());
+                    } else {
+                        leg.cause.replace(Some(format!("{what}: {error}")));
+                        self.become_broken(error);
+                    }
                 }
             }
         }
-        self.broken.get().map_or(Ok(()), Err)
+        self.broken.get().or(refused).map_or(Ok(()), Err)
     }
 
     /// Waits until no resync window and no other write covers the range, and takes it. Two writes of one place at the
@@ -255,14 +275,48 @@ impl Inner {
         }
     }
 
-    async fn read(self: Rc<Self>, at: ByteOffset, mut into: IoBuf) -> Result<IoBuf, DeviceError> {
+    async fn read(self: Rc<Self>, at: ByteOffset, into: IoBuf) -> Result<IoBuf, DeviceError> {
+        let _reading = Reading::begin(&self);
+        let len = into.byte_len();
+        if self.some_in_sync(|leg| leg.todo.borrow().touches(self.chunks_of(at, len))) {
+            self.make_equal(at, len).await?;
+        }
+        let piece = PIECE_BYTES.max(u64::from(self.shape.block_bytes));
+        match self.read_whole(at, into).await {
+            // Each member may lack another piece of it.
+            Err(error) if error.is_of_one_place() && len.0 > piece && self.in_sync().len() > 1 => {
+                self.read_pieces(at, len, piece).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn read_pieces(self: &Rc<Self>, at: ByteOffset, len: ByteLen, piece: u64) -> Result<IoBuf, DeviceError> {
+        let bytes = |len: u64| usize::try_from(len).expect("it was a buffer before");
+        let mut whole = IoBuf::new(bytes(len.0));
+        for from in (0..len.0).step_by(bytes(piece)) {
+            let to = (from + piece).min(len.0);
+            let part = self.read_whole(ByteOffset(at.0 + from), IoBuf::new(bytes(to - from))).await?;
+            whole[bytes(from)..bytes(to)].copy_from_slice(&part);
+        }
+        Ok(whole)
+    }
+
+    async fn read_whole(self: &Rc<Self>, at: ByteOffset, mut into: IoBuf) -> Result<IoBuf, DeviceError> {
         let (started, len) = (self.rt.now(), into.byte_len());
         loop {
-            let leg = self.reader(at, len);
+            if self.some_in_sync(|leg| leg.lacks(at, len))
+                && let Some(filled) = self.read_around(at, len).await?
+            {
+                return Ok(filled);
+            }
+            let Some(leg) = self.reader(at, len) else {
+                return Err(DeviceError::Failed { errno: EIO });
+            };
             leg.next_read.set(at.0 + len.0);
             // One leg, issued once: the cell hands the buffer into a closure that may be called for several.
-            let buffer = std::cell::Cell::new(Some(into));
-            let joined = Joined::start(&self, started, std::iter::once(Rc::clone(&leg)), |leg| {
+            let buffer = Cell::new(Some(into));
+            let joined = Joined::start(self, started, std::iter::once(Rc::clone(&leg)), |leg| {
                 leg.read(at, buffer.take().expect("one leg, one buffer"))
             });
             match joined.await.pop() {
@@ -278,19 +332,55 @@ impl Inner {
         }
     }
 
+    /// After a crash members may differ here. What is read is on all of them first: if the one that is read fails later,
+    /// the next must not show something older (I3). The whole chunk is copied next.
+    async fn make_equal(self: &Rc<Self>, at: ByteOffset, len: ByteLen) -> Result<(), DeviceError> {
+        let inner = Rc::clone(self);
+        let work = async move {
+            let chunks = inner.chunks_of(at, len);
+            let behind = |leg: &Rc<Leg>| leg.todo.borrow().touches(chunks.clone());
+            let behind: Vec<Rc<Leg>> = inner.in_sync().into_iter().filter(behind).collect();
+            inner.resync.asked.set(Some(chunks.start));
+            match inner.copy_range(at.0, at.0 + len.0, &behind).await {
+                Err(Stop::Source(error)) => Err(error),
+                Ok(()) | Err(Stop::Cancelled | Stop::NoLog { .. }) => Ok(()),
+            }
+        };
+        run_to_end(&self.rt, work).await
+    }
+
+    pub(super) fn some_in_sync(&self, what: impl Fn(&Leg) -> bool) -> bool {
+        self.board.borrow().legs.iter().flatten().any(|leg| leg.is_in_sync() && what(leg))
+    }
+
     /// Which member serves a read: one that needs no copy of this range; of those the one whose last read ended here,
-    /// or else the least busy, or else the one whose head is nearest.
-    fn reader(&self, at: ByteOffset, len: ByteLen) -> Rc<Leg> {
+    /// or else the least busy, or else the one whose head is nearest. `None`: none of them holds it.
+    fn reader(&self, at: ByteOffset, len: ByteLen) -> Option<Rc<Leg>> {
         let chunks = self.chunks_of(at, len);
         let board = self.board.borrow();
-        let in_sync = || board.legs.iter().flatten().filter(|leg| leg.is_in_sync());
-        let current = in_sync().filter(|leg| !leg.todo.borrow().touches(chunks.clone()));
+        let holders = || board.legs.iter().flatten().filter(|leg| leg.is_in_sync() && !leg.lacks(at, len));
+        let current = holders().filter(|leg| !leg.todo.borrow().touches(chunks.clone()));
         let score = |leg: &&Rc<Leg>| {
             let distance = leg.next_read.get().abs_diff(at.0);
             if distance == 0 { (0, 0) } else { (1 + leg.in_flight(), distance) }
         };
-        let best = current.min_by_key(score).or_else(|| in_sync().next());
-        Rc::clone(best.expect("the last member in sync is never failed"))
+        current.min_by_key(score).or_else(|| holders().next()).map(Rc::clone)
+    }
+}
+
+/// An application read under way: a resync gives way to it.
+struct Reading<'a>(&'a Cell<u32>);
+
+impl<'a> Reading<'a> {
+    fn begin(inner: &'a Inner) -> Self {
+        inner.ranges.reading.set(inner.ranges.reading.get() + 1);
+        Self(&inner.ranges.reading)
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

@@ -5,12 +5,16 @@
 //! faulty member lets its disk go when the last of that has ended: from then on the disk can be opened anew.
 
 use super::array::Inner;
+use super::bad_blocks::BadBlocks;
 use super::chunks::ChunkSet;
+use super::layout::LogPlace;
 use super::mend::ReadErrors;
 use super::superblock::Superblock;
 use crate::device::{DeviceError, Disk, Durability, Geometry, IoFuture};
+use crate::gate::FENCE_DRAIN_MAX;
 use crate::runtime::Rt;
 use crate::{IoBuf, IoData};
+use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
@@ -18,8 +22,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use units::{ByteLen, ByteOffset, Millis, Moment, Sectors};
 
-/// An operation that takes longer than a fence may (`FENCE_DRAIN_MAX`, docs/rfd/0003-gate.md) hangs.
-const HUNG_MS: Millis = Millis(1500);
+/// An operation that takes longer than a fence may (docs/rfd/0003-gate.md) hangs.
+const HUNG_MS: Millis = FENCE_DRAIN_MAX;
 
 /// How a member stands in its array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +52,11 @@ pub(super) struct Leg {
     pub own: Superblock,
     pub bitmap_at: Cell<Option<ByteOffset>>,
     pub facts_room: bool,
+    /// Where its bad block log lies, or would.
+    pub log: Option<LogPlace>,
+    /// Where on the disk it holds nothing.
+    pub bad: RefCell<BadBlocks>,
+    log_dirty: Cell<bool>,
     /// Chunks that have to be copied to it from another member before they may be read from it.
     pub todo: RefCell<ChunkSet>,
     /// What its superblock says of its recovery: durable on the medium before it is said.
@@ -57,7 +66,7 @@ pub(super) struct Leg {
     pub next_read: Cell<u64>,
     pub read_errors: RefCell<ReadErrors>,
     standing: Cell<Standing>,
-    calls: RefCell<Calls>,
+    calls: RefCell<Slab<Call>>,
 }
 
 /// A failed member whose disk is still open: operations from before it failed run on it and may still land.
@@ -79,12 +88,6 @@ impl std::fmt::Display for StillBusy {
     }
 }
 
-#[derive(Default)]
-struct Calls {
-    calls: Vec<Option<Call>>,
-    free: Vec<usize>,
-}
-
 struct Call {
     /// When the whole operation was admitted: what a fence asks for.
     started: Moment,
@@ -104,6 +107,9 @@ impl Leg {
             number,
             bitmap_at: Cell::new(None),
             facts_room: false,
+            log: None,
+            bad: RefCell::default(),
+            log_dirty: Cell::new(false),
             todo: RefCell::new(todo),
             recovered: Cell::new(Sectors(0)),
             by_bitmap: Cell::new(false),
@@ -174,8 +180,7 @@ impl Leg {
     pub fn become_faulty(&self, cause: String) {
         self.standing.set(Standing::Faulty);
         self.cause.replace(Some(cause));
-        let wakers: Vec<Waker> =
-            self.calls.borrow_mut().calls.iter_mut().flatten().filter_map(|call| call.waker.take()).collect();
+        let wakers: Vec<Waker> = self.calls.borrow_mut().iter_mut().filter_map(|(_, call)| call.waker.take()).collect();
         wakers.into_iter().for_each(Waker::wake);
         self.let_go_if_done();
     }
@@ -187,6 +192,59 @@ impl Leg {
         }
     }
 
+    /// Whether it holds nothing somewhere in a range of the array.
+    pub fn lacks(&self, at: ByteOffset, len: ByteLen) -> bool {
+        let bad = self.bad.borrow();
+        !bad.is_empty() && bad.touches(&self.range(at, len))
+    }
+
+    /// Notes that it holds nothing in a range of the array; false if its log has no place for that. It goes out with the
+    /// next superblock.
+    pub fn note_bad(&self, at: ByteOffset, len: ByteLen) -> bool {
+        let mut bad = self.bad.borrow().clone();
+        bad.insert(self.range(at, len));
+        let fits = self.log.is_some_and(|place| bad.encode(&place).is_some());
+        if fits {
+            self.bad.replace(bad);
+            self.log_dirty.set(true);
+        }
+        fits
+    }
+
+    /// Notes that a range in which it held nothing was written, durably; false if its log has no place for the rests of it.
+    pub fn note_written(&self, at: ByteOffset, len: ByteLen) -> bool {
+        let mut bad = self.bad.borrow().clone();
+        bad.remove(&self.range(at, len));
+        let fits = self.log.is_some_and(|place| bad.encode(&place).is_some());
+        if fits {
+            self.bad.replace(bad);
+            self.log_dirty.set(true);
+        }
+        fits
+    }
+
+    /// Its bad block log, if that has to be written.
+    pub fn take_log(&self) -> Option<(ByteOffset, IoData)> {
+        let place = self.log.filter(|_| self.log_dirty.take())?;
+        let bytes = self.bad.borrow().encode(&place).expect("looked at when it was noted");
+        Some((place.at, IoBuf::copy_of(&bytes).freeze()))
+    }
+
+    /// Where in the array it holds nothing.
+    pub fn bad_in_array(&self) -> Vec<(ByteOffset, ByteLen)> {
+        let (from, to) = (self.own.data_offset.bytes(), self.own.data_offset.bytes() + self.own.size.bytes());
+        let inside = |bad: std::ops::Range<u64>| {
+            let (start, end) = (bad.start.max(from), bad.end.min(to));
+            (start < end).then(|| (ByteOffset(start - from), ByteLen(end - start)))
+        };
+        self.bad.borrow().iter().filter_map(inside).collect()
+    }
+
+    fn range(&self, at: ByteOffset, len: ByteLen) -> std::ops::Range<u64> {
+        let at = self.place(at).0;
+        at..at + len.0
+    }
+
     /// Where a place of the array lies on this member.
     fn place(&self, at: ByteOffset) -> ByteOffset {
         ByteOffset(at.0 + self.own.data_offset.bytes())
@@ -194,8 +252,7 @@ impl Leg {
 
     /// How many operations are under way on it.
     pub fn in_flight(&self) -> usize {
-        let calls = self.calls.borrow();
-        calls.calls.len() - calls.free.len()
+        self.calls.borrow().len()
     }
 
     /// Whether an operation that started before `moment` is still under way, or one that others wait for in turn
@@ -205,12 +262,12 @@ impl Leg {
             let since = call.started.max(trusted);
             since < moment || now.since(since) >= HUNG_MS
         };
-        self.calls.borrow().calls.iter().flatten().any(lags)
+        self.calls.borrow().iter().any(|(_, call)| lags(call))
     }
 
     /// Since when the oldest operation under way has been on this member.
     pub fn oldest(&self) -> Option<Moment> {
-        self.calls.borrow().calls.iter().flatten().map(|call| call.issued).min()
+        self.calls.borrow().iter().map(|(_, call)| call.issued).min()
     }
 
     /// What still runs on it although it failed.
@@ -220,26 +277,16 @@ impl Leg {
     }
 
     fn enter(&self, started: Moment, issued: Moment) -> usize {
-        let mut calls = self.calls.borrow_mut();
-        let call = Some(Call { started, issued, waker: None });
-        if let Some(key) = calls.free.pop() {
-            calls.calls[key] = call;
-            return key;
-        }
-        calls.calls.push(call);
-        calls.calls.len() - 1
+        self.calls.borrow_mut().insert(Call { started, issued, waker: None })
     }
 
     fn leave(&self, key: usize) {
-        let mut calls = self.calls.borrow_mut();
-        calls.calls[key] = None;
-        calls.free.push(key);
-        drop(calls);
+        self.calls.borrow_mut().remove(key);
         self.let_go_if_done();
     }
 
     fn listen(&self, key: usize, waker: &Waker) {
-        if let Some(Some(call)) = self.calls.borrow_mut().calls.get_mut(key) {
+        if let Some(call) = self.calls.borrow_mut().get_mut(key) {
             match &mut call.waker {
                 Some(held) => held.clone_from(waker),
                 empty => *empty = Some(waker.clone()),

@@ -1,15 +1,17 @@
 //! Writing bitmap, facts and superblocks: one task owns this, so that updates have one order.
 //!
-//! A round writes what is dirty to every live member at once, in each in the order bitmap, facts, superblock (so the
-//! bitmap is never older than the superblock, as md demands). A member whose metadata cannot be written is failed, and
+//! A round writes what is dirty to every live member at once, in each in the order bitmap, facts, bad block log, superblock
+//! (so the bitmap is never older than the superblock, as md demands). A member whose metadata cannot be written is failed, and
 //! another round records that on the others, before anybody who waits goes on (B-06).
 
 use super::array::{Inner, LastOne};
-use super::bitmap::{Header, LAZY_SECONDS, PAGE_BYTES};
+use super::bitmap::{Header, PAGE_BYTES, Settings};
 use super::chunks::ChunkSet;
 use super::facts::{self, Facts};
 use super::leg::{Joined, Leg, Outcome};
-use super::superblock::{CLEAN, FEATURE_BITMAP, FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, SUPERBLOCK_AT, Superblock};
+use super::superblock::{
+    CLEAN, FEATURE_BAD_BLOCKS, FEATURE_BITMAP, FEATURE_RECOVERY, FEATURE_RECOVERY_BITMAP, SUPERBLOCK_AT, Superblock,
+};
 use super::witness::Membership;
 use crate::device::{DeviceError, Durability, IoFuture};
 use crate::{IoBuf, IoData};
@@ -109,8 +111,11 @@ fn plan(inner: &Inner) -> Plan {
             bitmap.rewrite_header();
         }
     }
-    let header = header(inner, board.events, board.bitmap.as_ref().map_or(0, super::bitmap::Bitmap::events_cleared));
-    let taken = board.bitmap.as_mut().map(|bitmap| bitmap.take_dirty(&header));
+    let events = board.events;
+    let taken = board.bitmap.as_mut().map(|bitmap| {
+        let header = header(inner, events, bitmap.events_cleared(), bitmap.settings.clone());
+        bitmap.take_dirty(&header)
+    });
     let facts = std::mem::take(&mut board.facts_dirty).then(|| {
         board.facts_sequence = (board.facts_sequence + 1).min(facts::SEQUENCE_MAX);
         board.facts_sequence
@@ -127,6 +132,9 @@ fn plan(inner: &Inner) -> Plan {
         if let Some(sequence) = facts.filter(|_| leg.facts_room) {
             let slot = if planted(Bug::FactsOverNewest) { sequence / 2 } else { sequence };
             writes.push((facts::slot_at(slot), facts_of(inner, &leg, sequence, events_before)));
+        }
+        if let Some((at, log)) = leg.take_log() {
+            writes.push((at, log));
         }
         if superblocks {
             writes.push((SUPERBLOCK_AT, IoBuf::copy_of(&superblock_of(inner, &leg).encode()).freeze()));
@@ -148,17 +156,14 @@ fn page_offset(page: usize) -> ByteOffset {
     ByteOffset((page * PAGE_BYTES) as u64)
 }
 
-fn header(inner: &Inner, events: u64, events_cleared: u64) -> Header {
+fn header(inner: &Inner, events: u64, events_cleared: u64, settings: Settings) -> Header {
     Header {
         array: inner.shape.id,
         events,
         events_cleared,
         sync_size: inner.shape.size,
-        state: 0,
         chunk_bytes: u32::try_from(inner.shape.chunk_bytes).expect("chosen or read as 32 bits"),
-        lazy_seconds: LAZY_SECONDS,
-        write_behind: 0,
-        sectors_reserved: 0,
+        settings,
     }
 }
 
@@ -184,11 +189,19 @@ pub(super) fn superblock_of(inner: &Inner, leg: &Leg) -> Superblock {
             features |= FEATURE_RECOVERY_BITMAP;
         }
     }
+    let mut own = leg.own.clone();
+    if let Some(place) = leg.log.filter(|_| !leg.bad.borrow().is_empty()) {
+        features |= FEATURE_BAD_BLOCKS;
+        let sectors = (place.at.0 - SUPERBLOCK_AT.0) / 512;
+        own.bad_block_offset = i32::try_from(sectors).expect("before the data");
+        own.bad_block_sectors = u16::try_from(place.bytes / 512).expect("at most a page");
+        own.bad_block_shift = place.shift;
+    }
     let elapsed_ms = inner.rt.now().since(inner.shape.since).0;
     Superblock {
         features,
         array: inner.shape.id,
-        name: inner.shape.name.clone(),
+        name: inner.shape.name,
         created: inner.shape.created,
         size: inner.shape.size,
         slots: u32::try_from(board.legs.len()).expect("at most eight"),
@@ -198,7 +211,8 @@ pub(super) fn superblock_of(inner: &Inner, leg: &Leg) -> Superblock {
         events: board.events,
         resync_offset: if board.clean { CLEAN } else { 0 },
         roles: board.roles.clone(),
-        ..leg.own.clone()
+        block_bytes: inner.geometry.get().block_bytes,
+        ..own
     }
 }
 

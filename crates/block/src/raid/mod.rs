@@ -10,13 +10,14 @@
 //!                       ▲                           │ fail
 //!                       └───────────────────────────┘
 //! ```
-//! One file one noun: `superblock`, `bitmap`, `facts`, `layout`, `chunks` are formats and sets; `leg` is a member at
+//! One file one noun: `superblock`, `bitmap`, `bad_blocks`, `facts`, `layout`, `chunks` are formats and sets; `leg` is a member at
 //! work, `array` the state, `meta` its writing; `io` serves, `mend` writes back, `resync` fills, `tidy` clears; `create`, `assemble`,
 //! `admin` and `status` are what an operator asks for; `roster` says who is a member, `history` who went on without whom.
 
 mod admin;
 mod array;
 mod assemble;
+pub mod bad_blocks;
 pub mod bitmap;
 pub mod chunks;
 mod create;
@@ -90,7 +91,9 @@ pub enum RaidError {
         least: ByteLen,
     },
     /// The member's blocks are larger than the array's.
-    #[error("{label} has blocks of {found} bytes, the array serves {served}: use a disk with blocks as small")]
+    #[error(
+        "{label} has blocks of {found} bytes, the array and its volumes have {served}: use a disk with blocks of {served}"
+    )]
     BlockSize {
         /// Which disk.
         label: String,
@@ -106,6 +109,12 @@ pub enum RaidError {
         label: String,
         /// What it said.
         source: DeviceError,
+    },
+    /// The member does not answer.
+    #[error("{label} does not answer: what it says of itself was not read within {}", watchdog::SILENCE_MAX)]
+    Silent {
+        /// Which disk.
+        label: String,
     },
     /// The member's superblock cannot be used.
     #[error("{label}: {source}")]

@@ -3,6 +3,9 @@
 //! Both kinds of work are the same: after a crash the members in sync lack the chunks whose bits are set (they may
 //! differ there), and a new or returned member lacks all chunks, or those written while it was away. A window is copied
 //! under the range lock: no application write is in it from before the read to after the write (B-02, B-04).
+//!
+//! What no member can read is no end of it: a window that cannot be read is halved down to [`PIECE_BYTES`], and a piece that
+//! nobody has is noted in the bad block log of the members that should have got it, as md does (DA6).
 
 use super::array::{Inner, LastOne};
 use super::io::overlaps;
@@ -26,11 +29,19 @@ const CHECKPOINT_MS: u64 = 10_000;
 /// While applications work, a resync goes on at this speed: some progress always, little harm.
 const BUSY_BYTES_PER_SECOND: u64 = 20 << 20;
 
+/// What is given up at once where no member can be read: a physical block of most disks.
+pub(super) const PIECE_BYTES: u64 = 4096;
+
 /// Why a chunk was not copied.
-enum Stop {
+pub(super) enum Stop {
     Cancelled,
-    /// No member could be read: only the last one is left and it failed.
+    /// Only one member is in sync, and its disk failed as a whole; or its metadata cannot be written.
     Source(DeviceError),
+    /// A member's bad block log is full, or it has no room for one.
+    NoLog {
+        label: String,
+        at: ByteOffset,
+    },
 }
 
 impl Inner {
@@ -50,6 +61,10 @@ impl Inner {
                 Err(Stop::Source(error)) => {
                     inner.resync.blocked.replace(Some(format!("the only member in sync cannot be read: {error}")));
                 }
+                Err(Stop::NoLog { label, at }) => {
+                    let what = format!("no member can be read at {at}, and {label} has no room to record that");
+                    inner.resync.blocked.replace(Some(what));
+                }
             }
             inner.resync.running.set(false);
             inner.resync.ended.wake_all();
@@ -68,6 +83,10 @@ impl Inner {
     }
 
     fn next_chunk(&self) -> Option<usize> {
+        let asked = self.resync.asked.take();
+        if let Some(asked) = asked.filter(|&chunk| self.lacking().iter().any(|leg| leg.todo.borrow().contains(chunk))) {
+            return Some(asked);
+        }
         self.lacking().iter().filter_map(|leg| leg.todo.borrow().first()).min()
     }
 
@@ -144,45 +163,111 @@ impl Inner {
             return Err(Stop::Cancelled);
         }
         self.give_way(to - from).await;
-        let _window = Window::open(self, from, to).await;
-        let (started, at) = (self.rt.now(), ByteOffset(from));
-        let data = self.read_source(at, to - from).await?;
-        let targets = targets.iter().filter(|leg| leg.is_live()).map(Rc::clone);
-        let joined = Joined::start(self, started, targets, |leg| leg.write(at, data.clone(), Durability::Cached));
-        for (leg, outcome) in joined.await {
-            if let Outcome::Answered(Err(error)) = outcome {
-                self.fail(&leg, &format!("a resync write: {error}")).map_err(|LastOne| Stop::Source(error))?;
-            }
-        }
+        self.copy_range(from, to, targets).await?;
         self.resync.copied_bytes.set(self.resync.copied_bytes.get() + (to - from));
         Ok(())
     }
 
-    async fn read_source(self: &Rc<Self>, at: ByteOffset, len: u64) -> Result<IoData, Stop> {
-        loop {
-            let chunks = self.chunks_of(at, ByteLen(len));
-            // After the source of a crash's resync has failed, a target is the source: its own copy is what counts.
-            let has_it = |leg: &Rc<Leg>| leg.todo.borrow().touches(chunks.clone()) == planted(Bug::ResyncFromTarget);
-            let source = self.in_sync().into_iter().find(has_it).or_else(|| self.in_sync().pop());
-            let source = source.expect("promote_source leaves one in sync that lacks nothing");
-            let len = usize::try_from(len).expect("a window");
-            let joined = Joined::start(self, self.rt.now(), std::iter::once(Rc::clone(&source)), |leg| {
-                leg.read(at, IoBuf::new(len))
-            });
-            match joined.await.pop() {
-                Some((_, Outcome::Answered(Ok(filled)))) => return Ok(filled.freeze()),
-                Some((leg, Outcome::Answered(Err(error)))) => {
-                    self.fail(&leg, &format!("a resync read: {error}")).map_err(|LastOne| Stop::Source(error))?;
+    /// Makes a range of the targets what the members in sync have there.
+    pub(super) async fn copy_range(self: &Rc<Self>, from: u64, to: u64, targets: &[Rc<Leg>]) -> Result<(), Stop> {
+        let _window = Window::open(self, from, to).await;
+        let piece = PIECE_BYTES.max(u64::from(self.shape.block_bytes));
+        let mut rest = vec![(from, to)];
+        while let Some((from, to)) = rest.pop() {
+            let (at, len) = (ByteOffset(from), ByteLen(to - from));
+            match self.read_source(at, len, len.0 <= piece).await? {
+                Some(data) => self.write_targets(at, &data, targets).await?,
+                None if len.0 > piece => {
+                    let middle = from + (len.0 / 2).next_multiple_of(piece);
+                    rest.extend([(middle, to), (from, middle)]);
                 }
-                Some((_, Outcome::Abandoned)) | None => {}
+                None => self.give_up(at, len, targets)?,
             }
+        }
+        Ok(())
+    }
+
+    async fn write_targets(self: &Rc<Self>, at: ByteOffset, data: &IoData, targets: &[Rc<Leg>]) -> Result<(), Stop> {
+        let (started, len) = (self.rt.now(), data.byte_len());
+        let targets = targets.iter().filter(|leg| leg.is_live()).map(Rc::clone);
+        // What the log of bad blocks names is on the media before it is taken out there.
+        let how = |leg: &Leg| if leg.lacks(at, len) { Durability::Fua } else { Durability::Cached };
+        let joined = Joined::start(self, started, targets, |leg| leg.write(at, data.clone(), how(leg)));
+        for (leg, outcome) in joined.await {
+            match outcome {
+                Outcome::Answered(Ok(())) => self.note_written(&leg, at, len).map_err(Stop::Source)?,
+                Outcome::Answered(Err(error)) => {
+                    self.fail(&leg, &format!("a resync write: {error}")).map_err(|LastOne| Stop::Source(error))?;
+                }
+                Outcome::Abandoned => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody has this piece: a member that is being filled goes on without it, and says so. One in sync had the same right
+    /// to what stood there as the source, and cannot read it either.
+    fn give_up(self: &Rc<Self>, at: ByteOffset, len: ByteLen, targets: &[Rc<Leg>]) -> Result<(), Stop> {
+        for leg in targets.iter().filter(|leg| leg.standing() == Standing::Recovering) {
+            if !leg.note_bad(at, len) {
+                return Err(Stop::NoLog { label: leg.label.clone(), at });
+            }
+            self.touch_superblocks();
+        }
+        Ok(())
+    }
+
+    /// The content of a range; `None` if no member can be read there, all of it in one. A member that could not and should
+    /// have it gets it back. After a crash any member in sync may be asked for what the source cannot read, but only for
+    /// that: elsewhere the source's content has been served.
+    async fn read_source(
+        self: &Rc<Self>,
+        at: ByteOffset,
+        len: ByteLen,
+        by_anyone: bool,
+    ) -> Result<Option<IoData>, Stop> {
+        let chunks = self.chunks_of(at, len);
+        'again: loop {
+            let (mut current, mut others): (Vec<_>, Vec<_>) =
+                self.in_sync().into_iter().partition(|leg| !leg.todo.borrow().touches(chunks.clone()));
+            assert!(!current.is_empty(), "promote_source leaves one in sync that lacks nothing");
+            if planted(Bug::ResyncFromTarget) && !others.is_empty() {
+                std::mem::swap(&mut current, &mut others);
+            }
+            current.extend(others.into_iter().filter(|_| by_anyone));
+            let mut unread = Vec::new();
+            for source in current.into_iter().filter(|leg| !leg.lacks(at, len)) {
+                let joined = Joined::start(self, self.rt.now(), std::iter::once(Rc::clone(&source)), |leg| {
+                    leg.read(at, IoBuf::new(usize::try_from(len.0).expect("a window")))
+                });
+                match joined.await.pop() {
+                    Some((_, Outcome::Answered(Ok(filled)))) => {
+                        let data = filled.freeze();
+                        for leg in unread {
+                            self.give_back(&leg, at, &data).await;
+                        }
+                        return Ok(Some(data));
+                    }
+                    Some((leg, Outcome::Answered(Err(error)))) if error.is_of_one_place() => unread.push(leg),
+                    Some((leg, Outcome::Answered(Err(error)))) => {
+                        self.fail(&leg, &format!("a resync read: {error}")).map_err(|LastOne| Stop::Source(error))?;
+                        continue 'again;
+                    }
+                    Some((_, Outcome::Abandoned)) | None => continue 'again,
+                }
+            }
+            return Ok(None);
         }
     }
 
-    /// Lets applications go first: while they write, a window is paid for with the time it takes at the least speed.
-    async fn give_way(&self, bytes: u64) {
-        if self.ranges.writes.borrow().iter().any(Option::is_some) {
-            sleep(&self.rt, Millis(bytes * 1000 / BUSY_BYTES_PER_SECOND)).await;
+    /// Lets applications go first: while they work, windows begin at the least speed, all of them together.
+    pub(super) async fn give_way(&self, bytes: u64) {
+        let busy = self.ranges.reading.get() > 0 || self.ranges.writes.borrow().iter().any(Option::is_some);
+        if busy {
+            let now = self.rt.now();
+            let begin = self.resync.paced.get().max(now) + Millis(bytes * 1000 / BUSY_BYTES_PER_SECOND);
+            self.resync.paced.set(begin);
+            sleep(&self.rt, begin.since(now)).await;
         }
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Roster {
     pub outsiders: Outsiders,
     /// By number, those that are not here as failed.
     pub roles: Vec<Role>,
+    /// The array's blocks.
+    pub block_bytes: u32,
 }
 
 impl Start {
@@ -52,23 +54,42 @@ pub(super) fn call(
     known: Option<&Membership>,
 ) -> Result<Roster, RaidError> {
     let newest = newest(found, start, known)?;
-    let (legs, missing) = seat(found, newest, &mut outsiders)?;
+    let served = block_bytes(found);
+    let (legs, missing) = seat(found, newest, served, &mut outsiders)?;
+    let larger = found.iter().map(|one| refuse_blocks(one, served)).find_map(Result::err);
     if start != Start::Degraded {
         refuse_old(newest, &legs, known)?;
     }
     if !legs.iter().flatten().any(|leg| leg.is_in_sync()) {
-        return Err(RaidError::NoneInSync);
+        return Err(larger.unwrap_or(RaidError::NoneInSync));
     }
     if !(missing.is_empty() || start.takes_fewer(known)) {
         let present = legs.iter().flatten().count();
-        return Err(RaidError::Incomplete { present, expected: present + missing.len() });
+        return Err(larger.unwrap_or(RaidError::Incomplete { present, expected: present + missing.len() }));
     }
     let newest = newest.superblock.clone();
     let mut roles = newest.roles.clone();
     roles.resize(roles.len().max(ROLES_KEPT), Role::Spare);
     missing.iter().for_each(|&number| roles[number] = Role::Faulty);
     forget_no_number(found, &newest, &mut roles);
-    Ok(Roster { newest, legs, missing, outsiders, roles })
+    // An array from before its blocks were kept has those of its members.
+    let measured = legs.iter().flatten().filter_map(|leg| leg.geometry()).map(|geometry| geometry.block_bytes).max();
+    let block_bytes = served.or(measured).expect("a member is in sync");
+    Ok(Roster { newest, legs, missing, outsiders, roles, block_bytes })
+}
+
+/// The array's blocks, as any superblock has kept them.
+fn block_bytes(found: &[Found]) -> Option<u32> {
+    found.iter().map(|one| one.superblock.block_bytes).max().filter(|&bytes| bytes > 0)
+}
+
+/// An error if a disk cannot be written in blocks as small as the array's: every volume's blocks would change.
+fn refuse_blocks(one: &Found, served: Option<u32>) -> Result<(), RaidError> {
+    let (label, found) = (&one.member.label, one.member.disk.geometry().block_bytes);
+    match served {
+        Some(served) if found > served => Err(RaidError::BlockSize { label: label.clone(), found, served }),
+        _ => Ok(()),
+    }
 }
 
 /// Linux forgets the number of a member that is not there. It is not given to another disk as long as the former member
@@ -148,7 +169,7 @@ fn refuse_old(newest: &Found, legs: &[Option<Rc<Leg>>], known: Option<&Membershi
 type Seats = (Vec<Option<Rc<Leg>>>, Vec<usize>);
 
 /// Puts members into slots; returns also the numbers of active members that are not here.
-fn seat(found: &[Found], newest: &Found, outsiders: &mut Outsiders) -> Result<Seats, RaidError> {
+fn seat(found: &[Found], newest: &Found, served: Option<u32>, outsiders: &mut Outsiders) -> Result<Seats, RaidError> {
     let newest = &newest.superblock;
     let mut legs: Vec<Option<Rc<Leg>>> = vec![None; newest.slots as usize];
     for one in found {
@@ -157,6 +178,10 @@ fn seat(found: &[Found], newest: &Found, outsiders: &mut Outsiders) -> Result<Se
             outsiders.push((label.clone(), why_outside(superblock, newest)));
             continue;
         };
+        if let Err(larger) = refuse_blocks(one, served) {
+            outsiders.push((label.clone(), larger.to_string()));
+            continue;
+        }
         let seat = &mut legs[usize::from(slot)];
         if let Some(other) = seat {
             let (first, second) = (other.label.clone(), label.clone());
@@ -165,6 +190,7 @@ fn seat(found: &[Found], newest: &Found, outsiders: &mut Outsiders) -> Result<Se
         let leg = new_leg(&one.member, slot, superblock.clone(), standing, ChunkSet::default());
         leg.recovered.set(Sectors(superblock.recovery_offset));
         leg.by_bitmap.set(superblock.has(FEATURE_RECOVERY_BITMAP));
+        leg.bad.replace(one.bad.clone());
         *seat = Some(Rc::new(leg));
     }
     let seated = |number: usize| legs.iter().flatten().any(|leg| leg.number as usize == number);

@@ -2,7 +2,7 @@
 
 use super::array::Inner;
 use super::leg::{Leg, Standing, StillBusy};
-use units::{ArrayId, ByteLen, Millis};
+use units::{ArrayId, ByteLen, ByteOffset, Millis};
 
 /// The array in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +36,30 @@ pub struct MemberStatus {
     pub cause: Option<String>,
     /// What still has to be copied to it.
     pub lacking: ByteLen,
+    /// Places of the array that it does not hold: no member could be read there when it was filled, or its disk failed a
+    /// write of them. They are read from another member, if that has them, and are there again once they are written.
+    pub bad: Vec<(ByteOffset, ByteLen)>,
     /// What it could give to the array and does not: another member is smaller.
     pub unused: ByteLen,
+}
+
+impl MemberStatus {
+    /// What it does not hold, for people: the first places by name.
+    #[must_use]
+    pub fn lacks(&self) -> Option<String> {
+        const NAMED: usize = 3;
+        let all: u64 = self.bad.iter().map(|(_, len)| len.0).sum();
+        let named: Vec<String> = self.bad.iter().take(NAMED).map(|(at, len)| format!("{len} at {at}")).collect();
+        let more = self.bad.len().saturating_sub(NAMED);
+        let rest = if more == 0 { String::new() } else { format!(" and {more} more, {} in all", ByteLen(all)) };
+        (!named.is_empty()).then(|| {
+            format!(
+                "{} lacks {}{rest} of the array, where no disk could be read or written: restore what lies there",
+                self.label,
+                named.join(", ")
+            )
+        })
+    }
 }
 
 /// A resync under way.
@@ -97,6 +119,7 @@ impl Inner {
             standing: leg.standing(),
             cause: leg.cause.borrow().clone(),
             lacking: lacking(leg),
+            bad: leg.bad_in_array(),
             unused: ByteLen(leg.own.data_size.bytes().saturating_sub(self.shape.size.bytes())),
         });
         let in_sync = legs.iter().filter(|leg| leg.is_in_sync()).count();
@@ -115,7 +138,7 @@ impl Inner {
         let left = legs.iter().filter(|leg| leg.is_live()).map(|leg| lacking(leg)).max().unwrap_or_default();
         ArrayStatus {
             id: self.shape.id,
-            name: self.shape.name.clone(),
+            name: self.shape.name.to_string(),
             size: ByteLen(self.shape.size.bytes()),
             state,
             slots: board.legs.len(),

@@ -7,7 +7,7 @@
 //! With at most [`ROLES_KEPT`] device numbers all that is checksummed lies in the first 512 bytes, so a torn write leaves
 //! either the old superblock or the new one.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use units::{ArrayId, ByteOffset, Sectors};
 
 /// Where version 1.2 keeps its superblock, and its size.
@@ -30,13 +30,14 @@ const NAME_BYTES: usize = 32;
 pub const FEATURE_BITMAP: u32 = 1;
 /// `MD_FEATURE_RECOVERY_OFFSET`: this member is only good below `recovery_offset`.
 pub const FEATURE_RECOVERY: u32 = 2;
+/// `MD_FEATURE_BAD_BLOCKS`: the bad block log names places of this member that hold nothing.
+pub const FEATURE_BAD_BLOCKS: u32 = 8;
 /// `MD_FEATURE_RECOVERY_BITMAP`: what it lacks above that is only what the bitmap says.
 pub const FEATURE_RECOVERY_BITMAP: u32 = 128;
-const FEATURES_KNOWN: u32 = FEATURE_BITMAP | FEATURE_RECOVERY | FEATURE_RECOVERY_BITMAP;
+const FEATURES_KNOWN: u32 = FEATURE_BITMAP | FEATURE_RECOVERY | FEATURE_BAD_BLOCKS | FEATURE_RECOVERY_BITMAP;
 /// The names md_p.h gives the bits we refuse.
-const FEATURE_NAMES: [(u32, &str); 10] = [
+const FEATURE_NAMES: [(u32, &str); 9] = [
     (4, "a reshape in progress"),
-    (8, "recorded bad blocks"),
     (16, "a replacement in progress"),
     (32, "a backwards reshape"),
     (64, "a moving data offset"),
@@ -58,6 +59,28 @@ pub enum Role {
     Faulty,
 }
 
+/// An array's name as it stands on its members: 32 bytes in whatever encoding, zeroes behind it, often `host:name`.
+/// They are kept as they are; people are shown what of it is UTF-8.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ArrayName([u8; NAME_BYTES]);
+
+impl ArrayName {
+    /// `None` if the text has more than 32 bytes.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let mut bytes = [0; NAME_BYTES];
+        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for ArrayName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.split(|&byte| byte == 0).next().unwrap_or_default();
+        f.write_str(&String::from_utf8_lossy(text))
+    }
+}
+
 /// One member's superblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
@@ -65,8 +88,8 @@ pub struct Superblock {
     pub features: u32,
     /// The array's identity.
     pub array: ArrayId,
-    /// The array's name, at most 32 bytes, often `host:name`.
-    pub name: String,
+    /// The array's name.
+    pub name: ArrayName,
     /// Seconds since 1970, with microseconds in the top 24 bits.
     pub created: u64,
     /// The RAID level.
@@ -81,6 +104,8 @@ pub struct Superblock {
     pub slots: u32,
     /// Sectors from the superblock to the bitmap; negative is before it.
     pub bitmap_offset: i32,
+    /// Bytes 100 to 127, which belong to a reshape: what an ended one left there.
+    pub reshape: [u8; 28],
     /// Where data starts on this member.
     pub data_offset: Sectors,
     /// How much could be used on this member.
@@ -107,6 +132,8 @@ pub struct Superblock {
     pub events: u64,
     /// Sectors below which the members are known to be equal; [`CLEAN`] for all.
     pub resync_offset: u64,
+    /// The array's logical blocks in bytes, as Linux 6.19 keeps them; 0 if whoever wrote this knew nothing of it.
+    pub block_bytes: u32,
     /// Indexed by device number.
     pub roles: Vec<Role>,
 }
@@ -178,17 +205,17 @@ impl Superblock {
     /// The 4 KiB to write at [`SUPERBLOCK_AT`].
     ///
     /// # Panics
-    /// If the name or the roles do not fit: whoever made the value checked them.
+    /// If the roles do not fit: whoever made the value checked them.
     #[must_use]
     pub fn encode(&self) -> [u8; SUPERBLOCK_BYTES] {
-        assert!(self.name.len() <= NAME_BYTES && self.roles.len() <= ROLES_MAX, "checked where the array was made");
+        assert!(self.roles.len() <= ROLES_MAX, "checked where the array was made");
         let mut bytes = [0; SUPERBLOCK_BYTES];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(0, &MAGIC.to_le_bytes());
         put(4, &1u32.to_le_bytes());
         put(8, &self.features.to_le_bytes());
         put(16, &self.array.0);
-        put(32, self.name.as_bytes());
+        put(32, &self.name.0);
         put(64, &self.created.to_le_bytes());
         put(72, &self.level.to_le_bytes());
         put(76, &self.layout.to_le_bytes());
@@ -196,6 +223,7 @@ impl Superblock {
         put(88, &self.chunk.to_le_bytes());
         put(92, &self.slots.to_le_bytes());
         put(96, &self.bitmap_offset.to_le_bytes());
+        put(100, &self.reshape);
         put(128, &self.data_offset.0.to_le_bytes());
         put(136, &self.data_size.0.to_le_bytes());
         put(144, &(SUPERBLOCK_AT.0 / 512).to_le_bytes());
@@ -210,6 +238,7 @@ impl Superblock {
         put(200, &self.events.to_le_bytes());
         put(208, &self.resync_offset.to_le_bytes());
         put(220, &u32::try_from(self.roles.len()).expect("at most ROLES_MAX").to_le_bytes());
+        put(224, &self.block_bytes.to_le_bytes());
         for (number, role) in self.roles.iter().enumerate() {
             put(HEADER_BYTES + 2 * number, &role.encode().to_le_bytes());
         }
@@ -237,6 +266,7 @@ impl Superblock {
             return Err(SuperblockError::Checksum { found, expected });
         }
         refuse_unknown(field.u32(8))?;
+        field.refuse_new(roles)?;
         if field.u64(144) != SUPERBLOCK_AT.0 / 512 {
             return bad("super_offset", field.u64(144));
         }
@@ -268,6 +298,9 @@ impl Superblock {
         // Counting on from here must not overflow.
         if self.events > EVENTS_MAX {
             return bad("events", self.events);
+        }
+        if !matches!(self.block_bytes, 0 | 512 | 4096) {
+            return Err(SuperblockError::Unsupported(format!("blocks of {} bytes", self.block_bytes)));
         }
         match self {
             // Their members need not be of one size, so nothing stands there.
@@ -338,18 +371,28 @@ impl Fields<'_> {
         u64::from_le_bytes(self.array(at))
     }
 
-    fn superblock(&self, roles: usize) -> Superblock {
-        let name: [u8; NAME_BYTES] = self.array(32);
-        let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
-        // A name that is no UTF-8 is somebody else's; ours are. Cut so that writing it again fits.
-        let mut name = String::from_utf8_lossy(name).into_owned();
-        while name.len() > NAME_BYTES {
-            name.pop();
+    /// What a newer md may have put where there was nothing: writing over it would undo what it means. Linux 6.19 refuses
+    /// the same bytes (drivers/md/md.c, `super_1_load`: "Some padding is non-zero").
+    fn refuse_new(&self, roles: usize) -> Result<(), SuperblockError> {
+        for range in [12..16, 228..HEADER_BYTES] {
+            if self.0[range.clone()].iter().any(|&byte| byte != 0) {
+                let what = format!("something new in bytes {} to {} of its superblock", range.start, range.end - 1);
+                return Err(SuperblockError::Unsupported(what));
+            }
         }
+        match (0..roles).map(|number| self.u16(HEADER_BYTES + 2 * number)).find(|role| (0xff00..0xfffe).contains(role))
+        {
+            Some(0xfffd) => Err(SuperblockError::Unsupported("a journal device".into())),
+            Some(role) => Err(SuperblockError::Unsupported(format!("the unknown role {role:#06x}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn superblock(&self, roles: usize) -> Superblock {
         Superblock {
             features: self.u32(8),
             array: ArrayId(self.array(16)),
-            name,
+            name: ArrayName(self.array(32)),
             created: self.u64(64),
             level: i32::from_le_bytes(self.array(72)),
             layout: self.u32(76),
@@ -357,6 +400,7 @@ impl Fields<'_> {
             chunk: self.u32(88),
             slots: self.u32(92),
             bitmap_offset: i32::from_le_bytes(self.array(96)),
+            reshape: self.array(100),
             data_offset: Sectors(self.u64(128)),
             data_size: Sectors(self.u64(136)),
             recovery_offset: self.u64(152),
@@ -370,6 +414,7 @@ impl Fields<'_> {
             updated: self.u64(192),
             events: self.u64(200),
             resync_offset: self.u64(208),
+            block_bytes: self.u32(224),
             roles: (0..roles).map(|number| Role::decode(self.u16(HEADER_BYTES + 2 * number))).collect(),
         }
     }
@@ -387,7 +432,7 @@ mod test {
         Superblock {
             features: FEATURE_BITMAP | FEATURE_RECOVERY,
             array: ArrayId([7; 16]),
-            name: "box:pool".into(),
+            name: ArrayName::new("box:pool").unwrap(),
             created: 1_700_000_000,
             level: 1,
             layout: 0,
@@ -395,6 +440,7 @@ mod test {
             chunk: 0,
             slots: 2,
             bitmap_offset: -8,
+            reshape: [6; 28],
             data_offset: Sectors(32_768),
             data_size: Sectors(50_000),
             recovery_offset: 1024,
@@ -408,6 +454,7 @@ mod test {
             updated: 1_700_000_001,
             events: 42,
             resync_offset: CLEAN,
+            block_bytes: 4096,
             roles,
         }
     }
@@ -447,8 +494,40 @@ mod test {
         assert!(broken(|s| s.size = Sectors(u64::MAX)).contains("size"));
         assert!(broken(|s| s.data_offset = Sectors(3)).contains("data_offset"));
         assert!(broken(|s| s.events = u64::MAX).contains("events"));
-        assert!(broken(|s| s.features |= 4 | 8).contains("a reshape in progress, recorded bad blocks"));
+        assert!(broken(|s| s.features |= 4 | 16).contains("a reshape in progress, a replacement in progress"));
+        assert!(broken(|s| s.block_bytes = 8192).contains("blocks of 8192 bytes"));
         assert!(broken(|s| s.features |= 1 << 30).contains("unknown features 0x40000000"));
+    }
+
+    /// A15, A18: what this version does not know is refused by name, or written again as it was found. Method: every byte of
+    /// a sound superblock is set to something else under a right checksum; what is accepted gives the same bytes again.
+    #[test]
+    fn what_is_not_known_is_refused_or_kept() {
+        let mut refused = Vec::new();
+        for at in 0..SUPERBLOCK_BYTES.min(HEADER_BYTES + 2 * ROLES_KEPT) {
+            let mut bytes = sample().encode();
+            bytes[at] ^= 0xf6;
+            let sum = checksum(&bytes[..HEADER_BYTES + 2 * ROLES_KEPT]).to_le_bytes();
+            bytes[216..220].copy_from_slice(&sum);
+            match Superblock::decode(&bytes) {
+                Ok(superblock) => {
+                    let len = HEADER_BYTES + 2 * superblock.roles.len();
+                    assert!(superblock.encode()[..len] == bytes[..len], "byte {at}");
+                }
+                Err(error) => refused.push((at, error.to_string())),
+            }
+        }
+        let text = |at| refused.iter().find(|(refused, _)| *refused == at).map(|(_, text)| text.as_str());
+        assert_eq!(text(35), None, "a name need not be UTF-8");
+        assert!(text(12).unwrap().contains("something new in bytes 12 to 15 of its superblock"));
+        assert!(text(240).unwrap().contains("something new in bytes 228 to 255 of its superblock"));
+        assert!(text(226).unwrap().contains("blocks of"));
+        assert_eq!(ArrayName::new("p\u{f6}l").unwrap().to_string(), "p\u{f6}l");
+        let mut latin = sample().encode();
+        latin[33] = 0xf6;
+        let sum = checksum(&latin[..HEADER_BYTES + 2 * ROLES_KEPT]).to_le_bytes();
+        latin[216..220].copy_from_slice(&sum);
+        assert_eq!(Superblock::decode(&latin).unwrap().name.to_string(), "b\u{fffd}x:pool");
     }
 
     #[test]

@@ -12,6 +12,8 @@ mod serve;
 mod split;
 mod stock;
 mod survivor;
+mod unknown;
+mod unread;
 mod used;
 mod walk;
 

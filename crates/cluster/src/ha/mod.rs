@@ -12,7 +12,7 @@ mod recovery;
 mod restart;
 mod verdict;
 
-pub use admission::{Capacity, Load, NoRoom, admit};
+pub use admission::{Capacity, Load, NoRoom, admit, cost};
 pub use autostart::{Autostart, due};
 pub use decide::{Candidate, Decision, Quiet, decide};
 pub use recovery::Recovery;

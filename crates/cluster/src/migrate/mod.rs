@@ -14,6 +14,6 @@ mod stage;
 
 pub use alone::{Stays, Waiting};
 pub use deadline::Limits;
-pub use preflight::{Fact, Refusal, Side, refusals};
+pub use preflight::{Fact, Processor, Refusal, Side, refusals};
 pub use receipt::{Measured, Receipt};
 pub use stage::{Migration, Stage};

@@ -1,5 +1,6 @@
 //! Whether a migration can be begun: facts in, refusals with texts out, all of them at once.
 
+use std::collections::BTreeSet;
 use units::{ByteLen, HostKey, VmName};
 
 /// What was found out about one side.
@@ -13,8 +14,10 @@ pub struct Side {
     pub answers: bool,
     /// QEMU's version (major, minor), if it has one.
     pub qemu: Option<(u32, u32)>,
-    /// Machine types and CPU models its QEMU offers that the VM needs; false: one is missing.
-    pub has_machine: bool,
+    /// The machine type or CPU model that the VM needs and its QEMU does not offer.
+    pub lacks: Option<String>,
+    /// What a guest like this sees there; none: it does not say.
+    pub processor: Option<Processor>,
     /// Memory free for guests.
     pub free: ByteLen,
     /// Bridges the VM is plugged into that this host does not have or that lead nowhere there, each with why.
@@ -23,6 +26,29 @@ pub struct Side {
     pub unreachable_volumes: Vec<String>,
     /// It is being drained: nothing new is placed there.
     pub draining: bool,
+}
+
+/// The processor that a guest sees on a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Processor {
+    /// Who runs its instructions: `kvm` or `tcg`.
+    pub accelerator: String,
+    /// As `GenuineIntel`.
+    pub vendor: String,
+    /// All flags that a guest can get there.
+    pub flags: BTreeSet<String>,
+    /// The flags of the VM's CPU model that it does not get there; none: its model is all that there is.
+    pub model_lacks: Option<BTreeSet<String>>,
+}
+
+impl Processor {
+    /// Flags that a guest has here and would miss there.
+    fn missing_at(&self, there: &Self) -> Vec<String> {
+        match (&self.model_lacks, &there.model_lacks) {
+            (Some(here), Some(there)) => there.difference(here).cloned().collect(),
+            _ => self.flags.difference(&there.flags).cloned().collect(),
+        }
+    }
 }
 
 /// What was found out.
@@ -43,6 +69,9 @@ pub enum Fact {
     /// Some target of it does not keep its fences at present.
     FenceBlocked(String),
 }
+
+/// What can be done for a guest whose processor must not change while it runs.
+const ANEW: &str = "stop the VM and start it there";
 
 /// Why not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,10 +115,50 @@ pub enum Refusal {
         here: (u32, u32),
     },
     /// See the text.
-    #[error("host {0} does not offer the VM's machine type or CPU model")]
-    Machine(String),
+    #[error("the QEMU of host {host} does not offer {what}, which the VM has")]
+    Machine {
+        /// Where.
+        host: String,
+        /// What.
+        what: String,
+    },
     /// See the text.
-    #[error("host {host} has {free} of memory free and VM '{vm}' needs {needs}")]
+    #[error(
+        "host {0} does not say which processor guests see there: ask again in some seconds; if it runs an older muskox, update it"
+    )]
+    ProcessorUnknown(String),
+    /// A guest that runs cannot change who runs its instructions.
+    #[error("host {host} runs guests by {there} and the source by {here}: {ANEW}")]
+    Accelerator {
+        /// Where.
+        host: String,
+        /// The destination's.
+        there: String,
+        /// The source's.
+        here: String,
+    },
+    /// See the text.
+    #[error("the processor of host {host} is of {there} and the source's of {here}: {ANEW}")]
+    Vendor {
+        /// Where.
+        host: String,
+        /// The destination's.
+        there: String,
+        /// The source's.
+        here: String,
+    },
+    /// A guest that runs uses the flags that it has seen.
+    #[error(
+        "guests on host {host} do not get the CPU flags {missing}, which the VM may use: {ANEW}, or give it a `cpu` model that both have"
+    )]
+    Flags {
+        /// Where.
+        host: String,
+        /// Which.
+        missing: String,
+    },
+    /// See the text.
+    #[error("host {host} has {free} of memory free for guests and VM '{vm}' needs {needs}, QEMU's own share with it")]
     Memory {
         /// Where.
         host: String,
@@ -169,6 +238,32 @@ fn between(vm: &VmName, source: &Side, destination: &Side, found: &mut Vec<Refus
     {
         found.push(Refusal::OlderQemu { host: destination.name.clone(), there, here });
     }
+    if source.host != destination.host && source.answers && destination.answers && destination.qemu.is_some() {
+        processors(source, destination, found);
+    }
+}
+
+/// A guest takes its processor with it: what it has seen at the source must be there.
+fn processors(source: &Side, destination: &Side, found: &mut Vec<Refusal>) {
+    let (Some(from), Some(to)) = (&source.processor, &destination.processor) else {
+        let silent = [source, destination].into_iter().filter(|side| side.processor.is_none());
+        found.extend(silent.map(|side| Refusal::ProcessorUnknown(side.name.clone())));
+        return;
+    };
+    let host = destination.name.clone();
+    if from.accelerator != to.accelerator {
+        let (there, here) = (to.accelerator.clone(), from.accelerator.clone());
+        found.push(Refusal::Accelerator { host, there, here });
+        return;
+    }
+    if from.vendor != to.vendor {
+        let (host, there, here) = (host.clone(), to.vendor.clone(), from.vendor.clone());
+        found.push(Refusal::Vendor { host, there, here });
+    }
+    let missing = from.missing_at(to);
+    if !missing.is_empty() {
+        found.push(Refusal::Flags { host, missing: missing.join(", ") });
+    }
 }
 
 fn against_destination(side: &Side, found: &mut Vec<Refusal>) {
@@ -183,8 +278,8 @@ fn against_destination(side: &Side, found: &mut Vec<Refusal>) {
     }
     if side.qemu.is_none() {
         found.push(Refusal::NoQemu(name()));
-    } else if !side.has_machine {
-        found.push(Refusal::Machine(name()));
+    } else if let Some(what) = side.lacks.clone() {
+        found.push(Refusal::Machine { host: name(), what });
     }
     let bridge =
         |(bridge, why): &(String, String)| Refusal::Bridge { host: name(), bridge: bridge.clone(), why: why.clone() };
@@ -197,13 +292,23 @@ fn against_destination(side: &Side, found: &mut Vec<Refusal>) {
 mod test {
     use super::*;
 
+    fn set(flags: &[&str]) -> BTreeSet<String> {
+        flags.iter().map(ToString::to_string).collect()
+    }
+
+    fn processor(accelerator: &str, flags: &[&str], model_lacks: Option<&[&str]>) -> Processor {
+        let vendor = "GenuineIntel".to_owned();
+        Processor { accelerator: accelerator.to_owned(), vendor, flags: set(flags), model_lacks: model_lacks.map(set) }
+    }
+
     fn side(n: u8) -> Side {
         Side {
             host: HostKey([n; 32]),
             name: format!("host{n}"),
             answers: true,
             qemu: Some((10, 0)),
-            has_machine: true,
+            lacks: None,
+            processor: Some(processor("kvm", &["sse2", "avx2"], None)),
             free: ByteLen::mib(512),
             missing_bridges: Vec::new(),
             unreachable_volumes: Vec::new(),
@@ -233,7 +338,7 @@ mod test {
                 "host host2 is being drained: choose another one",
                 "host host2 cannot give the VM its bridge 'lan': its port 'eth1' has no carrier",
                 "host host2 cannot reach the target of volume 'web1': see `muskox path show`",
-                "host host2 has 512 MiB of memory free and VM 'web1' needs 513 MiB",
+                "host host2 has 512 MiB of memory free for guests and VM 'web1' needs 513 MiB, QEMU's own share with it",
             ]
         );
         let silent = Side { answers: false, qemu: None, ..side(2) };
@@ -241,5 +346,39 @@ mod test {
         assert_eq!(refusals(&vm, &facts).len(), 2, "of a silent host nothing else is said");
         let facts = [Fact::Source(side(1)), Fact::Destination(side(1))];
         assert!(matches!(refusals(&vm, &facts)[..], [Refusal::SameHost { .. }]));
+    }
+
+    /// Goal: CA9, A32: a guest never moves to a processor that lacks what it has seen; what it lacks is told. Method: KVM and TCG, two
+    /// vendors, fewer flags, more flags; a model by what either host lacks of it; a host that does not say.
+    #[test]
+    fn a_guest_takes_no_flag_away_from_itself() {
+        let vm: VmName = "web1".parse().expect("a name");
+        let told = |from: Option<Processor>, to: Option<Processor>| -> Vec<String> {
+            let (source, destination) = (Side { processor: from, ..side(1) }, Side { processor: to, ..side(2) });
+            let facts = [Fact::Source(source), Fact::Destination(destination)];
+            refusals(&vm, &facts).iter().map(ToString::to_string).collect()
+        };
+        let kvm = |flags: &[&str], lacks| Some(processor("kvm", flags, lacks));
+        let (few, many): (&[&str], &[&str]) = (&["sse2"], &["sse2", "avx2", "erms"]);
+        assert_eq!(told(kvm(few, None), kvm(many, None)), [""; 0], "more is no harm");
+        let refused = told(kvm(many, None), kvm(few, None));
+        assert!(refused.len() == 1 && refused[0].contains("host2 do not get the CPU flags avx2, erms,"), "{refused:?}");
+        let refused = told(kvm(many, None), Some(processor("tcg", many, None)));
+        assert_eq!(refused, ["host host2 runs guests by tcg and the source by kvm: stop the VM and start it there"]);
+        let amd = Processor { vendor: "AuthenticAMD".into(), ..processor("kvm", many, None) };
+        let refused = told(kvm(many, None), Some(amd));
+        assert!(
+            refused.len() == 1 && refused[0].contains("is of AuthenticAMD and the source's of GenuineIntel"),
+            "{refused:?}"
+        );
+        assert_eq!(told(kvm(many, Some(&["hle"])), kvm(few, Some(&["hle"]))), [""; 0], "its model is there");
+        let refused = told(kvm(many, Some(&["hle"])), kvm(many, Some(&["hle", "rtm"])));
+        assert!(refused.len() == 1 && refused[0].contains("the CPU flags rtm,"), "{refused:?}");
+        let refused = told(None, kvm(many, None));
+        assert!(refused.len() == 1 && refused[0].contains("host1 does not say which processor"), "{refused:?}");
+        let facts =
+            [Fact::Source(side(1)), Fact::Destination(Side { lacks: Some("the CPU model 'x'".into()), ..side(2) })];
+        let texts: Vec<String> = refusals(&vm, &facts).iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["the QEMU of host host2 does not offer the CPU model 'x', which the VM has"]);
     }
 }

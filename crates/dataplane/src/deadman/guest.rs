@@ -275,6 +275,7 @@ mod test {
             unflushed: ByteLen(0),
             rewritten: 0,
             reason: None,
+            paths: Vec::new(),
         };
         let volumes = volumes.iter().map(held).collect();
         InitiatorReport { version: String::new(), up: Millis(0), volumes }

@@ -3,6 +3,7 @@
 use crate::config::{ConfigError, Mistake, Page, RawTls, host_key, read, socket_path, tcp_address};
 use block::health::HealthTiming;
 use block::hold::HoldOptions;
+use cluster::lease::SEGMENTS_MAX;
 use host::net::TlsFiles;
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -71,8 +72,6 @@ struct RawVolume {
     dead_after_ms: Option<Millis>,
 }
 
-/// More paths to one target than segments anybody has.
-const PORTALS_MAX: usize = 8;
 /// Disks of one VM.
 const VOLUMES_MAX: usize = 64;
 
@@ -117,9 +116,9 @@ fn volume(base: &Path, spanned: &Spanned<RawVolume>, have_tls: bool) -> Result<V
     let (place, raw) = (spanned.span(), spanned.get_ref());
     let wrong = |what: &str, hint: &str| (place.clone(), what.to_owned(), hint.to_owned());
     let portals: Vec<SocketAddr> = raw.portals.get_ref().iter().map(tcp_address).collect::<Result<_, _>>()?;
-    if portals.is_empty() || portals.len() > PORTALS_MAX {
+    if portals.is_empty() || portals.len() > SEGMENTS_MAX {
         let hint = "name the target's address on each storage segment, as in [\"10.0.1.1:10809\", \"10.0.2.1:10809\"]";
-        return Err((raw.portals.span(), format!("a volume has 1 to {PORTALS_MAX} portals"), hint.to_owned()));
+        return Err((raw.portals.span(), format!("a volume has 1 to {SEGMENTS_MAX} portals"), hint.to_owned()));
     }
     let target = match (&raw.target, raw.plaintext) {
         (Some(_), false) if !have_tls => {

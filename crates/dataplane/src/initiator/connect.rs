@@ -4,6 +4,7 @@
 
 use super::incarnation::Incarnations;
 use super::link::Link;
+use super::paths::Paths;
 use crate::credentials::Credentials;
 use block::health::HealthTiming;
 use block::hold::{ConnectError, Connecting, Connector, Session};
@@ -37,8 +38,8 @@ pub struct Way {
     pub epoch: Epoch,
     /// What it may do.
     pub mode: Mode,
-    /// Where the target listens; tried in turn.
-    pub portals: Vec<SocketAddr>,
+    /// The ways to the target.
+    pub paths: Paths,
     /// TLS and the target's key; `None`: plaintext, as the configuration asked for.
     pub tls: Option<(Rc<Credentials>, HostKey)>,
     /// The counter.
@@ -47,8 +48,6 @@ pub struct Way {
     pub timing: HealthTiming,
     /// Time and tasks.
     pub rt: Rt,
-    /// Which portal is tried next.
-    pub next: Cell<usize>,
     /// When the newest question was asked that the target answered, on whatever connection: it answers only who owns
     /// the volume.
     pub heard: Rc<Cell<Option<Moment>>>,
@@ -62,11 +61,20 @@ impl Connector for Connect {
         let way = Rc::clone(&self.0);
         Box::pin(async move {
             let mut failed = None;
-            for _ in 0..way.portals.len() {
-                match way.connect_to(way.take_portal()).await {
-                    Ok(link) => return Ok(link as Rc<dyn Session>),
+            way.paths.lost();
+            for _ in 0..way.paths.count() {
+                let (path, portal) = way.paths.take();
+                match way.connect_to(portal).await {
+                    Ok(link) => {
+                        way.paths.tried(path, None);
+                        return Ok(link as Rc<dyn Session>);
+                    }
                     Err(fenced @ ConnectError::Fenced { .. }) => return Err(fenced),
-                    Err(later) => failed = Some(later),
+                    Err(later) => {
+                        let ConnectError::Later(why) = &later else { unreachable!("it is not fenced") };
+                        way.paths.tried(path, Some(why.clone()));
+                        failed = Some(later);
+                    }
                 }
             }
             Err(failed.expect("the configuration has a portal"))
@@ -75,13 +83,6 @@ impl Connector for Connect {
 }
 
 impl Way {
-    /// In turn: when a session is lost, its segment is suspect and the next one is tried first.
-    fn take_portal(&self) -> SocketAddr {
-        let turn = self.next.get();
-        self.next.set((turn + 1) % self.portals.len());
-        self.portals[turn]
-    }
-
     async fn connect_to(&self, portal: SocketAddr) -> Result<Rc<Link>, ConnectError> {
         let later = |text: String| ConnectError::Later(format!("{portal}: {text}"));
         let transport = connect_tcp(portal, CONNECT_MAX).await.map_err(|error| later(error.to_string()))?;

@@ -3,7 +3,7 @@
 //! Invariant: a number that was given out is never given out again, whatever crashes in between; the file is synced,
 //! with its folder, before the number is returned. A gate refuses a lower one for ever.
 
-use crate::durable::replace;
+use host::replace::{Outlives, replace};
 use std::cell::Cell;
 use std::fs;
 use std::io;
@@ -65,7 +65,7 @@ impl Incarnations {
     /// [`CounterError::Io`]; the number is not used then.
     pub fn next(&self) -> Result<Incarnation, CounterError> {
         let next = self.last.get() + 1;
-        replace(&self.path, format!("{next}\n").as_bytes())
+        replace(&self.path, format!("{next}\n").as_bytes(), 0o644, Outlives::PowerLoss)
             .map_err(|source| CounterError::Io { path: self.path.clone(), source })?;
         self.last.set(next);
         Ok(Incarnation(next))

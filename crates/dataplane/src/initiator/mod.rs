@@ -12,6 +12,7 @@ mod connect;
 mod inbox;
 mod incarnation;
 mod link;
+mod paths;
 mod requests;
 mod serve;
 #[cfg(test)]
@@ -26,8 +27,9 @@ use config::{Config, Volume};
 use connect::{Connect, Way};
 use host::net::{Listener, NetError, TlsError};
 use incarnation::{CounterError, Incarnations};
+use paths::Paths;
 use serve::Served;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -102,6 +104,8 @@ async fn serve_all(config: Config, rt: Rt) -> Result<(), InitiatorError> {
     }
     for held in &held {
         tokio::task::spawn_local(Rc::clone(held).keep_open());
+        let way = Rc::clone(&held.way);
+        tokio::task::spawn_local(async move { way.paths.knock().await });
     }
     let status = Rc::new(Initiator { started: rt.now(), held, rt });
     let asked = tokio::task::spawn_local(control::serve(control, status));
@@ -142,12 +146,11 @@ impl Held {
             volume: config.name.clone(),
             epoch: config.epoch,
             mode: config.mode,
-            portals: config.portals.clone(),
+            paths: Paths::new(config.portals.clone()),
             tls,
             incarnations: Rc::new(Incarnations::open(state_dir, &config.name)?),
             timing: config.timing,
             rt: Rc::clone(rt),
-            next: Cell::new(0),
             heard: Rc::default(),
         };
         let unopened = RefCell::new((String::new(), false));
@@ -222,6 +225,7 @@ impl Held {
             unflushed: ByteLen(0),
             rewritten: 0,
             reason: None,
+            paths: self.way.paths.report(),
         };
         let (reason, last) = self.unopened.borrow().clone();
         report.reason = (!reason.is_empty()).then_some(reason);

@@ -6,7 +6,7 @@
 //! not hang on a boot disk. At most twice [`FILE_MAX_BYTES`] are kept. Nothing here decides; nobody in the data plane
 //! reads it.
 
-use crate::durable::sync_folder_of;
+use host::replace::sync_folder_of;
 use serde::Serialize;
 use std::fs::{File, rename};
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -7,7 +7,7 @@ use crate::control::Answering;
 use crate::target::audit::Audit;
 use crate::target::config::Config;
 use crate::target::known::{Known, KnownError, KnownPool};
-use crate::target::pool::{Blueprint, Handle, Knock, Look, Opened, Start, Survey, Wanted};
+use crate::target::pool::{Blueprint, Handle, Knock, Look, Opened, Start, Survey, Wanted, not_here};
 use crate::trouble::Troubles;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -163,7 +163,8 @@ impl Director {
     pub async fn open(&self, knock: Knock) -> Result<Opened, NbdRefusal> {
         let volume = &knock.name.volume;
         let Ok(handle) = self.holder(volume) else {
-            return Err(NbdRefusal::unknown(format!("no volume '{volume}' is served here")));
+            tracing::info!(peer = knock.peer, host = %knock.host, "refused: no volume '{volume}' is served here");
+            return Err(not_here(volume, knock.host));
         };
         handle.open(knock).await
     }

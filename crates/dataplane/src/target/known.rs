@@ -3,7 +3,7 @@
 //! Invariant: after a crash at any moment the file is the old or the new one. It only says *where to look*: what a pool
 //! holds and who may use it stands on its members, so losing this file loses no data (`muskox ctl pool start`).
 
-use crate::durable::replace;
+use host::replace::{Outlives, replace};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -42,6 +42,11 @@ struct Document {
     pools: BTreeMap<PoolName, KnownPool>,
     #[serde(flatten)]
     more: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Form {
+    version: u64,
 }
 
 /// Why the state folder is of no use.
@@ -119,7 +124,7 @@ impl Known {
         document.pools.insert(name.clone(), pool);
         let text = serde_json::to_vec_pretty(&document).expect("names and paths in UTF-8 are text");
         let path = self.dir.join(FILE);
-        replace(&path, &text).map_err(|source| KnownError::Io { path, source })?;
+        replace(&path, &text, 0o644, Outlives::PowerLoss).map_err(|source| KnownError::Io { path, source })?;
         self.document = document;
         Ok(())
     }
@@ -127,11 +132,11 @@ impl Known {
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Document, KnownError> {
     let unreadable = |what: String| KnownError::Unreadable { path: path.to_owned(), what };
-    let document: Document = serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))?;
-    if document.version != VERSION {
-        return Err(unreadable(format!("it has version {}", document.version)));
+    let form: Form = serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))?;
+    if form.version != u64::from(VERSION) {
+        return Err(unreadable(format!("it has version {}", form.version)));
     }
-    Ok(document)
+    serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))
 }
 
 impl KnownError {
@@ -208,6 +213,43 @@ mod test {
         assert!(kept.contains("\"stopped\": true"), "{kept}");
         std::fs::write(&path, text.replace("\"stopped\"", "\"stood\"")).unwrap();
         assert!(matches!(Known::open(&folder.0), Err(KnownError::Unreadable { .. })));
+    }
+
+    /// CA2, CA14. Goal: fields of a newer version are kept where the list is written again, a field too few is named, a newer version is
+    /// refused by its number and not overwritten. Method: lists of each kind.
+    #[test]
+    fn a_list_of_another_version_is_read_or_refused_by_name() {
+        let folder = Folder::new("version");
+        let name: PoolName = "tank".parse().unwrap();
+        Known::open(&folder.0).unwrap().remember(&name, pool(false)).unwrap();
+        let file = folder.0.join(FILE);
+        let good: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let mut more = good.clone();
+        (more["colour"], more["pools"]["tank"]["colour"]) = ("red".into(), "blue".into());
+        std::fs::write(&file, more.to_string()).unwrap();
+        Known::open(&folder.0).unwrap().remember(&name, pool(true)).unwrap();
+        more["pools"]["tank"]["stopped"] = true.into();
+        let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert_eq!(written, more);
+        let refused = |text: &serde_json::Value| {
+            std::fs::write(&file, text.to_string()).unwrap();
+            let why = Known::open(&folder.0).err().expect("it is spoilt").to_string();
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), text.to_string());
+            why
+        };
+        for field in ["version", "pools"] {
+            let mut less = good.clone();
+            less.as_object_mut().unwrap().remove(field);
+            assert!(refused(&less).contains(field));
+        }
+        for field in ["array", "members", "stopped"] {
+            let mut less = good.clone();
+            less["pools"]["tank"].as_object_mut().unwrap().remove(field);
+            assert!(refused(&less).contains(field));
+        }
+        let mut newer = more;
+        (newer["version"], newer["pools"]) = (9.into(), "elsewhere".into());
+        assert!(refused(&newer).contains("it has version 9"));
     }
 
     #[test]

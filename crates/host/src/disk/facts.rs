@@ -127,10 +127,12 @@ fn optimal_bytes(file: &File, kind: Kind, queue: &Queue, block_bytes: u32) -> u3
     [physical, advised, LARGE_BLOCK].into_iter().filter(|bytes| bytes % block_bytes == 0).max().unwrap_or(block_bytes)
 }
 
-/// A range past the end of a file has nothing to lose: whether punching there is known tells whether it is anywhere.
+/// A mirror turns a discard into zeroes, so only what zeroes by itself and gives space back counts: elsewhere the kernel would
+/// write the zeroes, for each `fstrim` as much as was trimmed (DA13). Of a file, a range past the end has nothing to lose:
+/// whether punching there is known tells whether it is anywhere.
 fn can_discard(file: &File, kind: Kind, queue: &Queue, end: u64) -> bool {
     match kind {
-        Kind::Block => queue.number("discard_max_bytes").is_some_and(|bytes| bytes > 0),
+        Kind::Block => gives_space_back(|name| queue.number(name)),
         Kind::Regular => {
             let past = end.next_multiple_of(u64::from(LARGE_BLOCK));
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -156,6 +158,13 @@ fn lives_in_memory(file: &File, notes: &mut Vec<String>) -> bool {
 /// The first line of /proc/swaps is a heading. Without /proc nobody knows: yes.
 fn swap_in_use() -> bool {
     std::fs::read_to_string("/proc/swaps").map_or(true, |text| text.lines().count() > 1)
+}
+
+/// Source: Linux `Documentation/ABI/stable/sysfs-block`: `write_zeroes_max_bytes` is 0 where the kernel has to write zeroes
+/// itself (`block/blk-lib.c`, `blkdev_issue_zeroout`), `discard_max_bytes` where nothing is given back.
+fn gives_space_back(limit: impl Fn(&str) -> Option<u64>) -> bool {
+    let some = |name| limit(name).is_some_and(|bytes| bytes > 0);
+    some("discard_max_bytes") && some("write_zeroes_max_bytes")
 }
 
 /// A block device's folder of queue settings in sysfs; a partition's is its disk's.
@@ -187,5 +196,26 @@ impl Queue {
     /// Source: Linux `Documentation/ABI/stable/sysfs-block`, `queue/write_cache`.
     fn volatile_cache(&self) -> bool {
         self.text("write_cache").is_none_or(|cache| cache != "write through")
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// DA13: a discard is passed on only to a device that zeroes by itself; one that the kernel would have to write for is not
+    /// asked. Method: the two limits of sysfs in every combination.
+    #[test]
+    fn a_discard_never_becomes_a_write() {
+        for (discard, zeroes, expect) in [
+            (Some(1 << 30), Some(1 << 30), true),
+            (Some(1 << 30), Some(0), false),
+            (Some(0), Some(1 << 30), false),
+            (Some(1 << 30), None, false),
+            (None, None, false),
+        ] {
+            let limit = |name: &str| if name == "discard_max_bytes" { discard } else { zeroes };
+            assert_eq!(gives_space_back(limit), expect, "{discard:?} {zeroes:?}");
+        }
     }
 }

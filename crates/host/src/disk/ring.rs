@@ -23,6 +23,7 @@ use block::DeviceError;
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
+use slab::Slab;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -66,8 +67,7 @@ pub(super) struct Ring {
 /// What disks and driver share.
 #[derive(Default)]
 struct Shared {
-    ops: Vec<Option<Op>>,
-    free: Vec<usize>,
+    ops: Slab<Op>,
     lanes: Lanes<usize>,
     /// Operations for which the kernel was short of something, and when they are tried again.
     resting: Vec<(Instant, usize)>,
@@ -158,7 +158,7 @@ impl Future for InFlight {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let slot = self.slot.expect("polled again after it was ready");
         let mut shared = self.shared.borrow_mut();
-        let Some(op) = shared.ops.get_mut(slot).and_then(Option::as_mut) else {
+        let Some(op) = shared.ops.get_mut(slot) else {
             return Poll::Ready(Err(DeviceError::Closed));
         };
         let Some(answer) = op.answer else {
@@ -191,21 +191,15 @@ impl Drop for InFlight {
 
 impl Shared {
     fn insert(&mut self, op: Op) -> usize {
-        if let Some(slot) = self.free.pop() {
-            self.ops[slot] = Some(op);
-            return slot;
-        }
-        self.ops.push(Some(op));
-        self.ops.len() - 1
+        self.ops.insert(op)
     }
 
     fn op(&mut self, slot: usize) -> &mut Op {
-        self.ops[slot].as_mut().expect("a slot is held until its operation was taken")
+        &mut self.ops[slot]
     }
 
     fn remove(&mut self, slot: usize) -> Op {
-        self.free.push(slot);
-        self.ops[slot].take().expect("a slot is held until its operation was taken")
+        self.ops.remove(slot)
     }
 
     /// Lets those go on whose time has come.

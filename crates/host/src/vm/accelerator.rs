@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 
 /// Where KVM works the probe takes under a second. Longer is a hang; then TCG is used, which is slow but runs.
-const PROBE_MAX: Duration = Duration::from_secs(5);
+pub(super) const PROBE_MAX: Duration = Duration::from_secs(5);
 /// `isa-debug-exit` makes QEMU end with twice the byte written, plus one.
 const PASSED: How = How::Exited(0x2a * 2 + 1);
 
@@ -93,6 +93,7 @@ async fn boots(accelerator: Accelerator, qemu: &Path, scratch: &Path, owner: Opt
     let program = Program {
         program: qemu.to_owned(),
         arguments: arguments.map(Into::into).collect(),
+        talk: None,
         log: null,
         owner,
         folder: Some(rustix::fs::open(scratch, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?),

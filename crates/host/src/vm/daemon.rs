@@ -4,6 +4,7 @@ use super::VmError;
 use super::cgroup::Cgroup;
 use super::process::{Identity, Process, read_of};
 use super::spawn::Program;
+use crate::replace::{Outlives, replace};
 use std::ffi::OsString;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{
@@ -84,6 +85,7 @@ impl Daemon {
         let program = Program {
             program: self.program.clone(),
             arguments: self.arguments.clone(),
+            talk: None,
             log: self.open_log().map_err(|source| VmError::io(format!("opening {}", self.log.display()), source))?,
             owner: None,
             folder: None,
@@ -138,8 +140,7 @@ impl Daemon {
     }
 
     fn write_note(&self, identity: &Identity) -> Result<(), VmError> {
-        let new = self.note.with_extension("new");
-        let noted = std::fs::write(&new, identity.to_string()).and_then(|()| std::fs::rename(&new, &self.note));
+        let noted = replace(&self.note, identity.to_string().as_bytes(), 0o644, Outlives::Process);
         noted.map_err(|source| VmError::io(format!("noting a process in {}", self.note.display()), source))
     }
 

@@ -11,6 +11,7 @@
 
 use super::process::{Identity, read_of};
 use super::{Owner, VmError};
+use crate::replace::{Outlives, replace};
 use crate::users::is_gone;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -260,12 +261,7 @@ impl Folder {
     /// # Errors
     /// What the system said.
     pub fn write_note(&self, name: &str, text: &str) -> io::Result<()> {
-        let new = self.0.join(format!("{name}.new"));
-        let _ = std::fs::remove_file(&new);
-        // `create_new` opens nothing that is there, and follows no link.
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        std::io::Write::write_all(&mut file, text.as_bytes())?;
-        std::fs::rename(new, self.0.join(name))
+        replace(&self.0.join(name), text.as_bytes(), 0o600, Outlives::Process)
     }
 
     /// Forgets a life that is over, but for its logs. Only for whoever knows that the process is gone.

@@ -135,6 +135,7 @@ impl Vm {
         let program = Program {
             program: launch.qemu.clone(),
             arguments: arguments.into_iter().map(OsString::from).collect(),
+            talk: None,
             log: folder.open_log()?,
             owner: launch.owner,
             folder: Some(folder.open()?),

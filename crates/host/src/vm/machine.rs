@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// A Unix socket's path, with its end (`sun_path` of `unix(7)`).
 const SOCKET_PATH_MAX: usize = 107;
 /// The machine type, unless another is asked for. Both QEMU 7.2 and 10.0 have it, so a guest moves between them.
-const MACHINE_TYPE: &str = "pc-q35-7.2";
+pub const MACHINE_TYPE: &str = "pc-q35-7.2";
 
 /// A virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Machine {
     pub accelerator: Accelerator,
     /// A machine type of QEMU's. It must not change in a machine's life, and both ends of a migration need the same.
     pub machine_type: String,
-    /// A CPU model of QEMU's; `None` is all the accelerator has.
+    /// A CPU model of QEMU's; `None` is `max`, all the accelerator has.
     pub cpu: Option<String>,
     /// What it boots.
     pub boot: Boot,

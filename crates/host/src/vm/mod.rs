@@ -24,9 +24,11 @@ mod hierarchy;
 mod life;
 mod machine;
 mod monitor;
+mod offers;
 mod process;
 pub mod seed;
 mod spawn;
+mod strays;
 mod tear;
 
 pub use accelerator::accelerator;
@@ -38,10 +40,12 @@ pub use description::{DISKS_MAX, NICS_MAX, VCPUS_MAX};
 pub use folder::{Folder, Monitor};
 pub use hierarchy::{make_group, remove_group};
 pub use life::{Ended, Launch, Owner, Patience, Stopped, Vm};
-pub use machine::{Accelerator, Boot, Disk, Machine, Nic, Start};
+pub use machine::{Accelerator, Boot, Disk, MACHINE_TYPE, Machine, Nic, Start};
 pub use monitor::{Heard, MonitorError, Qmp};
+pub use offers::{Offers, offers};
 pub use process::{How, Identity, Process};
 pub use rustix::process::Signal;
+pub use strays::Strays;
 
 use std::io;
 use units::Millis;

@@ -118,7 +118,7 @@ impl Qmp {
     }
 
     /// A connection over `stream`, once the monitor is ready.
-    async fn over(stream: UnixStream, out_of_band: bool) -> Result<Self, MonitorError> {
+    pub(super) async fn over(stream: UnixStream, out_of_band: bool) -> Result<Self, MonitorError> {
         let (asks, inbox) = mpsc::channel(COMMANDS_MAX);
         let (events, first) = broadcast::channel(EVENTS_MAX);
         let (ready_to, ready) = oneshot::channel();

@@ -31,12 +31,12 @@ impl Identity {
     /// The kernel's files cannot be read: too many are open, say. That says nothing about the process.
     pub fn of(pid: i32) -> io::Result<Option<Self>> {
         let Some(stat) = read_of(pid, "stat")? else { return Ok(None) };
-        let Some((state, start_ticks)) = state_and_start(&stat) else {
+        let Some(stat) = Stat::parse(&stat) else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat says something else")));
         };
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-        let alive = !matches!(state, "Z" | "X");
-        Ok(alive.then(|| Self { pid, start_ticks, boot_id: boot_id.trim().to_owned() }))
+        let alive = !stat.is_dead();
+        Ok(alive.then(|| Self { pid, start_ticks: stat.start_ticks, boot_id: boot_id.trim().to_owned() }))
     }
 
     /// The opposite of its `Display`.
@@ -61,12 +61,27 @@ pub(super) fn read_of(pid: i32, name: &str) -> io::Result<Option<String>> {
     }
 }
 
-/// Fields 3 and 22 of `/proc/PID/stat`. The second one is the program's name in parentheses, which may hold anything, also
-/// parentheses.
-fn state_and_start(stat: &str) -> Option<(&str, u64)> {
-    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-    let state = fields.next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+/// Fields 3, 4 and 22 of `/proc/PID/stat`.
+pub(super) struct Stat<'a> {
+    state: &'a str,
+    /// Whose child it is.
+    pub(super) parent: i32,
+    /// When it started, in clock ticks since boot.
+    pub(super) start_ticks: u64,
+}
+
+impl<'a> Stat<'a> {
+    /// Reads it. The second field is the program's name in parentheses, which may hold anything, also parentheses.
+    pub(super) fn parse(text: &'a str) -> Option<Self> {
+        let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
+        let (state, parent) = (fields.next()?, fields.next()?.parse().ok()?);
+        Some(Self { state, parent, start_ticks: fields.nth(17)?.parse().ok()? })
+    }
+
+    /// It has ended, and its parent has not collected it.
+    pub(super) fn is_dead(&self) -> bool {
+        matches!(self.state, "Z" | "X")
+    }
 }
 
 /// `PID START_TICKS BOOT_ID`.

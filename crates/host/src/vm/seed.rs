@@ -6,10 +6,11 @@
 use super::VmError;
 use super::description::{self, FILES_MAX, KEYS_MAX, Wrong};
 use super::fat::floppy;
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use crate::replace::{Outlives, replace};
 use std::path::Path;
 
+/// Of the file: for QEMU's user to read.
+const READABLE: u32 = 0o644;
 /// What a guest is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seed {
@@ -49,15 +50,8 @@ impl Seed {
     /// If it cannot be, or the disk refuses.
     pub fn write(&self, path: &Path) -> Result<(), VmError> {
         let image = self.image()?;
-        let new = path.with_extension("new");
-        let _ = std::fs::remove_file(&new);
-        // In a folder of QEMU's user: `create_new` opens nothing that is there, and follows no link.
-        let written = OpenOptions::new().write(true).create_new(true).open(&new).and_then(|mut file| {
-            file.write_all(&image)?;
-            file.sync_all()
-        });
-        let placed: io::Result<()> = written.and_then(|()| std::fs::rename(&new, path));
-        placed.map_err(|source| VmError::io(format!("writing the seed {}", path.display()), source))
+        let written = replace(path, &image, READABLE, Outlives::PowerLoss);
+        written.map_err(|source| VmError::io(format!("writing the seed {}", path.display()), source))
     }
 
     /// Whether there can be such a seed.

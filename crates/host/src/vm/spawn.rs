@@ -27,7 +27,9 @@ const FIRST_FOREIGN_FD: libc::c_uint = 3;
 pub(super) struct Program {
     pub(super) program: PathBuf,
     pub(super) arguments: Vec<OsString>,
-    /// Its standard output and error.
+    /// Its standard input and output, if somebody talks to it.
+    pub(super) talk: Option<OwnedFd>,
+    /// Its standard error; and output, if nobody talks to it.
     pub(super) log: File,
     /// User and group, if others than ours.
     pub(super) owner: Option<Owner>,
@@ -56,7 +58,11 @@ impl Program {
         let mut command = Command::new(self.program);
         command.args(self.arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
         command.envs(self.environment);
-        command.current_dir("/").stdin(Stdio::null()).stdout(self.log.try_clone()?).stderr(self.log);
+        command.current_dir("/");
+        match self.talk {
+            Some(talk) => command.stdin(talk.try_clone()?).stdout(talk).stderr(self.log),
+            None => command.stdin(Stdio::null()).stdout(self.log.try_clone()?).stderr(self.log),
+        };
         if let Some(owner) = self.owner {
             // std also drops the supplementary groups when root takes another user.
             command.uid(owner.uid).gid(owner.gid);

@@ -6,14 +6,14 @@ use super::configuration::Configuration;
 use super::place::{ENVIRONMENT, Place};
 use super::supervise;
 use crate::control::ask;
-use crate::peer::{Brief, BriefDisk};
+use crate::peer::{Brief, BriefDisk, DiskTell};
 use host::vm::{Cgroup, Daemon};
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use units::{Epoch, HostKey, Millis, Mode, VmName, VolumeName};
-use wire::control::{HeldState, InitiatorReport, Reply, Request};
+use wire::control::{HeldReport, HeldState, InitiatorReport, Reply, Request};
 
 /// How long a guest waits for a path before it is stopped: longer than a switch reboots or a storage box restarts.
 pub const HOLD: Millis = Millis(600_000);
@@ -168,6 +168,22 @@ fn judge(report: &InitiatorReport, epoch: Epoch) -> Result<Result<(), String>, S
         }
     }
     Ok(Ok(()))
+}
+
+/// How a disk is reached, for whoever is told.
+#[must_use]
+pub fn told(held: HeldReport) -> DiskTell {
+    let waits = matches!(held.state, HeldState::Opening | HeldState::Waiting | HeldState::Fenced);
+    let why = || held.reason.clone().unwrap_or_else(|| "not attached yet".to_owned());
+    let waits = waits.then(why);
+    let mut told = DiskTell { volume: held.volume, waits, down: Vec::new(), up: Vec::new() };
+    for path in held.paths {
+        match path.reason {
+            Some(why) => told.down.push((path.portal, why)),
+            None => told.up.push(path.portal),
+        }
+    }
+    told
 }
 
 fn configuration(place: &Place, vm: &VmName) -> Configuration {

@@ -68,6 +68,10 @@ const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a change is told again and again; then the next regular call tells it.
 const TELL_MAX: Duration = Duration::from_secs(1);
+/// Whoever waits for a process hears of its end at once; what nobody has collected by then is nobody's.
+const COLLECT_EVERY: Duration = Duration::from_secs(10);
+/// QEMU is asked again what it offers.
+const OFFERS_AGAIN: Duration = Duration::from_secs(10);
 const TELL_AGAIN: Duration = Duration::from_millis(100);
 
 /// The machine's hands.
@@ -148,6 +152,7 @@ impl Agent {
         let (sequence, guests) = (self.shared.sequences.next(), self.all());
         let (memory, free) = facts::memory(&guests);
         let (bridges, bridges_out) = if place.is(Role::Host) { network::there(place) } else { Default::default() };
+        let (lacks_machine, processor) = self.shared.accelerators.offered();
         let state = self.state.borrow();
         let said = state.deadman.as_ref().and_then(|said| said.as_ref().ok());
         let trouble =
@@ -167,6 +172,8 @@ impl Agent {
             accelerator: self.shared.accelerators.found().map_or("tcg", host::vm::Accelerator::word).to_owned(),
             bridges,
             bridges_out,
+            lacks_machine,
+            processor,
             guests: guests.iter().map(|guest| guest.tell()).chain(self.tell_unknown()).collect(),
             unlisted: state.unlisted.clone(),
             target_up: state.target_since.map(|since| host::runtime::now().since(since)),
@@ -297,6 +304,7 @@ pub async fn run(node: Rc<Node>) {
     tasks.spawn_local(look_around(Rc::clone(&node)));
     tasks.spawn_local(takeover::look_for_unknown(Rc::clone(&node)));
     tasks.spawn_local(tell(Rc::clone(&node)));
+    tasks.spawn_local(collect_strays());
     if place.is(Role::Host) {
         tasks.spawn_local(probe(Rc::clone(&node)));
     }
@@ -349,6 +357,17 @@ async fn look_around(node: Rc<Node>) {
     }
 }
 
+/// Sees to it that processes which were started and let go leave no zombies.
+async fn collect_strays() {
+    let mut strays = host::vm::Strays::default();
+    loop {
+        tokio::time::sleep(COLLECT_EVERY).await;
+        if let Err(error) = strays.collect() {
+            tracing::debug!("dead processes stay: {error}");
+        }
+    }
+}
+
 /// Finds out what runs guests here.
 async fn probe(node: Rc<Node>) {
     let place = &node.agent.shared.place;
@@ -358,6 +377,11 @@ async fn probe(node: Rc<Node>) {
     match node.agent.shared.accelerators.get(place).await {
         Ok(found) => tracing::info!("guests run by {}", found.word()),
         Err(error) => tracing::warn!("what runs guests is not known: {error}"),
+    }
+    // Until it is known, no guest moves to or from here.
+    while let Err(error) = node.agent.shared.accelerators.ask_offers(place).await {
+        tracing::warn!("which processor guests see here is not known: {error}; it is asked again");
+        tokio::time::sleep(OFFERS_AGAIN).await;
     }
 }
 

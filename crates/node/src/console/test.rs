@@ -45,6 +45,16 @@ impl Machine {
         Rc::new(node)
     }
 
+    /// The visits of the audit log: whose console, and what came of it.
+    fn visits(&self) -> Vec<(String, String)> {
+        let text = std::fs::read_to_string(self.base.join("var/lib/muskox/audit.jsonl")).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let end = |id: &serde_json::Value| lines.iter().find(|it| it["id"] == *id && it["result"].is_string()).unwrap();
+        let begun = lines.iter().filter(|it| it["call"] == "console");
+        let said = |it: &serde_json::Value, key: &str| it[key].as_str().unwrap().to_owned();
+        begun.map(|it| (said(it, "name"), said(end(&it["id"]), "result"))).collect()
+    }
+
     /// What QEMU would have: a console that says a word and then what it hears, in capitals.
     fn console(&self, vm: &str) {
         let folder = self.base.join("run/muskox/vm").join(vm);
@@ -116,6 +126,7 @@ fn a_vm_of_this_machine_is_visited_without_the_store() {
         read_until(&mut visit, "ROOT\n").await;
         visit.write_all(&[host::vm::DETACH]).await.unwrap();
         assert_eq!(visit.read(&mut [0]).await.unwrap(), 0, "Ctrl-] ends it");
+        assert_eq!(machine.visits(), [("web1".to_owned(), "opened".to_owned())], "also then it is written down");
     });
 }
 
@@ -148,6 +159,8 @@ fn a_visit_is_passed_on_to_a_member_only() {
         assert_eq!(visit(units::HostKey([7; 32]), Some(0)).await, Some(Code::NotAMember), "its key was removed");
         assert_eq!(visit(node.key, None).await, Some(Code::Forbidden), "CA14: a machine by itself visits nobody");
         assert_eq!(visit(node.key, Some(0)).await, None);
+        let (opened, refused) = (("web1".into(), "opened".into()), ("web2".into(), "not_possible".into()));
+        assert_eq!(machine.visits(), [opened.clone(), refused, opened], "whoever may not visit leaves no line");
         let transport = client::as_stranger(node.identity.cluster, machine.address).await.unwrap();
         assert_eq!(upgrade(transport, Some(0), &web1).await.expect_err("a stranger").code, Code::Forbidden);
     });

@@ -31,11 +31,16 @@ impl Desk {
         let heard: Vec<(VmName, Revision)> = report.guests.iter().map(|tell| (tell.vm.clone(), tell.at)).collect();
         self.target_lives(from, report.target_up);
         self.paused.borrow_mut().retain(|(vm, host), _| *host != from.key || said.contains(vm));
+        self.held.borrow_mut().retain(|(vm, host, _), _| *host != from.key || said.contains(vm));
         let news = self.hosts.borrow_mut().reported(from.key, report, now());
-        news.iter().for_each(|tell| self.note_pause(from.key, tell));
+        for tell in &news {
+            self.note_pause(from.key, tell);
+            self.note_held(from.key, tell);
+        }
         let knows = self.hosts.borrow().witnesses();
+        let views = self.views.clone();
         let read = move |engine: &mut dyn Engine| {
-            let view = View::whole(engine)?;
+            let view = views.whole(engine)?;
             let (sets, new) = witnesses::move_on(engine, &view.members, &knows)?;
             let unknown = unknown(engine, &view, heard)?;
             Ok((view, sets, new, registry::settings(engine)?, unknown))

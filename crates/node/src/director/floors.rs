@@ -2,7 +2,6 @@
 
 use super::Desk;
 use super::act::floor;
-use super::view::View;
 use crate::peer::{Ask, Reply};
 use crate::registry::Record;
 use host::runtime::now;
@@ -46,8 +45,9 @@ impl Desk {
     /// Whether all were told.
     async fn tell_floors(&self, machine: &Record) -> bool {
         let name = machine.name.clone();
+        let views = self.views.clone();
         let floors = self.store.ask(move |engine| {
-            let view = View::whole(engine)?;
+            let view = views.whole(engine)?;
             let here = view.volumes.values().filter(|(volume, _)| volume.node == name && volume.id.is_some());
             let mut floors = Vec::new();
             for (volume, _) in here {

@@ -115,6 +115,13 @@ impl Hosts {
             .map(|((_, host), (tell, _))| (*host, tell))
     }
 
+    /// The host that says it has a guest, at the highest epoch of those that do.
+    #[must_use]
+    pub fn who_has(&self, vm: &VmName) -> Option<HostKey> {
+        let having = self.tells(vm).filter(|(_, tell)| tell.guest != Guest::Absent);
+        having.max_by_key(|(_, tell)| tell.epoch).map(|(host, _)| host)
+    }
+
     /// What was said about all VMs, by whom.
     pub fn all_tells(&self) -> impl Iterator<Item = (&VmName, HostKey, &Tell)> {
         self.guests.iter().map(|((vm, host), (tell, _))| (vm, *host, tell))
@@ -154,6 +161,8 @@ pub mod test {
             accelerator: "tcg".to_owned(),
             bridges: vec!["lan".to_owned()],
             bridges_out: Vec::new(),
+            lacks_machine: None,
+            processor: None,
             guests,
             unlisted: None,
             target_up: None,

@@ -6,7 +6,9 @@ use crate::store::failed;
 use api::{Code, Job, JobList, JobNote, MigrationReceipt, Problem, StoreChange, StoreChanges};
 use cluster::job::{JobError, JobId, Outcome, PREFIX, Plan, Record, Task, cancel};
 use cluster::store::{Engine, Entry, Revision, StoreError};
+use host::runtime::now;
 use std::rc::Rc;
+use units::Millis;
 
 /// A wish to cancel meets the job's own saves; each is one transaction of several a second.
 const TRIES: u32 = 16;
@@ -28,7 +30,7 @@ impl Desk {
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.created));
         // One that cannot be read is a newer muskox's.
         let jobs = entries.iter().filter_map(|entry| Record::<Task>::read(&entry.value).ok());
-        let jobs = jobs.map(|it| self.with_waits(shown(&it), &it.id));
+        let jobs = jobs.map(|it| self.as_of_now(&it));
         Ok(JobList { jobs: jobs.collect() })
     }
 
@@ -38,14 +40,18 @@ impl Desk {
     /// [`Code::NotFound`].
     pub async fn job_show(&self, name: &str) -> Result<Job, Problem> {
         let id = parse_id(name)?;
-        let (key, id) = (id.clone(), id);
-        let job = self.store.ask(move |engine| read(engine, &key).map(|(_, record)| shown(&record))).await?;
-        Ok(self.with_waits(job, &id))
+        let record = self.store.ask(move |engine| read(engine, &id).map(|(_, record)| record)).await?;
+        Ok(self.as_of_now(&record))
     }
 
-    /// What it waits for right now says more than what was recorded.
-    fn with_waits(&self, job: Job, id: &JobId) -> Job {
-        Job { blocked: self.waits_for(id).or(job.blocked), ..job }
+    /// What it waits for right now says more than what was recorded; and its time goes on between two records.
+    fn as_of_now(&self, record: &Record<Task>) -> Job {
+        let job = shown(record);
+        let since = match record.outcome {
+            None => record.silence(&self.clock, now()).unwrap_or_default(),
+            Some(_) => Millis(0),
+        };
+        Job { blocked: self.waits_for(&record.id).or(job.blocked), spent_ms: job.spent_ms + since.0, ..job }
     }
 
     /// Wishes that a job be undone.

@@ -29,9 +29,10 @@ mod witnesses;
 #[cfg(test)]
 pub use assign::told;
 pub use behind::{Word, is_behind};
+pub use hosts::FRESH;
 pub use place::{Fit, admitted, memory, side, still_bound};
 pub use recover::DEADLINE as RECOVERY_DEADLINE;
-pub use view::{View, get};
+pub use view::{View, Views, get};
 pub use witnesses::{keep as keep_sets, sets as witness_sets};
 
 use crate::past;
@@ -49,6 +50,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use units::{Epoch, HostKey, Moment, VmName, VolumeName};
 use votes::{Ballot, DeadMan, VotedDead};
 
@@ -82,6 +84,8 @@ pub struct Desk {
     pub machines: Rc<dyn Machines>,
     /// This machine's dead-man.
     ballot: Rc<dyn Ballot>,
+    /// What the store said last.
+    pub views: Views,
     /// What machines said lately.
     pub hosts: RefCell<Hosts>,
     /// Jobs in hand, by VM.
@@ -95,6 +99,8 @@ pub struct Desk {
     unreadable: RefCell<Vec<(Key, String)>>,
     /// Guests that a dead-man stands on, and since when.
     paused: RefCell<BTreeMap<(VmName, HostKey), Moment>>,
+    /// Volumes that a guest waits for, since when.
+    held: RefCell<BTreeMap<(VmName, HostKey, VolumeName), Moment>>,
     /// Hosts that were voted dead.
     verdicts: RefCell<BTreeMap<HostKey, VotedDead>>,
     /// When each machine's target began its life, as far as floors were told.
@@ -168,6 +174,7 @@ impl Desk {
             store,
             machines,
             ballot,
+            views: Views::default(),
             hosts: RefCell::default(),
             runs: RefCell::default(),
             placing: tokio::sync::Mutex::new(()),
@@ -175,6 +182,7 @@ impl Desk {
             quiet: RefCell::default(),
             unreadable: RefCell::default(),
             paused: RefCell::default(),
+            held: RefCell::default(),
             verdicts: RefCell::default(),
             lives: RefCell::default(),
             granted: RefCell::default(),
@@ -185,8 +193,9 @@ impl Desk {
     ///
     /// # Errors
     /// The store's.
-    pub async fn view(&self) -> Result<View, Problem> {
-        self.store.ask(View::whole).await
+    pub async fn view(&self) -> Result<Arc<View>, Problem> {
+        let views = self.views.clone();
+        self.store.ask(move |engine| views.whole(engine)).await
     }
 }
 

@@ -11,7 +11,7 @@ use api::Role;
 use cluster::ha::{self, Candidate, Capacity, Load, NoRoom};
 use cluster::job::Guest;
 use cluster::lease::WITNESSES_MIN;
-use cluster::migrate::Side;
+use cluster::migrate::{Processor, Side};
 use host::runtime::now;
 use std::collections::BTreeSet;
 use units::{ByteLen, HostKey, Millis, Moment, NodeName, VmName};
@@ -25,6 +25,20 @@ pub struct Fit {
     pub candidate: Candidate,
     /// Reasons against it besides memory, for people.
     pub objections: Vec<String>,
+    /// Processors there, if it answers.
+    pub cpus: Option<u32>,
+}
+
+impl Fit {
+    /// Objects to a host that has fewer processors than the VM has virtual ones: it would run slowly there, and stall.
+    pub fn want_cpus(&mut self, vcpus: u32) {
+        if let Some(cpus) = self.cpus.filter(|cpus| *cpus < vcpus) {
+            self.candidate.ready = false;
+            let name = &self.name;
+            self.objections
+                .push(format!("'{name}' has {cpus} processors for the VM's {vcpus} (--overcommit starts it)"));
+        }
+    }
 }
 
 impl Desk {
@@ -76,7 +90,8 @@ fn fit(view: &View, hosts: &Hosts, spec: &Spec, (host, name): (HostKey, &NodeNam
     let Some(report) = hosts.fresh(host, now) else {
         let (ready, reaches_volumes, free) = (false, false, ByteLen(0));
         let candidate = Candidate { host, ready, reaches_volumes, free, draining };
-        return Fit { name: name.clone(), candidate, objections: vec![format!("'{name}' does not answer")] };
+        let objections = vec![format!("'{name}' does not answer")];
+        return Fit { name: name.clone(), candidate, objections, cpus: None };
     };
     let mut objections = Vec::new();
     if spec.hosts.as_ref().is_some_and(|hosts| !hosts.contains(name)) {
@@ -84,6 +99,9 @@ fn fit(view: &View, hosts: &Hosts, spec: &Spec, (host, name): (HostKey, &NodeNam
     }
     if report.qemu.is_none() {
         objections.push(format!("'{name}' has no QEMU"));
+    }
+    if let Some(missing) = &report.lacks_machine {
+        objections.push(format!("the QEMU of '{name}' does not offer the machine type {missing}"));
     }
     if !report.deadman && view.members.len() >= WITNESSES_MIN {
         objections.push(format!("the dead-man of '{name}' does not answer"));
@@ -96,7 +114,8 @@ fn fit(view: &View, hosts: &Hosts, spec: &Spec, (host, name): (HostKey, &NodeNam
     let reaches_volumes = unreachable.is_empty();
     objections.extend(unreachable.into_iter().map(|volume| format!("the target of volume '{volume}' does not answer")));
     let free = ByteLen(report.free.0.saturating_sub(promised(view, hosts, &spec.name, host, now)));
-    Fit { name: name.clone(), candidate: Candidate { host, ready, reaches_volumes, free, draining }, objections }
+    let candidate = Candidate { host, ready, reaches_volumes, free, draining };
+    Fit { name: name.clone(), candidate, objections, cpus: Some(report.cpus) }
 }
 
 /// Memory of guests that are on their way to this host.
@@ -108,10 +127,10 @@ fn promised(view: &View, hosts: &Hosts, except: &VmName, host: HostKey, now: Mom
     coming.filter_map(|(vm, _)| vm.spec().ok()).map(|spec| memory(&spec).0).sum()
 }
 
-/// A guest's memory.
+/// The memory that a host needs for a VM, QEMU's own share with it.
 #[must_use]
 pub fn memory(spec: &Spec) -> ByteLen {
-    ByteLen::mib(u64::from(spec.memory_mib))
+    ha::cost(ByteLen::mib(u64::from(spec.memory_mib)), spec.vcpus)
 }
 
 /// Bridges of a VM that lead nowhere on a host, each with why.
@@ -166,16 +185,41 @@ pub fn admitted(view: &View, hosts: &Hosts, spec: &Spec, host: HostKey, now: Mom
     }
 }
 
-/// One side of a migration, as pre-flight sees it.
+/// Models that are all that there is on a host. Source: QEMU's manual, "QEMU / KVM CPU model configuration".
+const ALL_THERE_IS: [&str; 2] = ["max", "host"];
+
+/// What a guest of a VM sees of a host's processor.
+fn processor(look: &HostReport, spec: &Spec) -> Option<Processor> {
+    let there = look.processor.as_ref()?;
+    let model = spec.cpu.as_deref().filter(|model| !ALL_THERE_IS.contains(model));
+    Some(Processor {
+        accelerator: look.accelerator.clone(),
+        vendor: there.vendor.clone(),
+        flags: there.flags.clone(),
+        model_lacks: model.map(|model| there.lacking.get(model).cloned().unwrap_or_default()),
+    })
+}
+
+/// The machine type or CPU model of a VM that a host's QEMU does not offer.
+fn lacks(look: &HostReport, spec: &Spec) -> Option<String> {
+    let machine = look.lacks_machine.as_ref().map(|name| format!("the machine type {name}"));
+    let model = spec.cpu.as_ref().zip(look.processor.as_ref());
+    let model = model.filter(|(model, there)| !there.lacking.contains_key(*model));
+    machine.or_else(|| model.map(|(model, _)| format!("the CPU model '{model}'")))
+}
+
+/// One side of a migration, as pre-flight sees it; `look`: what it said when it was asked just now.
 #[must_use]
-pub fn side(view: &View, hosts: &Hosts, spec: &Spec, fit: &Fit, now: Moment) -> Side {
+pub fn side(view: &View, hosts: &Hosts, spec: &Spec, (fit, look): (&Fit, Option<&HostReport>), now: Moment) -> Side {
     let report = hosts.fresh(fit.candidate.host, now);
+    let processor = look.and_then(|look| processor(look, spec));
     Side {
         host: fit.candidate.host,
         name: fit.name.to_string(),
         answers: report.is_some(),
         qemu: report.and_then(|report| report.qemu),
-        has_machine: true,
+        lacks: look.and_then(|look| lacks(look, spec)),
+        processor,
         free: fit.candidate.free,
         missing_bridges: report.map(|report| missing_bridges(spec, report)).unwrap_or_default(),
         unreachable_volumes: unreachable_volumes(view, hosts, spec, now),

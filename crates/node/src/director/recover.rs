@@ -98,7 +98,7 @@ impl Desk {
             let owned = view.owned.values().filter(|(owned, _)| owned.owner == Some(host) && owned.job.is_none());
             owned.map(|(owned, _)| owned.vm.clone()).collect()
         };
-        for vm in owned_there(&self.view().await?) {
+        for vm in owned_there(&*self.view().await?) {
             // Anew for each: the one before took memory.
             let view = self.view().await?;
             if self.wanted(&view, &vm) && self.may_start(&vm) {

@@ -153,6 +153,7 @@ impl Desk {
             return;
         }
         self.note_pause(from, &tell);
+        self.note_held(from, &tell);
         if let Some(handle) = self.runs.borrow().get(&tell.vm) {
             // A full inbox loses it; the run asks again.
             let _ = handle.to.try_send(Said::Told { from, when: now(), tell: Box::new(tell) });
@@ -163,6 +164,30 @@ impl Desk {
     pub fn reread(&self, id: &JobId) {
         if let Some(handle) = self.runs.borrow().values().find(|handle| handle.id == *id) {
             let _ = handle.to.try_send(Said::Reread);
+        }
+    }
+
+    /// A guest waits for a volume, or does not any more.
+    pub fn note_held(self: &Rc<Self>, from: HostKey, tell: &Tell) {
+        let runs = !matches!(tell.guest, Guest::Absent | Guest::Unknown);
+        for disk in tell.disks.iter().filter(|_| runs) {
+            let place = (tell.vm.clone(), from, disk.volume.clone());
+            let known = self.held.borrow().get(&place).copied();
+            match (known, &disk.waits) {
+                (None, Some(_)) => {
+                    self.held.borrow_mut().insert(place, now());
+                    self.happened(&tell.vm, Happened::Held { volume: disk.volume.clone() });
+                }
+                (Some(since), None) => {
+                    self.held.borrow_mut().remove(&place);
+                    let (volume, after_ms) = (disk.volume.clone(), now().since(since));
+                    self.happened(&tell.vm, Happened::Released { volume, after_ms });
+                }
+                (None, None) | (Some(_), Some(_)) => {}
+            }
+        }
+        if !runs {
+            self.held.borrow_mut().retain(|(vm, host, _), _| *vm != tell.vm || *host != from);
         }
     }
 

@@ -50,6 +50,7 @@ pub fn judge(findings: &Findings) -> Vec<Check> {
         .iter()
         .filter_map(|vm| down(findings, vm))
         .chain(still(findings))
+        .chain(paths(findings))
         .chain(blocked)
         .chain(behind(findings))
         .collect()
@@ -78,7 +79,31 @@ fn behind(findings: &Findings) -> impl Iterator<Item = Check> {
     findings.behind.iter().map(bad)
 }
 
-fn still(findings: &Findings) -> Vec<Check> {
+/// A24, A26: each disk of each guest, by the paths that its initiator has.
+pub fn paths(findings: &Findings) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (node, report) in &findings.looks {
+        let guests = report.iter().flat_map(|report| &report.guests);
+        for (tell, disk) in guests.flat_map(|tell| tell.disks.iter().map(move |disk| (tell, disk))) {
+            let what = format!("VM {}", tell.vm);
+            let down = disk.down.iter().map(|(portal, why)| format!("{portal} ({why})")).collect::<Vec<_>>().join(", ");
+            if let Some(why) = &disk.waits {
+                let text = format!("the guest waits for its volume '{}': {why}", disk.volume);
+                let hint =
+                    "see to the target and to the network between; the guest goes on by itself when the volume is back";
+                checks.push(check(node, &what, Grade::Bad, text, hint));
+            } else if !down.is_empty() {
+                let left = disk.up.len();
+                let text = format!("its volume '{}' is not reached over {down}; paths left: {left}", disk.volume);
+                let hint = "look at that segment: cable, switch, addresses and MTU at both ends; one more failure stops the guest";
+                checks.push(check(node, &what, Grade::Warning, text, hint));
+            }
+        }
+    }
+    checks
+}
+
+pub fn still(findings: &Findings) -> Vec<Check> {
     let mut checks = Vec::new();
     for (node, report) in &findings.looks {
         let Ok(report) = report else { continue };

@@ -21,7 +21,7 @@ pub fn judge(findings: &Findings) -> Vec<Check> {
     checks
 }
 
-fn machine(findings: &Findings, member: &Member) -> Vec<Check> {
+pub fn machine(findings: &Findings, member: &Member) -> Vec<Check> {
     let mut checks = vec![reached(findings, member), certificate(findings, member)];
     if let Some(version) = member.version.as_ref().filter(|version| *version != VERSION) {
         let text = format!("it runs muskox {version}, the machine with the store {VERSION}");
@@ -105,7 +105,14 @@ fn host(member: &Member, report: &crate::peer::HostReport) -> Vec<Check> {
             "install it: package qemu-system-x86 (Debian, Ubuntu), qemu-kvm (Fedora, RHEL); or take the role away";
         return vec![check(&member.name, "QEMU", Grade::Bad, "there is none: no VM can run here", hint)];
     };
-    let mut checks = vec![check(&member.name, "QEMU", Grade::Good, format!("version {major}.{minor}"), "")];
+    let mut checks = vec![match &report.lacks_machine {
+        None => check(&member.name, "QEMU", Grade::Good, format!("version {major}.{minor}"), ""),
+        Some(missing) => {
+            let text = format!("version {major}.{minor} does not offer the machine type {missing}: no VM can run here");
+            let hint = "install a QEMU that has it: `qemu-system-x86_64 -machine help` lists them";
+            check(&member.name, "QEMU", Grade::Bad, text, hint)
+        }
+    }];
     checks.push(if report.accelerator == "kvm" {
         check(&member.name, "KVM", Grade::Good, "it runs guests", "")
     } else {

@@ -2,11 +2,13 @@
 //!
 //! Here it is asked and read; what that comes to is judged in `machines` and `storage`, from [`Findings`] alone.
 
+mod alone;
 mod guests;
 mod local;
 mod machines;
 mod storage;
 
+pub use alone::examine_alone;
 pub use local::look;
 
 use crate::clock::now_s;
@@ -54,6 +56,29 @@ struct Findings {
     behind: Vec<(VmName, Problem)>,
     /// Machines that have not said what they keep since the store was brought back.
     unheard: Vec<NodeName>,
+}
+
+impl Findings {
+    /// Nothing was asked or read yet.
+    fn empty(store: NodeName, now_s: u64) -> Self {
+        Self {
+            now_s,
+            certificate_s: 0,
+            store,
+            members: Vec::new(),
+            looks: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            pools: Vec::new(),
+            volumes: Vec::new(),
+            claims: Vec::new(),
+            filling: Vec::new(),
+            vms: Vec::new(),
+            jobs: Vec::new(),
+            unreadable: Vec::new(),
+            behind: Vec::new(),
+            unheard: Vec::new(),
+        }
+    }
 }
 
 /// What lies in the store, read at one moment.

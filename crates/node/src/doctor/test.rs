@@ -12,7 +12,7 @@ fn name(text: &str) -> NodeName {
     text.parse().unwrap()
 }
 
-fn member(text: &str) -> Member {
+pub fn member(text: &str) -> Member {
     Member {
         name: name(text),
         address: "127.0.0.1:1".parse().unwrap(),
@@ -27,6 +27,16 @@ fn member(text: &str) -> Member {
     }
 }
 
+/// A guest that runs, with one disk that has two paths.
+fn reaching(waits: Option<&str>, down: usize) -> Tell {
+    let portals = ["10.0.1.1:10809", "10.0.2.1:10809"].map(|portal| portal.parse().unwrap());
+    let (gone, up) = portals.split_at(down);
+    let down = gone.iter().map(|portal| (*portal, "no route to host".to_owned())).collect();
+    let waits = waits.map(str::to_owned);
+    let disk = crate::peer::DiskTell { volume: "web1".parse().unwrap(), waits, down, up: up.to_vec() };
+    Tell { disks: vec![disk], ..guest(Guest::Running) }
+}
+
 /// A machine that is well.
 pub fn report() -> HostReport {
     HostReport {
@@ -38,6 +48,8 @@ pub fn report() -> HostReport {
         accelerator: "kvm".to_owned(),
         bridges: Vec::new(),
         bridges_out: Vec::new(),
+        lacks_machine: None,
+        processor: None,
         guests: Vec::new(),
         unlisted: None,
         target_up: Some(Millis(1)),
@@ -128,7 +140,7 @@ fn look(findings: &mut Findings) -> &mut HostReport {
     findings.looks.get_mut(&name("two")).unwrap().as_mut().unwrap()
 }
 
-fn guest(kind: Guest) -> Tell {
+pub fn guest(kind: Guest) -> Tell {
     Tell { at: Revision(1), ..Tell::new("vm1".parse().unwrap(), crate::peer::Sequence::default(), kind) }
 }
 
@@ -138,7 +150,7 @@ fn guest(kind: Guest) -> Tell {
 fn each_disease_is_named() {
     assert!(judge(&healthy()).iter().all(|check| check.grade == Grade::Good), "{:?}", judge(&healthy()));
     type Spoil = fn(&mut Findings);
-    let cases: [(&str, Grade, Spoil); 24] = [
+    let cases: [(&str, Grade, Spoil); 28] = [
         ("votes", Grade::Warning, |it| drop(it.members.pop())),
         ("node", Grade::Bad, |it| {
             let gone = Problem::new(Code::Unreachable, "it does not answer", "start it");
@@ -149,6 +161,10 @@ fn each_disease_is_named() {
         ("certificate", Grade::Warning, |it| it.members[0].certificate_until_s = Some(1_000)),
         ("version", Grade::Warning, |it| it.members[0].version = Some("0.0.0".to_owned())),
         ("QEMU", Grade::Bad, |it| look(it).qemu = None),
+        // A33.
+        ("QEMU", Grade::Bad, |it| look(it).lacks_machine = Some("pc-q35-7.2".to_owned())),
+        // D2: a bridge that cannot be kept, say.
+        ("machine", Grade::Bad, |it| look(it).faults.push(("x".to_owned(), "y".to_owned()))),
         ("KVM", Grade::Warning, |it| look(it).accelerator = "tcg".to_owned()),
         ("dead-man", Grade::Bad, |it| look(it).deadman = false),
         ("machine", Grade::Warning, |it| look(it).complaints.push(("x".to_owned(), "y".to_owned()))),
@@ -179,6 +195,9 @@ fn each_disease_is_named() {
             look(it).guests.push(guest(Guest::Absent));
         }),
         ("VM vm1", Grade::Bad, |it| look(it).guests.push(guest(Guest::Stopped))),
+        // A24: both segments are cut, and one.
+        ("VM vm1", Grade::Bad, |it| look(it).guests.push(reaching(Some("no answer"), 2))),
+        ("VM vm1", Grade::Warning, |it| look(it).guests.push(reaching(None, 1))),
         ("VM vm1", Grade::Bad, |it| {
             let problem = Problem::new(Code::NotPossible, "the store is behind", "adopt it");
             it.behind.push(("vm1".parse().unwrap(), problem));

@@ -10,6 +10,7 @@ use cluster::lease::LeaseTiming;
 use cluster::migrate::Measured;
 use cluster::store::Revision;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use units::{ByteLen, Epoch, HostKey, Millis, NodeName, VmName, VolumeName};
 use wire::control;
@@ -227,6 +228,9 @@ pub struct Tell {
     pub paused: bool,
     /// Why it is like that, in words: a QEMU's last ones, a held volume.
     pub why: Option<String>,
+    /// Its disks, as its initiator sees them; none: they are not known.
+    #[serde(default)]
+    pub disks: Vec<DiskTell>,
     /// With [`Guest::Unknown`]: no process of it runs here. What was heard of it is not known all the same.
     #[serde(default)]
     pub nothing_runs: bool,
@@ -251,9 +255,26 @@ impl Tell {
             powered_off: false,
             paused: false,
             why: None,
+            disks: Vec::new(),
             nothing_runs: false,
         }
     }
+}
+
+/// How a VM reaches one of its volumes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskTell {
+    /// Which.
+    pub volume: VolumeName,
+    /// Why the guest waits for it, if it does.
+    #[serde(default)]
+    pub waits: Option<String>,
+    /// Portals of its target that cannot be used, and why.
+    #[serde(default)]
+    pub down: Vec<(SocketAddr, String)>,
+    /// Portals that can.
+    #[serde(default)]
+    pub up: Vec<SocketAddr>,
 }
 
 /// What a machine is and has.
@@ -277,6 +298,12 @@ pub struct HostReport {
     /// Bridges that no guest is sent to: those without their port or a carrier, each with why.
     #[serde(default)]
     pub bridges_out: Vec<(String, String)>,
+    /// The machine type that VMs are made of, if its QEMU does not offer it.
+    #[serde(default)]
+    pub lacks_machine: Option<String>,
+    /// What guests see of its processor, once that is known. Only in an answer to [`Ask::Look`]: it is long.
+    #[serde(default)]
+    pub processor: Option<Processor>,
     /// Guests that are here, whatever they do.
     pub guests: Vec<Tell>,
     /// Why others may be here that are not listed: then nobody is absent.
@@ -297,6 +324,17 @@ pub struct HostReport {
     /// What keeps a part of the machine from its work, a process or a bridge, each with what to do.
     #[serde(default)]
     pub faults: Vec<(String, String)>,
+}
+
+/// What guests of a host see of its processor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Processor {
+    /// As `GenuineIntel`.
+    pub vendor: String,
+    /// The flags of QEMU's model `max`.
+    pub flags: BTreeSet<String>,
+    /// All models, each with its flags that guests do not get.
+    pub lacking: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// A machine's regular call.

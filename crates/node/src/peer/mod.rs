@@ -15,6 +15,6 @@ pub use brief::{Brief, BriefDisk, BriefNic, BriefSeed};
 pub use call::{PATH, ask, tell, to_the_store};
 pub use lines::Lines;
 pub use message::{
-    Act, Acted, Adopt, Ask, Assignment, Claimed, HostReport, Other, Reply, Sequence, SyncReport, Synced, Tell,
-    WitnessAt,
+    Act, Acted, Adopt, Ask, Assignment, Claimed, DiskTell, HostReport, Other, Processor, Reply, Sequence, SyncReport,
+    Synced, Tell, WitnessAt,
 };

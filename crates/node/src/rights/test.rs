@@ -61,6 +61,7 @@ const ROWS: &[(&str, Row)] = &[
     ("store_changes", Person),
     ("image_import", Owner),
     ("store_backup", Owner),
+    ("work_list", Owner),
     ("work_show", Owner),
     ("work_cancel", Owner),
     ("join", Anybody),

@@ -5,6 +5,7 @@ use crate::director::versions::{FACTS, Witnesses};
 use crate::identity::Identity;
 use crate::past::{Kept, Restored};
 use crate::peer::{Ask, Reply};
+use crate::registry::versions::{GONE, HELD, WAITING};
 use crate::registry::{self, Record, Settings};
 use crate::storage::object::{ClaimObject, PoolObject, VolumeObject};
 use crate::store::parse_object;
@@ -193,6 +194,9 @@ fn stored() -> Vec<Kind> {
         kind("/cluster/settings", settings, object::<registry::Settings>, &[]),
         kind("/cluster/restored", restored, object::<Restored>, &[""]),
         kind("/cluster/witnesses", || json!({"version": 1, "sets": [[KEY]]}), object::<Witnesses>, &[""]),
+        HELD,
+        WAITING,
+        GONE,
         FACTS,
     ]
 }

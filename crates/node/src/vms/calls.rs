@@ -64,7 +64,7 @@ impl Desk {
         let vm = parse_vm(name)?;
         let _placing = self.placing.lock().await;
         self.refuse_if_behind(&vm).await?;
-        self.is_off(&self.view().await?, &vm)??;
+        self.is_off(&*self.view().await?, &vm)??;
         let gone = vm.clone();
         let volumes = self.store.ask(move |engine| delete(engine, &gone)).await?;
         let volumes: Vec<String> = volumes.iter().map(ToString::to_string).collect();

@@ -4,17 +4,23 @@ use super::object::Wish;
 use super::show::parse_vm;
 use super::spec::Spec;
 use crate::director::{Desk, Fit, POWER, RECOVERY_DEADLINE, View, admitted, memory, side, still_bound};
+use crate::peer::{Ask, HostReport, Reply};
 use api::{Begun, Code, Problem, VmMigrateRequest, VmStartRequest, VmStopRequest};
 use cluster::ha::{NoRoom, Recovery};
 use cluster::job::{Guest, Ownership, Task};
 use cluster::migrate::{Fact, Migration, refusals};
+use futures_util::future::join_all;
 use host::runtime::now;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 use units::{HostKey, Millis, NodeName};
 
 /// A migration without a wished deadline: a minute, and what its memory takes at 100 MiB/s, a slow 1 GbE.
 const MIGRATE_MS: u64 = 60_000;
 const MIGRATE_MS_PER_MIB: u64 = 10;
+/// A host that called just now answers soon.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 /// Deadlines that make sense.
 const DEADLINE_MS: std::ops::RangeInclusive<u64> = 1_000..=86_400_000;
 /// The longest that a guest may take to shut down.
@@ -35,7 +41,10 @@ impl Desk {
             return Ok(begun);
         }
         let spec = object.spec()?;
-        let fits = self.fits(&view, &spec);
+        let mut fits = self.fits(&view, &spec);
+        if !request.overcommit {
+            fits.iter_mut().for_each(|fit| fit.want_cpus(spec.vcpus));
+        }
         let (to, spare) = choose(&view, &fits, &spec, request.host.as_ref())?;
         match admitted(&view, &self.hosts.borrow(), &spec, to, now()) {
             Err(NoRoom::AfterLosing { .. }) if request.overcommit => {}
@@ -128,13 +137,12 @@ impl Desk {
         // Where it may be is as described now; what it needs is as it runs.
         let spec = Spec { hosts: object.spec()?.hosts, ..object.as_started()?.0 };
         let fits = self.fits(&view, &spec);
-        let destination = self.destination(&view, owned, &fits, &spec, request.host.as_ref())?;
-        let facts = self.facts(&view, owned, &spec, &fits, destination);
-        let mut reasons: Vec<String> = refusals(&vm, &facts).iter().map(ToString::to_string).collect();
-        reasons.extend(not_allowed(&fits, &spec, destination));
-        let name = fits.iter().find(|fit| fit.candidate.host == destination).map(|fit| &fit.name);
-        reasons.extend(name.zip(self.voted_dead(destination)).map(|(name, left)| still_bound(name, left)));
-        reasons.extend(name.and_then(|name| self.lets_none_start(name, destination)));
+        let destinations = destinations(&view, owned, &fits, &spec, request.host.as_ref())?;
+        let looks = self.look_at(&view, destinations.iter().copied().chain(owned.owner)).await;
+        let judged = destinations.iter().map(|to| (*to, self.reasons(&view, owned, &spec, (&fits, &looks), *to)));
+        let judged: Vec<(HostKey, Vec<String>)> = judged.collect();
+        let good = judged.iter().find(|(_, reasons)| reasons.is_empty()).or(judged.first());
+        let (destination, reasons) = good.expect("there is one, or it was refused above").clone();
         let from = match (owned.owner, reasons.is_empty()) {
             (Some(owner), true) => owner,
             _ => return Err(Problem::new(Code::NotPossible, reasons.join("; "), "nothing was changed")),
@@ -147,36 +155,40 @@ impl Desk {
         Ok(Begun { job: Some(job.to_string()), text })
     }
 
-    /// The host that was asked for, or the one with the most room besides the owner.
-    fn destination(
-        &self,
-        view: &View,
-        owned: &Ownership,
-        fits: &[Fit],
-        spec: &Spec,
-        wanted: Option<&NodeName>,
-    ) -> Result<HostKey, Problem> {
-        if let Some(name) = wanted {
-            return host_named(view, fits, name).map(|fit| fit.candidate.host);
-        }
-        let others = fits.iter().filter(|fit| Some(fit.candidate.host) != owned.owner);
-        let mut others: Vec<&Fit> = others.collect();
-        others.sort_by_key(|fit| !fit.candidate.fits(memory(spec)));
-        others.first().map(|fit| fit.candidate.host).ok_or_else(|| {
-            let text = "there is no other host".to_owned();
-            Problem::new(Code::NotPossible, text, "join another machine with the role host")
-        })
+    /// Why a VM cannot move there now; nothing: it can.
+    fn reasons(&self, view: &View, owned: &Ownership, spec: &Spec, found: Found<'_>, to: HostKey) -> Vec<String> {
+        let facts = self.facts(view, owned, spec, found, to);
+        let mut reasons: Vec<String> = refusals(&owned.vm, &facts).iter().map(ToString::to_string).collect();
+        reasons.extend(not_allowed(found.0, spec, to));
+        let name = found.0.iter().find(|fit| fit.candidate.host == to).map(|fit| &fit.name);
+        reasons.extend(name.zip(self.voted_dead(to)).map(|(name, left)| still_bound(name, left)));
+        reasons.extend(name.and_then(|name| self.lets_none_start(name, to)));
+        reasons
     }
 
-    fn facts(&self, view: &View, owned: &Ownership, spec: &Spec, fits: &[Fit], destination: HostKey) -> Vec<Fact> {
+    /// Asks hosts what they are and have, all at once, for a short time; who does not answer is not in it.
+    async fn look_at(&self, view: &View, hosts: impl Iterator<Item = HostKey>) -> Looks {
+        let asked = hosts.collect::<BTreeSet<_>>().into_iter().map(|host| async move {
+            let answer = tokio::time::timeout(LOOK_MAX, self.machines.ask(view.member(host)?, Ask::Look)).await;
+            match answer {
+                Ok(Ok(Reply::Look(report))) => Some((host, *report)),
+                Ok(_) | Err(_) => None,
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    fn facts(&self, view: &View, owned: &Ownership, spec: &Spec, (fits, looks): Found<'_>, to: HostKey) -> Vec<Fact> {
         let (hosts, at) = (self.hosts.borrow(), now());
         let mut facts = vec![Fact::Memory(memory(spec))];
         for fit in fits {
-            if Some(fit.candidate.host) == owned.owner {
-                facts.push(Fact::Source(side(view, &hosts, spec, fit, at)));
+            let host = fit.candidate.host;
+            let side = || side(view, &hosts, spec, (fit, looks.get(&host)), at);
+            if Some(host) == owned.owner {
+                facts.push(Fact::Source(side()));
             }
-            if fit.candidate.host == destination {
-                facts.push(Fact::Destination(side(view, &hosts, spec, fit, at)));
+            if host == to {
+                facts.push(Fact::Destination(side()));
             }
         }
         if let Some(job) = &owned.job {
@@ -197,6 +209,30 @@ impl Desk {
             .iter()
             .fold(text, |text, record| text.replace(&record.key.to_string(), &format!("'{}'", record.name)))
     }
+}
+
+/// What was found out about hosts: how a VM fits there, and what they said when asked just now.
+type Found<'a> = (&'a [Fit], &'a Looks);
+type Looks = BTreeMap<HostKey, HostReport>;
+
+/// The host that was asked for; else all besides the owner, those with the most room first.
+fn destinations(
+    view: &View,
+    owned: &Ownership,
+    fits: &[Fit],
+    spec: &Spec,
+    wanted: Option<&NodeName>,
+) -> Result<Vec<HostKey>, Problem> {
+    if let Some(name) = wanted {
+        return host_named(view, fits, name).map(|fit| vec![fit.candidate.host]);
+    }
+    let mut others: Vec<&Fit> = fits.iter().filter(|fit| Some(fit.candidate.host) != owned.owner).collect();
+    others.sort_by_key(|fit| !fit.candidate.fits(memory(spec)));
+    if others.is_empty() {
+        let hint = "join another machine with the role host";
+        return Err(Problem::new(Code::NotPossible, "there is no other host", hint));
+    }
+    Ok(others.into_iter().map(|fit| fit.candidate.host).collect())
 }
 
 /// What to do when there is no room.
@@ -222,7 +258,8 @@ fn choose(
     for fit in asked {
         reasons.extend(fit.objections.clone());
         if fit.objections.is_empty() {
-            reasons.push(format!("'{}' has {} of memory free of {}", fit.name, fit.candidate.free, memory(spec)));
+            let (name, free, needs) = (&fit.name, fit.candidate.free, memory(spec));
+            reasons.push(format!("'{name}' has {free} of memory free for guests of {needs}, QEMU's own share with it"));
         }
     }
     reasons.dedup();

@@ -94,7 +94,10 @@ impl Desk {
     /// The store's.
     pub fn shown(&self, view: &View, vm: &VmName) -> Result<Shown, Problem> {
         let (object, owned) = (view.vm(vm)?, view.ownership(vm)?);
-        let state = self.state(view, vm)?;
+        // Where the store is behind, its word on the host is of the past: whoever says that it has the guest has it.
+        let behind = self.seems_behind(view, vm);
+        let owner = if behind { self.hosts.borrow().who_has(vm).or(owned.owner) } else { owned.owner };
+        let state = if behind { VmState::Unknown } else { self.state(view, vm)? };
         let (described, started) = (object.spec()?, object.as_started()?.0);
         let runs = !matches!(state, VmState::Stopped | VmState::Down | VmState::Starting);
         let (spec, pending) = if runs {
@@ -108,7 +111,7 @@ impl Desk {
             state,
             pending,
             wished: object.wished(),
-            host: owned.owner.and_then(|owner| view.member(owner)).map(|record| record.name.clone()),
+            host: owner.and_then(|owner| view.member(owner)).map(|record| record.name.clone()),
             epoch: owned.epoch.0,
             memory: u64::from(spec.memory_mib) << 20,
             vcpus: u64::from(spec.vcpus),

@@ -22,6 +22,6 @@ pub use deadman::{
 pub use frame::{Decoder, FRAME_MAX_BYTES, FrameError, encode};
 pub use message::{Answer, Ask, Code, Outcome, Owner, Refusal, Reply, Request, VERSION};
 pub use report::{
-    GrantReport, HeldReport, HeldState, InitiatorReport, MemberReport, MemberState, PoolReport, PoolState,
+    GrantReport, HeldReport, HeldState, InitiatorReport, MemberReport, MemberState, PathReport, PoolReport, PoolState,
     ReservationReport, ServeState, SessionReport, StatusReport, VolumeReport, WorkReport,
 };

@@ -2,6 +2,7 @@
 
 use crate::control::Owner;
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 use units::{ArrayId, ByteLen, Epoch, HostKey, Incarnation, Millis, Mode, PoolName, VolumeId, VolumeName};
 
 /// Everything at a glance.
@@ -57,6 +58,20 @@ pub struct HeldReport {
     /// Ranges written again after reconnects, in total.
     pub rewritten: u64,
     /// Why the last connection ended or the last attempt failed.
+    pub reason: Option<String>,
+    /// Its ways to the target, in the order of its configuration.
+    #[serde(default)]
+    pub paths: Vec<PathReport>,
+}
+
+/// A way from an initiator to its target: one portal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathReport {
+    /// Where the target listens on it.
+    pub portal: SocketAddr,
+    /// The session goes over it, or went last.
+    pub used: bool,
+    /// Why it could not be used when it was tried last; none: it could, or was not tried yet.
     pub reason: Option<String>,
 }
 

@@ -12,6 +12,7 @@
 mod block;
 mod client;
 mod command;
+mod cpu;
 mod event;
 mod line;
 mod migrate;
@@ -25,6 +26,9 @@ pub use client::{Client, Id, Incoming, PENDING_MAX, Ready};
 pub use command::{
     Command, CommandError, Cont, CpuInfo, Empty, QueryCpusFast, QueryStatus, QueryVersion, Quit, RunState, StatusInfo,
     Stop, SystemPowerdown, SystemReset, VersionInfo,
+};
+pub use cpu::{
+    CpuDefinition, CpuModel, CpuModelExpansion, MachineInfo, QueryCpuDefinitions, QueryCpuModelExpansion, QueryMachines,
 };
 pub use event::{Event, EventKind, Timestamp};
 pub use line::LINE_MAX;

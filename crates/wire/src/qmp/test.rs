@@ -74,6 +74,10 @@ fn commands_are_the_lines_of_the_manual() {
     check(&QueryBlockStats {}, &plain("query-blockstats"));
     check(&QueryVersion {}, &plain("query-version"));
     check(&QueryCpusFast {}, &plain("query-cpus-fast"));
+    check(&QueryMachines {}, &plain("query-machines"));
+    check(&QueryCpuDefinitions {}, &plain("query-cpu-definitions"));
+    let model = json!({"type": "full", "model": {"name": "max"}});
+    check(&QueryCpuModelExpansion::of("max"), &with("query-cpu-model-expansion", model));
     check(
         &MigrateSetCapabilities::on(&[Capability::Events, Capability::PauseBeforeSwitchover]),
         &with(

@@ -537,8 +537,8 @@ fn limits() {
     );
     let sessions = many(
         "attach # A e6 i1 rw => admitted # e6 i1",
-        256,
-        "attach # A e6 i1 rw => refused #: volume web1 has 256 sessions already: close some first",
+        8,
+        "attach # A e6 i1 rw => refused #: volume web1 has 8 sessions already: close some first",
     );
     play("sessions", "e6 A:rw:1", true, &sessions);
     let promises = many("reserve # e8 A =>", 63, "reserve # e8 A => decline 64: 64 callers wait for this already");

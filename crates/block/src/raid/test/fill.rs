@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::testing::poll;
+use units::VolumeId;
 
 const NEW: [u8; 16] = [77; 16];
 
@@ -156,9 +157,12 @@ fn a_member_that_ran_alone_is_not_taken_back_unseen() {
     let alone = World::reopen(vec![Rc::clone(&other[1])], Start::Degraded).unwrap();
     alone.write(0, 9).unwrap();
     world.hand.run(world.array.fail(1)).unwrap();
+    alone.hand.run(alone.array.facts().store(VolumeId([1; 16]), &9u64.to_le_bytes())).unwrap();
     let refused = world.hand.run(world.array.add(member(&other[1], "b"), false, NEW));
     assert!(matches!(refused, Err(RaidError::RanElsewhere { .. })), "{refused:?}");
+    assert!(world.array.facts().load().is_empty(), "DA14: a refused disk's epochs do not count");
     world.hand.run(world.array.add(member(&other[1], "b"), true, NEW)).unwrap();
+    assert_eq!(world.array.facts().load().len(), 1, "those of one that is taken do");
     world.settle();
     assert_eq!(byte_of(&other[1], 0), 0);
 }
@@ -286,6 +290,7 @@ fn blocks_of_4096_bytes_and_an_odd_size() {
     for disk in &world.disks {
         let mut superblock = superblock_on(disk);
         superblock.size = units::Sectors(superblock.size.0 - 1);
+        superblock.block_bytes = 0;
         disk.live.borrow_mut()[4096..8192].copy_from_slice(&superblock.encode());
         disk.block_bytes.set(4096);
     }

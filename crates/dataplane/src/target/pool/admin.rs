@@ -38,7 +38,7 @@ impl Pool {
     pub async fn answer(self: &Rc<Self>, request: Request) -> Result<Reply, Refusal> {
         match request {
             Request::MemberFail { member, .. } => {
-                let _changing = self.changing.lock().await;
+                // One step, that may come at any moment by itself: what changes just now may hang on this very disk.
                 let outcome = self.fail(&member).await;
                 self.remember_places().await;
                 outcome?;
@@ -350,7 +350,8 @@ fn state_of(status: &ArrayStatus) -> (PoolState, Option<String>) {
         .iter()
         .filter_map(|member| member.cause.as_ref().map(|cause| format!("{}: {cause}", member.label)));
     let blocked = status.witness_blocked.iter().chain(&status.resync_blocked).cloned();
-    let reasons: Vec<String> = blocked.chain(failed).chain(outsiders).collect();
+    let lacking = status.members.iter().filter_map(MemberStatus::lacks);
+    let reasons: Vec<String> = blocked.chain(failed).chain(lacking).chain(outsiders).collect();
     let recovering = status.members.iter().any(|member| member.standing == Standing::Recovering);
     let state = match status.state {
         ArrayState::Clean | ArrayState::Active => PoolState::Healthy,

@@ -178,6 +178,10 @@ async fn find(rt: &Rt, assembly: Assembly<'_>, witness: Rc<dyn MembershipWitness
     let options = AssembleOptions { start, unix_seconds: unix_seconds() };
     let array = raid::assemble_witnessed(members, rt, options, witness).await;
     let array = array.map_err(|error| with_notes(refuse_raid(&error), &notes))?;
+    if let Err(error) = array.facts().has_room() {
+        let _ = array.stop().await;
+        return Err(refuse_raid(&error));
+    }
     let group = VolumeGroup::open(rt, &array.disk()).await;
     match group {
         Ok(group) => Ok(OpenedPool { array: PoolArray { array }, group, notes }),
@@ -381,6 +385,10 @@ pub fn refuse_raid(error: &RaidError) -> Refusal {
         RaidError::Incomplete { .. } | RaidError::Superseded { .. } => advise(Code::Blocked, Advice::BringDisks),
         RaidError::StillBusy { .. } => say(Code::Busy, "wait until the disk has answered, or restart the target"),
         RaidError::AlreadyMember { .. } => advise(Code::Exists, Advice::ShowPool),
+        RaidError::NoFactsRoom(_) => say(
+            Code::Failed,
+            "make a pool of other disks and copy the volumes: a target serves an array of stock mdadm with --data-offset=16M",
+        ),
         RaidError::LastMember(_) => say(Code::Busy, "add a disk and wait for its resync first"),
         _ => advise(Code::Failed, Advice::LookAtDisks),
     }

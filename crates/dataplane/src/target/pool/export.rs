@@ -177,15 +177,16 @@ impl Pool {
     /// Opens an export: for a look at it, or with a session that waits for its connection.
     pub async fn open_export(self: &Rc<Self>, knock: Knock) -> Result<Opened, NbdRefusal> {
         let name = &knock.name.volume;
+        let refused = |why: &dyn std::fmt::Display| {
+            tracing::info!(peer = knock.peer, host = %knock.host, "refused: {why}");
+            not_here(name, knock.host)
+        };
         let served = match self.exports.get(name) {
             Some(Export::Ready(served)) => served,
-            Some(Export::Zeroing(_)) => {
-                return Err(NbdRefusal::shutdown(format!("volume {name} is being zeroed: try again later")));
-            }
-            Some(Export::Unusable(why)) => {
-                return Err(NbdRefusal::shutdown(format!("volume {name} is not served: {why}")));
-            }
-            None => return Err(NbdRefusal::unknown(format!("no volume '{name}' is served here"))),
+            // Nobody has been granted these.
+            Some(Export::Zeroing(_)) => return Err(refused(&format_args!("volume {name} is being zeroed"))),
+            Some(Export::Unusable(why)) => return Err(refused(&format_args!("volume {name} is not served: {why}"))),
+            None => return Err(refused(&format_args!("there is no volume {name}"))),
         };
         if *self.exports.closed.borrow() {
             return Err(NbdRefusal::shutdown("the pool stops"));
@@ -199,8 +200,9 @@ impl Pool {
         let session = match attached {
             Ok(Ok(session)) => session,
             Ok(Err(refusal)) => {
-                tracing::info!(peer = knock.peer, host = %knock.host, "refused: {refusal}");
-                return Err(no_entry(&refusal));
+                let hidden = granted_mode(volume, knock.host).is_none() && tells_of_the_volume(&refusal.why);
+                let not_here = refused(&refusal);
+                return Err(if hidden { not_here } else { no_entry(&refusal) });
             }
             Err(_elapsed) => {
                 let text = format!("volume {name} did not let you in within {} s: try again", ATTACH_MAX.as_secs());
@@ -217,7 +219,7 @@ impl Pool {
     async fn look_at(&self, served: &Served, knock: &Knock) -> Result<Opened, NbdRefusal> {
         let name = &knock.name.volume;
         let Some(granted) = mode_for(served, knock.host) else {
-            return Err(NbdRefusal::policy(format!("volume {name} is not granted to {}", knock.host)));
+            return Err(not_here(name, knock.host));
         };
         let disk = self.exports.group.lock().await.volume(served.id);
         let geometry = disk.map_err(|error| NbdRefusal::shutdown(error.to_string()))?.geometry();
@@ -300,6 +302,19 @@ fn granted_mode(volume: &GatedVolume, host: HostKey) -> Option<Mode> {
     let status = volume.status();
     let owner = status.owners.iter().find(|owner| owner.host == host).map(|owner| owner.mode);
     owner.or_else(|| status.reservation.filter(|promise| promise.host == host).map(|_| Mode::Rw))
+}
+
+/// What everybody hears who has no business with a volume, whether there is one or not: names and epochs are not for strangers.
+pub fn not_here(volume: &VolumeName, host: HostKey) -> NbdRefusal {
+    NbdRefusal::policy(format!(
+        "there is no volume '{volume}' here that is granted to {host}: check its name, and that it is served and granted"
+    ))
+}
+
+/// Whether a host without a right would learn of the volume by this. That its epoch is over it must hear: it may have had it, and waits
+/// in vain. That the gate is blocked it hears, for then its right may not be known.
+fn tells_of_the_volume(why: &Refused) -> bool {
+    !matches!(why, Refused::OldEpoch { .. } | Refused::Blocked(_))
 }
 
 /// A refusal for people; where there is no point in trying again, also for the initiator.

@@ -2,11 +2,11 @@
 //! the next start it would look right (docs/formats/md.md). One small file per array, on no member of it.
 //!
 //! Losing the file loses no data: the array then starts only with every member that its superblocks call active, or by
-//! an operator's word.
+//! an operator's word. Fields of a newer muskox are kept; a higher version is refused by its number.
 
-use crate::durable::{replace, sync_folder_of};
 use block::raid::{Membership, MembershipWitness};
 use block::{DeviceError, IoFuture};
+use host::replace::{Outlives, replace, sync_folder_of};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,19 @@ pub struct Members {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Document {
     version: u16,
     events: u64,
     /// Each 32 hexadecimal digits, like an array's own.
     in_sync: Vec<ArrayId>,
+    /// What a newer version wrote beside it.
+    #[serde(flatten)]
+    unknown: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Form {
+    version: u64,
 }
 
 const VERSION: u16 = 1;
@@ -43,7 +50,10 @@ impl MembershipWitness for Members {
     fn recall(&self, array: ArrayId) -> IoFuture<Option<Membership>> {
         let path = self.path(array);
         aside(move || match read_durably(&path) {
-            Ok(bytes) => read(&bytes).map(Some),
+            Ok(bytes) => {
+                let Document { events, in_sync, .. } = read(&bytes)?;
+                Ok(Some(Membership { events, in_sync: in_sync.iter().map(|id| id.0).collect() }))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         })
@@ -51,9 +61,16 @@ impl MembershipWitness for Members {
 
     fn keep(&self, array: ArrayId, membership: &Membership) -> IoFuture<()> {
         let in_sync = membership.in_sync.iter().copied().map(ArrayId).collect();
-        let document = Document { version: VERSION, events: membership.events, in_sync };
-        let (path, text) = (self.path(array), serde_json::to_vec(&document).expect("numbers and digits are text"));
-        aside(move || replace(&path, &text))
+        let mut document = Document { version: VERSION, events: membership.events, in_sync, unknown: <_>::default() };
+        let path = self.path(array);
+        aside(move || {
+            // What cannot be read is of no use to anybody: an array that has it does not start without an operator's word.
+            if let Some(before) = std::fs::read(&path).ok().and_then(|bytes| read(&bytes).ok()) {
+                document.unknown = before.unknown;
+            }
+            let text = serde_json::to_vec(&document).expect("numbers and digits are text");
+            replace(&path, &text, 0o644, Outlives::PowerLoss)
+        })
     }
 }
 
@@ -64,12 +81,12 @@ fn read_durably(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn read(bytes: &[u8]) -> io::Result<Membership> {
-    let document: Document = serde_json::from_slice(bytes)?;
-    if document.version != VERSION {
-        return Err(io::Error::other(format!("version {} is not known here", document.version)));
+fn read(bytes: &[u8]) -> io::Result<Document> {
+    let form: Form = serde_json::from_slice(bytes)?;
+    if form.version != u64::from(VERSION) {
+        return Err(io::Error::other(format!("version {} is not known here", form.version)));
     }
-    Ok(Membership { events: document.events, in_sync: document.in_sync.iter().map(|id| id.0).collect() })
+    Ok(serde_json::from_slice(bytes)?)
 }
 
 /// Files are touched beside the loop: a slow boot disk must not hold up guests.
@@ -100,6 +117,17 @@ mod test {
         assert_eq!(members.recall(ArrayId([8; 16])).await, Ok(None));
         std::fs::write(members.path(id), b"{\"version\":2}").unwrap();
         assert!(members.recall(id).await.is_err());
+        assert!(read(b"{\"version\":2}").err().unwrap().to_string().contains("version 2"));
+        // CA2, CA14: a field too many is read and kept, one too few is named.
+        std::fs::write(members.path(id), br#"{"version":1,"events":3,"in_sync":[],"colour":"red"}"#).unwrap();
+        assert_eq!(members.recall(id).await, Ok(Some(Membership { events: 3, in_sync: Vec::new() })));
+        members.keep(id, &Membership { events: 4, in_sync: Vec::new() }).await.unwrap();
+        let written = std::fs::read_to_string(members.path(id)).unwrap();
+        assert!(written.contains(r#""events":4"#) && written.contains(r#""colour":"red""#), "{written}");
+        for (field, text) in [("events", r#"{"version":1,"in_sync":[]}"#), ("version", r#"{"events":1,"in_sync":[]}"#)]
+        {
+            assert!(read(text.as_bytes()).err().unwrap().to_string().contains(field));
+        }
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -18,6 +18,7 @@ mod returning;
 mod search;
 mod thread;
 
+pub use export::not_here;
 pub use search::{Survey, Wanted};
 
 use super::audit::Audit;

@@ -4,8 +4,8 @@
 //! Losing it loses no data: a missing member has no name then, and waits for `pool add`. The superblocks cannot say it: a
 //! member that is not there and one that failed are marked alike in those that went on.
 
-use crate::durable::replace;
 use block::raid::{ArrayStatus, Standing};
+use host::replace::{Outlives, replace};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -138,7 +138,7 @@ impl Places {
         let (path, text) = (self.path.clone(), serde_json::to_vec_pretty(&self.document));
         move || {
             let text = text.expect("numbers, and paths that came as text");
-            if let Err(error) = replace(&path, &text) {
+            if let Err(error) = replace(&path, &text, 0o644, Outlives::PowerLoss) {
                 tracing::error!("{}: where the members are was not remembered: {error}", path.display());
             }
         }
@@ -159,6 +159,7 @@ mod test {
             standing,
             cause: None,
             lacking: ByteLen(0),
+            bad: Vec::new(),
             unused: ByteLen(0),
         };
         ArrayStatus {

@@ -96,7 +96,7 @@ impl Wanted {
             }
             disks.push(identity);
             match Superblock::decode(&bytes) {
-                Ok(superblock) if self.is(superblock.array, &superblock.name) => {
+                Ok(superblock) if self.is(superblock.array, &superblock.name.to_string()) => {
                     survey.members.push(Seen { path, superblock });
                 }
                 Ok(_) | Err(SuperblockError::Absent) => {}
@@ -193,14 +193,14 @@ pub async fn content(path: &Path) -> String {
 #[cfg(test)]
 mod test {
     use super::*;
-    use block::raid::superblock::Role;
+    use block::raid::superblock::{ArrayName, Role};
     use units::Sectors;
 
     fn superblock(array: u8, number: u32) -> Superblock {
         Superblock {
             features: 0,
             array: ArrayId([array; 16]),
-            name: "tank".to_owned(),
+            name: ArrayName::new("tank").unwrap(),
             created: 0,
             level: 1,
             layout: 0,
@@ -208,6 +208,7 @@ mod test {
             chunk: 0,
             slots: 2,
             bitmap_offset: 8,
+            reshape: [0; 28],
             data_offset: Sectors(32_768),
             data_size: Sectors(2048),
             recovery_offset: 0,
@@ -221,6 +222,7 @@ mod test {
             updated: 0,
             events: 1,
             resync_offset: 0,
+            block_bytes: 512,
             roles: vec![Role::Active(0), Role::Active(1)],
         }
     }

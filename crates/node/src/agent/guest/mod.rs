@@ -24,7 +24,7 @@ use super::memory::Memory;
 use super::place::Place;
 use super::sequence::Sequences;
 use super::tasks::Tasks;
-use crate::peer::{Act, Acted, Assignment, Other, Tell};
+use crate::peer::{Act, Acted, Assignment, Brief, DiskTell, Other, Tell};
 use crate::secret::Secret;
 use alone::Direction;
 use cluster::job::{Action, Guest as State, Order};
@@ -39,7 +39,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use units::{Epoch, HostKey, Millis, Moment, VmName};
+use units::{ByteLen, Epoch, HostKey, Millis, Moment, VmName};
 
 /// A deleted VM is forgotten after so many answers of the store in a row, one a second. What was heard of it is kept for longer
 /// than an order can be on its way (the other end cuts a connection off after 30 s), so that none of the past is obeyed.
@@ -134,6 +134,7 @@ struct Facts {
     /// How often in a row its monitor did not answer.
     hangs: u32,
     paused: bool,
+    disks: Vec<DiskTell>,
     why: Option<String>,
     vm: Option<Rc<Vm>>,
     /// Who its QEMU runs as, if we started it; of one from before its folder says.
@@ -163,6 +164,7 @@ impl Guest {
             direction: Direction::default(),
             hangs: 0,
             paused: false,
+            disks: Vec::new(),
             why: None,
             vm: None,
             user: None,
@@ -240,17 +242,20 @@ impl Guest {
             move_key: facts.move_key.clone(),
             powered_off: facts.memory.powered_off && facts.state == State::Absent,
             paused: facts.paused,
+            disks: if facts.state == State::Absent { Vec::new() } else { facts.disks.clone() },
             why: facts.why.clone(),
             nothing_runs: false,
         }
     }
 
-    /// Its memory in MiB, if there is a QEMU.
+    /// The memory that it may take in all, if there is a QEMU, and which process that is.
     #[must_use]
-    pub fn memory_mib(&self) -> Option<(u32, Option<i32>)> {
+    pub fn cost(&self) -> Option<(ByteLen, Option<i32>)> {
         let facts = self.facts.borrow();
         let pid = facts.vm.as_ref().map(|vm| vm.process().identity().pid);
-        (facts.state != State::Absent).then_some((facts.memory.brief.memory_mib, pid))
+        let Brief { memory_mib, vcpus, .. } = facts.memory.brief;
+        let cost = cluster::ha::cost(ByteLen::mib(u64::from(memory_mib)), vcpus);
+        (facts.state != State::Absent).then_some((cost, pid))
     }
 
     /// Obeys, for ever.

@@ -3,6 +3,8 @@
 use super::Guest;
 use super::start::COMMAND_MAX;
 use crate::agent::deadman::{self, Leave};
+use crate::agent::initiator;
+use crate::peer::DiskTell;
 use cluster::job::Guest as State;
 use host::vm::{Heard, Vm};
 use std::rc::Rc;
@@ -17,6 +19,8 @@ const CALM: Duration = Duration::from_secs(1);
 const TENSE: Duration = Duration::from_millis(20);
 /// Longer than any answer of a monitor that does not hang.
 const LOOK_MAX: Millis = Millis(1_000);
+/// It answers from memory; QEMU's events are not kept waiting.
+const DISKS_WITHIN: Duration = Duration::from_millis(300);
 /// Once may be a busy machine.
 const HANGS_MIN: u32 = 2;
 
@@ -54,6 +58,9 @@ impl Guest {
             }
             off |= self.look(&vm).await;
             self.mind_silence().await;
+            if pause == CALM {
+                self.look_at_disks().await;
+            }
         }
     }
 
@@ -135,6 +142,17 @@ impl Guest {
         self.is_now(state);
         self.unsecure_after_move(vm, state, secured).await;
         false
+    }
+
+    /// Asks its initiator how the disks are reached; one that does not answer is its keeper's.
+    async fn look_at_disks(&self) {
+        let asked = tokio::time::timeout(DISKS_WITHIN, initiator::status(&self.shared.place, &self.name));
+        let Ok(Some(report)) = asked.await else { return };
+        let disks: Vec<DiskTell> = report.volumes.into_iter().map(initiator::told).collect();
+        let before = std::mem::replace(&mut self.facts.borrow_mut().disks, disks.clone());
+        if before != disks {
+            self.changed();
+        }
     }
 
     /// A source that hangs before it hands over waits in its main loop for a destination that went silent while they shook

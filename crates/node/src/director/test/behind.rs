@@ -66,6 +66,9 @@ fn a_store_of_the_past_does_nothing_until_it_is_adopted() {
             engine.lift(cluster::store::Revision(500)).map_err(|error| crate::store::failed(&error))
         };
         let problem = desk.refuse_if_behind(&name("web1")).await.expect_err("gamma knows better");
+        // D11: neither "down", nor on the host of the past.
+        let shown = &desk.vm_list().await.unwrap().vms[0];
+        assert_eq!((shown.state, &shown.host), (api::VmState::Unknown, &"gamma".parse().ok()));
         desk.store.ask(on).await.unwrap();
         let start = VmStartRequest { host: None, overcommit: false };
         for refused in [

@@ -76,6 +76,12 @@ fn a_blocked_job_is_taken_over_and_goes_on() {
         let begun = desk.vm_start("web1", &VmStartRequest { host: None, overcommit: false }, "the test").await;
         let job = begun.expect("it begins").job.expect("a job");
         until("it is blocked", async || desk.job_show(&job).await.unwrap().blocked.is_some()).await;
+        // D11: its time goes on while nothing of it is written.
+        let time = async || desk.job_show(&job).await.unwrap().spent_ms;
+        let before = time().await;
+        until("its time goes on", async || time().await > before + 250).await;
+        let listed = desk.job_list().await.unwrap().jobs[0].spent_ms;
+        assert!(listed > before + 250, "{listed} {before}");
         (world, job)
     });
     assert!(world.state.borrow().starts.is_empty());

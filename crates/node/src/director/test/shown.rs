@@ -50,3 +50,29 @@ fn events_are_for_programs() {
         assert_eq!(desk.vm_show("web1").await.expect("it is there").events, why.events);
     });
 }
+
+/// Goal: A24: that a guest waits for a volume is told when it begins and when it ends, once each. Method: a host that tells it twice.
+#[test]
+fn a_guest_that_waits_for_its_disk_is_told() {
+    local(async {
+        let world = World::new(&["web1"]).await;
+        let desk = world.direct().await;
+        running(&desk, "web1", 1).await;
+        let disk = |waits: Option<&str>| crate::peer::DiskTell {
+            volume: "web1".parse().expect("a name"),
+            waits: waits.map(str::to_owned),
+            down: Vec::new(),
+            up: Vec::new(),
+        };
+        let told = async |what: &str| {
+            let why = desk.vm_why("web1").await.expect("it is there");
+            why.sentences.iter().filter(|line| line.contains(what)).count()
+        };
+        world.becomes(1, "web1", |tell| tell.disks = vec![disk(Some("no answer"))]);
+        until("the wait is told", async || told("volume web1 could not be reached").await == 1).await;
+        world.becomes(1, "web1", |tell| tell.disks = vec![disk(Some("another reason"))]);
+        world.becomes(1, "web1", |tell| tell.disks = vec![disk(None)]);
+        until("its end is told", async || told("volume web1 was back after").await == 1).await;
+        assert_eq!(told("volume web1 could not be reached").await, 1);
+    });
+}

@@ -4,7 +4,7 @@
 use super::super::votes::Ballot;
 use super::super::{Desk, Later, Machines};
 use crate::identity::Seat;
-use crate::peer::{Act, Acted, Ask, HostReport, Reply, Tell};
+use crate::peer::{Act, Acted, Ask, HostReport, Processor, Reply, Tell};
 use crate::registry::{self, Record, Settings};
 use crate::secret::Secret;
 use crate::storage::object::{VolumeObject, volume_key};
@@ -44,6 +44,12 @@ pub struct State {
     /// Hosts whose guests do not start.
     pub sluggish: BTreeSet<usize>,
     pub no_qemu: BTreeSet<usize>,
+    /// The processors of hosts that have others than the rest.
+    pub processors: BTreeMap<usize, Option<Processor>>,
+    /// Hosts that run guests by KVM.
+    pub kvm: BTreeSet<usize>,
+    /// Hosts whose QEMU has no machine type of ours.
+    pub no_machine: BTreeSet<usize>,
     /// Hosts that call, and do not answer when they are looked at.
     pub mute: BTreeSet<usize>,
     /// Hosts whose dead-men let no guest run.
@@ -168,6 +174,12 @@ impl World {
         report.sequence.life = state.life;
         if state.no_qemu.contains(&n) {
             report.qemu = None;
+        }
+        if state.no_machine.contains(&n) {
+            report.lacks_machine = Some("pc-q35-7.2".to_owned());
+        }
+        if state.kvm.contains(&n) {
+            report.accelerator = "kvm".to_owned();
         }
         report.withheld = state.withheld.contains(&n).then(|| "the dead-man pauses all guests".to_owned());
         if state.unplugged.contains(&n) {
@@ -298,6 +310,14 @@ impl World {
     }
 }
 
+/// A processor with these flags, and two models: one that it has all of, one of which it lacks `rtm`.
+pub fn processor_with(flags: &[&str]) -> Processor {
+    let set = |flags: &[&str]| flags.iter().map(ToString::to_string).collect();
+    let lacking = [("qemu64", set(&[])), ("Haswell", set(&["rtm"])), ("max", set(&[]))];
+    let lacking = lacking.into_iter().map(|(model, lacks)| (model.to_owned(), lacks)).collect();
+    Processor { vendor: "GenuineIntel".to_owned(), flags: set(flags), lacking }
+}
+
 fn grant(volume: VolumeName, epoch: Epoch) -> control::Reply {
     control::Reply::Grant(GrantReport {
         volume,
@@ -327,7 +347,11 @@ impl Machines for World {
                 Ask::Target { .. } if self.state.borrow().target_down => Err(silent()),
                 Ask::Target { request } => Ok(Reply::Target { answer: self.target(request) }),
                 Ask::Act(act) => Ok(Reply::Acted(self.act(n, &act))),
-                Ask::Look => Ok(Reply::Look(Box::new(self.report(n)))),
+                Ask::Look => {
+                    let processor = self.state.borrow().processors.get(&n).cloned();
+                    let processor = processor.unwrap_or_else(|| Some(processor_with(&["avx2", "sse2"])));
+                    Ok(Reply::Look(Box::new(HostReport { processor, ..self.report(n) })))
+                }
                 Ask::Adopt(adopt) => {
                     self.becomes(n, adopt.brief.vm.as_str(), |tell| {
                         (tell.guest, tell.at, tell.why) = (Guest::Running, adopt.at, None);
