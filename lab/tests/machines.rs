@@ -142,6 +142,10 @@ fn cuts_are_silent_and_can_be_taken_back(lab: &Lab) {
 
 fn one_way_cuts_have_a_direction(lab: &Lab) {
     let (host, client) = (lab.machine(Role::Host2), lab.machine(Role::Client));
+    // Hosts have no address on the guests' network.
+    let (address, device) = (format!("{}/24", host.address(Network::Guest)), Network::Guest.name());
+    let add = || Command::new("ip").args(["address", "add", &address, "dev", device]).status().unwrap();
+    assert!(host.inside(add).unwrap().success());
     let (at_host, at_client) = (Plug::new(host, Network::Guest), Plug::new(client, Network::Guest));
     // Both know where the other is before the cut, as neighbours do.
     assert!(at_host.reaches(&at_client, SURELY) && at_client.reaches(&at_host, SURELY));
