@@ -308,7 +308,7 @@ fn trimmed(world: &World) {
 /// The node dies and is started anew: QEMU, initiator and target are the same processes, and what was ordered is known.
 fn outlived(world: &mut World) {
     let before: Vec<i32> = world.hosts[0].outliving().iter().map(|process| process.identity().pid).collect();
-    assert_eq!(before.len(), 4, "target, dead-man, QEMU, initiator");
+    assert_eq!(before.len(), 5, "target, dead-man, guard, QEMU, initiator");
     world.hosts[0].kill();
     world.writes_on(0);
     world.hosts[0].start();
@@ -366,7 +366,7 @@ fn migrated(world: &World) {
     world.until(|| world.wrote(1) > last, "the guest goes on where it was");
     world.holds_no_key(1);
     world.no_move_key();
-    assert_eq!(world.hosts[0].outliving().len(), 2, "only target and dead-man are left");
+    assert_eq!(world.hosts[0].outliving().len(), 3, "only target, dead-man and guard are left");
 }
 
 /// Back to bravo, given up twice: before the epoch was closed and after.
@@ -444,7 +444,7 @@ fn switched_off(world: &World) {
     press_power_button(&monitor);
     let off = world.is(0, "absent");
     assert_eq!(off["powered_off"], true, "{off}");
-    world.until(|| world.hosts[0].outliving().len() == 2, "only target and dead-man are left");
+    world.until(|| world.hosts[0].outliving().len() == 3, "only target, dead-man and guard are left");
     world.until(|| !world.hosts[0].path("var/lib/muskox/vm/web1/cgroup").exists(), "its control group is removed");
 }
 
