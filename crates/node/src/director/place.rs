@@ -6,15 +6,22 @@ use super::Desk;
 use super::hosts::Hosts;
 use super::view::View;
 use crate::peer::HostReport;
+use crate::registry::Record;
 use crate::vms::spec::Spec;
-use api::Role;
+use api::{Problem, Role};
 use cluster::ha::{self, Candidate, Capacity, Load, NoRoom};
 use cluster::job::Guest;
 use cluster::lease::WITNESSES_MIN;
 use cluster::migrate::{Processor, Side};
 use host::runtime::now;
 use std::collections::BTreeSet;
+use std::time::Duration;
 use units::{ByteLen, HostKey, Millis, Moment, NodeName, VmName};
+
+/// How long a start or a move waits for a host whose dead-man lets no guest run yet.
+const LEAVE_MAX: Millis = Millis(6_000);
+/// Between two looks meanwhile.
+const LEAVE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A host, and what is in the way of a VM there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +70,26 @@ impl Desk {
     #[must_use]
     pub fn lets_none_start(&self, name: &NodeName, host: HostKey) -> Option<String> {
         lets_none_start(name, self.hosts.borrow().fresh(host, now())?)
+    }
+
+    /// Waits a moment for a host that lets guests start: this one, or any. Dead-men that have just begun, as those of a new cluster, find
+    /// each other within seconds; who asked for a start need not be refused for that.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn await_leave(&self, host: Option<&NodeName>) -> Result<(), Problem> {
+        let begun = now();
+        while now().since(begun) < LEAVE_MAX {
+            let view = self.view().await?;
+            let mut hosts = view.members.iter().filter(|record| record.roles.contains(&Role::Host));
+            let wanted = |name: &NodeName| host.is_none_or(|host| host == name);
+            let withheld = |record: &Record| self.lets_none_start(&record.name, record.key).is_some();
+            if hosts.any(|record| wanted(&record.name) && !withheld(record)) || !view.members.iter().any(withheld) {
+                break;
+            }
+            tokio::time::sleep(LEAVE_PAUSE).await;
+        }
+        Ok(())
     }
 
     /// For how long votes against a host bind the witnesses, also after it is back: until then it gets no lease, so a guest

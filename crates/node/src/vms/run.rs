@@ -33,6 +33,7 @@ impl Desk {
     /// [`Code::NotFound`]; [`Code::InUse`], [`Code::NoRoom`], [`Code::NotPossible`]: nothing was changed.
     pub async fn vm_start(self: &Rc<Self>, name: &str, request: &VmStartRequest, by: &str) -> Result<Begun, Problem> {
         let vm = parse_vm(name)?;
+        self.await_leave(request.host.as_ref()).await?;
         let _placing = self.placing.lock().await;
         self.refuse_if_behind(&vm).await?;
         let view = self.view().await?;
@@ -130,6 +131,7 @@ impl Desk {
             let text = format!("a deadline is {} to {} ms, not {ms}", DEADLINE_MS.start(), DEADLINE_MS.end());
             return Err(Problem::new(Code::BadRequest, text, "leave it out: then it goes by the memory"));
         }
+        self.await_leave(request.host.as_ref()).await?;
         let _placing = self.placing.lock().await;
         self.refuse_if_behind(&vm).await?;
         let view = self.view().await?;

@@ -43,6 +43,25 @@ fn a_host_that_lets_no_guest_start_is_not_chosen() {
     });
 }
 
+/// Goal: a start that is asked for while the cluster's dead-men find each other waits a moment and is done. Method: no host lets a guest
+/// start, and half a second later all do; where none does for seconds, it is refused.
+#[test]
+fn a_start_waits_for_dead_men_that_have_just_begun() {
+    local(async {
+        let world = World::new(&["web1"]).await;
+        let desk = world.direct().await;
+        desk.vm_create(&spec("web1", "")).await.expect("it is made");
+        world.state.borrow_mut().withheld = [0, 1, 2].into();
+        world.sync_all(&desk).await;
+        let later = std::rc::Rc::clone(&world);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            later.state.borrow_mut().withheld.clear();
+        });
+        running(&desk, "web1", 1).await;
+    });
+}
+
 /// CA6. Goal: a start that waits for its host's dead-man says so in `blocked` and `why`. Method: a host that takes the order and waits.
 #[test]
 fn a_start_that_waits_for_a_dead_man_says_so() {
