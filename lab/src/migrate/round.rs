@@ -31,6 +31,11 @@ const WRITTEN: Duration = Duration::from_millis(400);
 const VOTES_BIND_MAX: Duration = Duration::from_secs(15);
 const VOTES_LOOK: Duration = Duration::from_millis(200);
 
+/// Whether a host is refused for a while only: it was voted dead, or its dead-man has no majority yet.
+fn is_bound(refusal: &str) -> bool {
+    ["was voted dead", "lets no guest start now"].iter().any(|words| refusal.contains(words))
+}
+
 impl Moves {
     /// Plays a round until its fault hits somebody, and judges every attempt.
     ///
@@ -133,7 +138,7 @@ impl Moves {
         loop {
             match http::call(&socket, "POST", &format!("/v1/vms/{VM}/migrate"), Some(&wish)) {
                 Ok(begun) => return Ok(begun["job"].as_str().context("no job was begun")?.to_owned()),
-                Err(error) if error.to_string().contains("was voted dead") && asked.elapsed() < VOTES_BIND_MAX => {
+                Err(error) if is_bound(&error.to_string()) && asked.elapsed() < VOTES_BIND_MAX => {
                     self.nap(VOTES_LOOK)?;
                 }
                 Err(error) => return Err(error),
