@@ -230,7 +230,7 @@ class Rhythm:
 
 def erase():
     """Takes the stamps away by the right of the new owner, or a later resync would carry them to another disk."""
-    session = Session("attach", PLAN["epoch"], PLAN["incarnation"], stock=True)
+    session = Session("attach", PLAN["epoch"], PLAN["incarnation"])
     handle = session.handle
     for block in range(PLAN["blocks"]):
         handle.pwrite(bytearray(BLOCK), PLAN["offset"] + block * BLOCK)
