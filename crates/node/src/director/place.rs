@@ -81,10 +81,11 @@ impl Desk {
         let begun = now();
         while now().since(begun) < LEAVE_MAX {
             let view = self.view().await?;
-            let mut hosts = view.members.iter().filter(|record| record.roles.contains(&Role::Host));
-            let wanted = |name: &NodeName| host.is_none_or(|host| host == name);
+            let wanted =
+                |record: &&Record| record.roles.contains(&Role::Host) && host.is_none_or(|host| *host == record.name);
+            let mut hosts = view.members.iter().filter(wanted).peekable();
             let withheld = |record: &Record| self.lets_none_start(&record.name, record.key).is_some();
-            if hosts.any(|record| wanted(&record.name) && !withheld(record)) || !view.members.iter().any(withheld) {
+            if hosts.peek().is_none() || !hosts.all(withheld) {
                 break;
             }
             tokio::time::sleep(LEAVE_PAUSE).await;

@@ -3,6 +3,7 @@
 use super::world::{World, key, local, running, spec, until};
 use super::{name, said};
 use api::{Code, VmMigrateRequest, VmStartRequest};
+use host::runtime::now;
 use units::Millis;
 
 /// CA6. Goal: a host that lets no guest start is not chosen: for no failover, start or move; that is said, with the host's name and
@@ -53,6 +54,10 @@ fn a_start_waits_for_dead_men_that_have_just_begun() {
         desk.vm_create(&spec("web1", "")).await.expect("it is made");
         world.state.borrow_mut().withheld = [0, 1, 2].into();
         world.sync_all(&desk).await;
+        // Nobody waits for a host that there is not.
+        let (asked, nowhere) = (now(), VmStartRequest { host: "nowhere".parse().ok(), overcommit: false });
+        desk.vm_start("web1", &nowhere, "the test").await.expect_err("there is no such host");
+        assert!(now().since(asked) < Millis(3_000));
         let later = std::rc::Rc::clone(&world);
         tokio::task::spawn_local(async move {
             tokio::time::sleep(std::time::Duration::from_millis(500)).await;
