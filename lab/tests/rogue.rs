@@ -168,8 +168,11 @@ fn a_rogue_is_let_in_then_fenced() {
     assert!(others.is_empty(), "sent after the ack and not refused: {others:#?}");
 
     let owner = Credentials::of(&root.join("host1"), &new).unwrap();
-    assert!(erase(&Plan { keys: Some(&credentials), ..plan.clone() }, &ledger).is_err(), "the old owner may not");
-    erase(&Plan { keys: Some(&owner), ..plan }, &ledger).unwrap();
+    for epoch in [7, 8] {
+        let plan = Plan { keys: Some(&credentials), epoch, ..plan.clone() };
+        assert!(erase(&plan, &ledger).is_err(), "the old owner may not, at epoch {epoch}");
+    }
+    erase(&Plan { keys: Some(&owner), epoch: 8, ..plan }, &ledger).unwrap();
     let disk = std::fs::read(root.join("dir/disk0")).unwrap();
     assert!(disk.chunks(512).all(|sector| !sector.starts_with(b"muskox-rogue")), "a stamp is left");
     drop(storage);

@@ -208,8 +208,8 @@ impl Tally {
     }
 }
 
-/// Overwrites the stamps with zeroes, with the keys of the volume's present owner: a later resync would copy them to
-/// another disk, where they would look like stale writes. Only the portals, keys, volume and place of `plan` count.
+/// Overwrites the stamps with zeroes, by a session of the present owner's own attachment, which `plan` names by keys, epoch and
+/// incarnation: a later resync would copy them to another disk, where they would look like stale writes.
 ///
 /// # Errors
 /// When the owner is refused, with what it was told.
