@@ -3,22 +3,19 @@
 // A panic is the report, in helpers too.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use lab::disks::control::{Command as Tell, Control, On};
-use lab::ledger;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
+use support::Processes;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// By itself a member that hangs is failed after 30 s.
 const FAILS_WITHIN: Duration = Duration::from_secs(20);
 
 /// A target with a mirror `tank` of two of the lab's disks.
-struct StorageBox {
-    root: PathBuf,
-    children: Vec<Child>,
-}
+struct StorageBox(Processes);
 
 impl StorageBox {
     /// `None` if there is no FUSE here and that is allowed.
@@ -30,40 +27,25 @@ impl StorageBox {
         }
         let root = std::env::temp_dir().join(format!("muskox-pools-{}", std::process::id()));
         std::fs::create_dir_all(&root).unwrap();
-        let mut disks = Command::new(env!("CARGO_BIN_EXE_muskox-lab"));
-        disks.args(["disks", "--size-mib", "64"]);
-        for name in ["dir", "backing", "control", "state", "applied"] {
-            disks.arg(format!("--{name}")).arg(root.join(name));
-        }
-        let mut disks = disks.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(disks.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        let mut this = Self { root, children: vec![disks] };
-        let config = "control = \"target.sock\"\nstate_dir = \"target.state\"\n";
-        std::fs::write(this.root.join("target.toml"), config).unwrap();
-        let log = std::fs::File::create(this.root.join("log")).unwrap();
-        let mut target = Command::new(muskox());
-        let target = target.args(["target", "--config"]).arg(this.root.join("target.toml")).stderr(log).spawn();
-        this.children.push(target.unwrap());
-        this.wait("a target", |it| it.log().contains("ready"));
+        let applied = root.join("applied");
+        let this = Self(Processes::start(root, &applied, ""));
+        this.wait("a target", |it| it.0.log().contains("ready"));
         this.ctl(&["pool", "create", "tank", &this.disk(0), &this.disk(1)]).unwrap();
         this.wait("a mirror in sync", Self::is_healthy);
         Some(this)
     }
 
     fn disk(&self, number: u32) -> String {
-        self.root.join(format!("dir/disk{number}")).to_str().unwrap().to_owned()
+        self.0.disk(number)
     }
 
     fn tell(&self, command: &Tell) {
-        Control::connect(&self.root.join("control")).unwrap().send(command).unwrap();
+        Control::connect(&self.0.root.join("control")).unwrap().send(command).unwrap();
     }
 
     /// What a control command printed; what it complained, if it was refused.
     fn ctl(&self, words: &[&str]) -> Result<String, String> {
-        let socket = self.root.join("target.sock");
-        let done = Command::new(muskox()).arg("ctl").arg("--socket").arg(socket).args(words).output().unwrap();
+        let done = self.0.ctl(words);
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         if done.status.success() { Ok(text(done.stdout)) } else { Err(text(done.stderr)) }
     }
@@ -77,41 +59,13 @@ impl StorageBox {
         shown.contains("state   healthy") && !shown.contains("resync")
     }
 
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.root.join("log")).unwrap_or_default()
-    }
-
     fn wait(&self, what: &str, done: impl Fn(&Self) -> bool) {
         let begun = Instant::now();
         while !done(self) {
-            assert!(begun.elapsed() < PATIENCE, "no {what} in time: {}", self.log());
+            assert!(begun.elapsed() < PATIENCE, "no {what} in time: {}", self.0.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-}
-
-impl Drop for StorageBox {
-    fn drop(&mut self) {
-        for mut child in self.children.drain(..).rev() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        // The killed disks leave their mount.
-        let cleaned = ledger::clean(&self.root.join("state"));
-        if !std::thread::panicking() {
-            cleaned.unwrap();
-        }
-        if !ledger::is_mounted(&self.root.join("dir")) {
-            let _ = std::fs::remove_dir_all(&self.root);
-        }
-    }
-}
-
-/// The program under test lies beside the lab's own.
-fn muskox() -> PathBuf {
-    let program = Path::new(env!("CARGO_BIN_EXE_muskox-lab")).with_file_name("muskox");
-    assert!(program.exists(), "{} is missing: run `cargo build -p muskox`", program.display());
-    program
 }
 
 /// Goal: DA5: a failed member on which operations hang is refused with what runs on it, until that has ended; then it is
@@ -123,7 +77,7 @@ fn a_failed_member_is_taken_back_when_it_has_let_go() {
     let (disk, disk_number) = (storage.disk(1), Some(1));
     storage.tell(&Tell::Hang { disk: disk_number, on: On::Writes });
     let waiting = || {
-        let mut control = Control::connect(&storage.root.join("control")).unwrap();
+        let mut control = Control::connect(&storage.0.root.join("control")).unwrap();
         control.send(&Tell::Status).unwrap().disks[1].waiting
     };
     let refused = std::thread::scope(|scope| {

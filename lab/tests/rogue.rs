@@ -3,16 +3,17 @@
 // A panic is the report, in helpers too.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use lab::demo::evidence::{APPLIED, Evidence, Kind, Outcome, Writer, now_us};
 use lab::demo::rogue::{Credentials, Plan, Rogue, erase};
 use lab::kills::keys::Keys;
-use lab::ledger::{self, Ledger};
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use lab::ledger::Ledger;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use support::Processes;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const OFFSET: u64 = 8 << 20;
@@ -20,79 +21,35 @@ const BLOCKS: u64 = 64;
 
 /// A storage box on loopback: disks of the lab, a target, a volume `canary`.
 struct StorageBox {
-    root: PathBuf,
-    children: Vec<Child>,
+    processes: Processes,
     portal: String,
 }
 
 impl StorageBox {
     fn start(root: &Path, keys: &Keys, evidence: &Writer) -> Self {
-        let mut this = Self { root: root.to_owned(), children: Vec::new(), portal: String::new() };
-        let mut disks = Command::new(env!("CARGO_BIN_EXE_muskox-lab"));
-        disks.args(["disks", "--size-mib", "64", "--applied"]).arg(evidence.path(APPLIED));
-        for name in ["dir", "backing", "control", "state"] {
-            disks.arg(format!("--{name}")).arg(root.join(name));
-        }
-        this.children.push(disks.stdout(Stdio::piped()).spawn().unwrap());
-        let mut line = String::new();
-        BufReader::new(this.children[0].stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        let config = format!(
-            "control = \"target.sock\"\nstate_dir = \"target.state\"\n[[listen]]\nnbd = \"127.0.0.1:0\"\ntls = {{ {} }}\n",
-            keys.toml().join(", ")
-        );
-        std::fs::write(root.join("target.toml"), config).unwrap();
-        let log = std::fs::File::create(root.join("log")).unwrap();
-        let mut target = Command::new(muskox());
-        this.children
-            .push(target.args(["target", "--config"]).arg(root.join("target.toml")).stderr(log).spawn().unwrap());
+        let config = format!("[[listen]]\nnbd = \"127.0.0.1:0\"\ntls = {{ {} }}\n", keys.toml().join(", "));
+        let processes = Processes::start(root.to_owned(), &evidence.path(APPLIED), &config);
+        let mut this = Self { processes, portal: String::new() };
         wait("a target", || this.log().contains("ready"));
         let log = this.log();
         let address = log.lines().find_map(|line| line.split("serving on ").nth(1)?.strip_suffix(" (TLS)"));
         this.portal = address.unwrap_or_else(|| panic!("no address in {log}")).to_owned();
-        let disk = |number: u32| root.join(format!("dir/disk{number}")).to_str().unwrap().to_owned();
-        this.ctl(&["pool", "create", "tank", &disk(0), &disk(1)]);
+        this.ctl(&["pool", "create", "tank", &this.processes.disk(0), &this.processes.disk(1)]);
         this.ctl(&["volume", "create", "tank", "canary", "16M"]);
         wait("a served volume", || this.ctl(&["volume", "list"]).contains("serving"));
         this
     }
 
     fn log(&self) -> String {
-        std::fs::read_to_string(self.root.join("log")).unwrap_or_default()
+        self.processes.log()
     }
 
     fn ctl(&self, words: &[&str]) -> String {
-        let done =
-            Command::new(muskox()).arg("ctl").arg("--socket").arg(self.root.join("target.sock")).args(words).output();
-        let done = done.unwrap();
+        let done = self.processes.ctl(words);
         let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success(), "ctl {words:?}: {said}\n{}", self.log());
         said
     }
-}
-
-impl Drop for StorageBox {
-    fn drop(&mut self) {
-        for mut child in self.children.drain(..).rev() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        // The killed disks leave their mount.
-        let cleaned = ledger::clean(&self.root.join("state"));
-        if !std::thread::panicking() {
-            cleaned.unwrap();
-        }
-        if !ledger::is_mounted(&self.root.join("dir")) {
-            let _ = std::fs::remove_dir_all(&self.root);
-        }
-    }
-}
-
-/// The program under test lies beside the lab's own.
-fn muskox() -> PathBuf {
-    let program = Path::new(env!("CARGO_BIN_EXE_muskox-lab")).with_file_name("muskox");
-    assert!(program.exists(), "{} is missing: run `cargo build -p muskox`", program.display());
-    program
 }
 
 fn wait(what: &str, mut done: impl FnMut() -> bool) {
