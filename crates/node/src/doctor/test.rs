@@ -99,9 +99,7 @@ fn status() -> StatusReport {
 fn healthy() -> Findings {
     let names = ["one", "three", "two"];
     Findings {
-        now_s: 0,
         certificate_s: 1_200_000,
-        store: name("one"),
         members: names.map(member).to_vec(),
         looks: names.map(|text| (name(text), Ok(report()))).into(),
         targets: [(name("one"), Ok(status()))]
@@ -122,13 +120,7 @@ fn healthy() -> Findings {
             vm: None,
             unknown_fields: cluster::store::UnknownFields::default(),
         }],
-        claims: Vec::new(),
-        filling: Vec::new(),
-        vms: Vec::new(),
-        jobs: Vec::new(),
-        unreadable: Vec::new(),
-        behind: Vec::new(),
-        unheard: Vec::new(),
+        ..Findings::empty(name("one"), 0)
     }
 }
 
