@@ -4,6 +4,7 @@ use host::net::{ClientTls, Expect, StrangerTls, TlsFiles, connect_tcp};
 use host::vm::{Identity, Process};
 use serde_json::Value;
 use std::io::Write;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -361,13 +362,26 @@ impl Drop for Machine {
             let _ = process.wait();
         }
         // What the node started outlives it; who it is stands in its notes.
-        for process in self.outliving() {
+        for process in self.outliving().into_iter().chain(self.unnoted()) {
             let _ = process.end_at_once();
         }
     }
 }
 
 impl Machine {
+    /// What a node that was killed right after it had started it left without a note: it is known by the paths of its command line.
+    fn unnoted(&self) -> Vec<Process> {
+        let folder = self.path("").into_os_string().into_vec();
+        let pids =
+            std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let is_ours = |pid: &i32| {
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            words.split(|byte| *byte == 0).any(|word| word.starts_with(&folder))
+        };
+        let found = pids.filter(is_ours).filter_map(|pid| Identity::of(pid).ok()?);
+        found.filter_map(|identity| Process::find(&identity).ok()?).collect()
+    }
+
     /// What the node started and noted, and still lives.
     pub fn outliving(&self) -> Vec<Process> {
         let own = ["target", "guard", "deadman"].map(|name| self.path(&format!("run/muskox/{name}.process")));
